@@ -1,0 +1,2 @@
+//! What both sides of tcptrace see.
+#![no_std]
