@@ -1,2 +1,50 @@
-//! The project's tasks.
-fn main() {}
+//! The project's tasks: `cargo xtask COMMAND`.
+#![expect(
+    clippy::print_stderr,
+    reason = "saying what happens is this program's job"
+)]
+
+mod bpf_toolchain;
+mod build;
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// The project's tasks.
+#[derive(Debug, clap::Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Install what the eBPF build needs and this machine lacks
+    Setup,
+    /// Compile tcptrace into target/release
+    Build(build::Args),
+    /// Compile tcptrace if needed and run it, as root
+    Run(run::Args),
+    /// Run all tests; those against the kernel need root
+    Test(test::Args),
+    /// Check formatting, lints and dependencies
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Setup => setup::setup(setup::Found::Shown),
+        Task::Build(args) => build::run(&args),
+        Task::Run(args) => run::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Lint => lint::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Compiles the eBPF side into `OUT_DIR/tcptrace.bpf.o`, which the agent embeds.
+#![expect(
+    clippy::print_stdout,
+    reason = "what a build script prints is for cargo to read"
+)]
+#![expect(clippy::print_stderr, reason = "the compiler's messages are passed on")]
+
+use std::env;
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use bpf_toolchain::{BpfCompiler, CORE_VAR, LINKER_VAR, RUSTC_VAR, TARGET, Unusable};
+
+#[path = "../xtask/src/bpf_toolchain.rs"]
+mod bpf_toolchain;
+
+/// A prebuilt object to embed, for packagers who compile the two sides apart.
+const OBJECT_VAR: &str = "TCPTRACE_BPF_OBJECT";
+
+fn main() -> ExitCode {
+    let Err(error) = run() else {
+        return ExitCode::SUCCESS;
+    };
+    print_lines("error", &error.to_string());
+    if let Some(Unusable::Core | Unusable::Linker) = error.downcast_ref() {
+        print_lines(
+            "error",
+            "run `cargo xtask setup`, which installs what is missing",
+        );
+    }
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    for variable in [OBJECT_VAR, CORE_VAR, RUSTC_VAR, LINKER_VAR] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let object = out.join("tcptrace.bpf.o");
+    if let Some(prebuilt) = env::var_os(OBJECT_VAR) {
+        let prebuilt = PathBuf::from(prebuilt);
+        println!("cargo::rerun-if-changed={}", prebuilt.display());
+        return copy(&prebuilt, &object);
+    }
+
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()?;
+    for source in [
+        "Cargo.lock",
+        "Cargo.toml",
+        "tcptrace-common/Cargo.toml",
+        "tcptrace-common/src",
+        "tcptrace-ebpf/Cargo.toml",
+        "tcptrace-ebpf/src",
+    ] {
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(source).display()
+        );
+    }
+    let compiler = BpfCompiler::find()?;
+    let linker = bpf_toolchain::find_linker(&workspace)?.canonicalize()?;
+    println!("cargo::rerun-if-changed={}", linker.display());
+
+    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    let link_flags = [
+        "-Clink-arg=--btf".to_owned(),
+        format!("-Clinker={}", linker.display()),
+    ];
+    let target_dir = out.join("ebpf");
+    let output = compiler
+        .cargo("build", &arch, &link_flags)
+        // Without progress, what is left on stderr are warnings and errors.
+        .arg("--quiet")
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .current_dir(&workspace)
+        .env("LD_LIBRARY_PATH", linker_libraries(&compiler, &out)?)
+        .output()?;
+    let diagnostics = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        eprint!("{diagnostics}");
+        return Err("the eBPF side did not compile; the compiler's messages follow".into());
+    }
+    print_lines("warning", &diagnostics);
+    copy(&target_dir.join(TARGET).join("release/tcptrace"), &object)
+}
+
+/// The library path for `bpf-linker`, with the compiler's own LLVM first.
+///
+/// The linker loads the first file named `libLLVM*` of the library path. A distribution may have
+/// several versions in one folder, and older ones cannot read the compiler's output, so the right
+/// one is linked into a folder of its own.
+fn linker_libraries(
+    compiler: &BpfCompiler,
+    out: &Path,
+) -> Result<std::ffi::OsString, Box<dyn Error>> {
+    let version = Command::new(&compiler.rustc).arg("-vV").output()?;
+    let version = String::from_utf8(version.stdout)?;
+    let major = version
+        .lines()
+        .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next())
+        .ok_or_else(|| format!("{} does not say its LLVM version", compiler.rustc.display()))?;
+    let llvm = find_llvm(&compiler.sysroot, major).ok_or_else(|| {
+        format!(
+            "no LLVM {major} library under {}/lib",
+            compiler.sysroot.display()
+        )
+    })?;
+
+    let folder = out.join("llvm");
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => fs::create_dir(&folder)?,
+    }
+    symlink(&llvm, folder.join(llvm.file_name().unwrap_or_default()))?;
+    let inherited = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    Ok(env::join_paths(
+        [folder].into_iter().chain(env::split_paths(&inherited)),
+    )?)
+}
+
+fn find_llvm(sysroot: &Path, major: &str) -> Option<PathBuf> {
+    let multiarch = format!("lib/{}-linux-gnu", env::consts::ARCH);
+    let names = [format!("libLLVM.so.{major}"), format!("libLLVM-{major}")];
+    ["lib", "lib64", &multiarch]
+        .into_iter()
+        .filter_map(|folder| fs::read_dir(sysroot.join(folder)).ok())
+        .flat_map(|entries| entries.flatten())
+        .filter(|entry| {
+            let name = entry.file_name();
+            names
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        })
+        .map(|entry| entry.path())
+        .find(|path| is_elf(path))
+}
+
+/// rustup's toolchains have a text file, for the host's linker, beside the library.
+fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .is_ok()
+        && magic == *b"\x7fELF"
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    fs::copy(from, to).map_err(|error| format!("{}: {error}", from.display()))?;
+    Ok(())
+}
+
+fn print_lines(level: &str, text: &str) {
+    for line in text.lines() {
+        println!("cargo::{level}={line}");
+    }
+}
