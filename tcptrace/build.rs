@@ -1,12 +1,9 @@
 //! Compiles the eBPF side into `OUT_DIR/tcptrace.bpf.o`, which the agent embeds.
-#![expect(
-    clippy::print_stdout,
-    reason = "what a build script prints is for cargo to read"
-)]
 #![expect(clippy::print_stderr, reason = "the compiler's messages are passed on")]
 
 use std::env;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::symlink;
@@ -18,55 +15,56 @@ use bpf_toolchain::{BpfCompiler, CORE_VAR, LINKER_VAR, RUSTC_VAR, TARGET, Unusab
 #[path = "../xtask/src/bpf_toolchain.rs"]
 mod bpf_toolchain;
 
-/// A prebuilt object to embed, for packagers who compile the two sides apart.
+/// A compiled object to embed, for packagers who compile the two sides apart.
 const OBJECT_VAR: &str = "TCPTRACE_BPF_OBJECT";
 
-fn main() -> ExitCode {
-    let Err(error) = run() else {
-        return ExitCode::SUCCESS;
-    };
-    print_lines("error", &error.to_string());
-    if let Some(Unusable::Core | Unusable::Linker) = error.downcast_ref() {
-        print_lines(
-            "error",
-            "run `cargo xtask setup`, which installs what is missing",
-        );
-    }
-    ExitCode::FAILURE
-}
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
-fn run() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    let inputs = match run() {
+        Ok(inputs) => inputs,
+        Err(error) => return report(&*error),
+    };
+    // Said last: after a failure cargo runs this again anyway, and would list them in its report.
+    for input in inputs {
+        println!("cargo::rerun-if-changed={}", input.display());
+    }
     for variable in [OBJECT_VAR, CORE_VAR, RUSTC_VAR, LINKER_VAR] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    ExitCode::SUCCESS
+}
+
+fn report(error: &(dyn Error + 'static)) -> ExitCode {
+    if let Some(CompilerFailed { messages }) = error.downcast_ref() {
+        eprint!("{messages}");
+        println!("cargo::error=the eBPF side did not compile; the compiler's messages are below");
+        return ExitCode::FAILURE;
+    }
+    println!("cargo::error={error}");
+    if let Some(Unusable::Core | Unusable::Linker) = error.downcast_ref() {
+        println!("cargo::error=run `cargo xtask setup`, which installs it");
+    }
+    // The lines above fail the build. A failing status would add nothing but noise to them.
+    ExitCode::SUCCESS
+}
+
+/// Leaves the object in `OUT_DIR`, and returns what it was made of.
+fn run() -> Result<Vec<PathBuf>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let object = out.join("tcptrace.bpf.o");
-    if let Some(prebuilt) = env::var_os(OBJECT_VAR) {
-        let prebuilt = PathBuf::from(prebuilt);
-        println!("cargo::rerun-if-changed={}", prebuilt.display());
-        return copy(&prebuilt, &object);
+    if let Some(compiled) = env::var_os(OBJECT_VAR) {
+        let compiled = PathBuf::from(compiled);
+        fs::copy(&compiled, &object)
+            .map_err(|error| format!("{OBJECT_VAR}={}: {error}", compiled.display()))?;
+        return Ok(vec![compiled]);
     }
 
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("..")
         .canonicalize()?;
-    for source in [
-        "Cargo.lock",
-        "Cargo.toml",
-        "tcptrace-common/Cargo.toml",
-        "tcptrace-common/src",
-        "tcptrace-ebpf/Cargo.toml",
-        "tcptrace-ebpf/src",
-    ] {
-        println!(
-            "cargo::rerun-if-changed={}",
-            workspace.join(source).display()
-        );
-    }
     let compiler = BpfCompiler::find()?;
     let linker = bpf_toolchain::find_linker(&workspace)?.canonicalize()?;
-    println!("cargo::rerun-if-changed={}", linker.display());
-
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     let link_flags = [
         "-Clink-arg=--btf".to_owned(),
@@ -82,13 +80,28 @@ fn run() -> Result<(), Box<dyn Error>> {
         .current_dir(&workspace)
         .env("LD_LIBRARY_PATH", linker_libraries(&compiler, &out)?)
         .output()?;
-    let diagnostics = String::from_utf8_lossy(&output.stderr);
+    let messages = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {
-        eprint!("{diagnostics}");
-        return Err("the eBPF side did not compile; the compiler's messages follow".into());
+        return Err(CompilerFailed { messages }.into());
     }
-    print_lines("warning", &diagnostics);
-    copy(&target_dir.join(TARGET).join("release/tcptrace"), &object)
+    for line in messages.lines().filter(|line| !line.is_empty()) {
+        println!("cargo::warning={line}");
+    }
+    fs::copy(target_dir.join(TARGET).join("release/tcptrace"), &object)?;
+
+    let sources = [
+        "Cargo.lock",
+        "Cargo.toml",
+        "tcptrace-common/Cargo.toml",
+        "tcptrace-common/src",
+        "tcptrace-ebpf/Cargo.toml",
+        "tcptrace-ebpf/src",
+    ];
+    Ok(sources
+        .into_iter()
+        .map(|source| workspace.join(source))
+        .chain([linker])
+        .collect())
 }
 
 /// The library path for `bpf-linker`, with the compiler's own LLVM first.
@@ -96,10 +109,7 @@ fn run() -> Result<(), Box<dyn Error>> {
 /// The linker loads the first file named `libLLVM*` of the library path. A distribution may have
 /// several versions in one folder, and older ones cannot read the compiler's output, so the right
 /// one is linked into a folder of its own.
-fn linker_libraries(
-    compiler: &BpfCompiler,
-    out: &Path,
-) -> Result<std::ffi::OsString, Box<dyn Error>> {
+fn linker_libraries(compiler: &BpfCompiler, out: &Path) -> Result<OsString> {
     let version = Command::new(&compiler.rustc).arg("-vV").output()?;
     let version = String::from_utf8(version.stdout)?;
     let major = version
@@ -127,18 +137,18 @@ fn linker_libraries(
 
 fn find_llvm(sysroot: &Path, major: &str) -> Option<PathBuf> {
     let multiarch = format!("lib/{}-linux-gnu", env::consts::ARCH);
-    let names = [format!("libLLVM.so.{major}"), format!("libLLVM-{major}")];
+    let prefixes = [format!("libLLVM.so.{major}"), format!("libLLVM-{major}")];
     ["lib", "lib64", &multiarch]
         .into_iter()
         .filter_map(|folder| fs::read_dir(sysroot.join(folder)).ok())
-        .flat_map(|entries| entries.flatten())
+        .flat_map(Iterator::flatten)
         .filter(|entry| {
             let name = entry.file_name();
-            names
+            prefixes
                 .iter()
                 .any(|prefix| name.to_string_lossy().starts_with(prefix))
         })
-        .map(|entry| entry.path())
+        .filter_map(|entry| entry.path().canonicalize().ok())
         .find(|path| is_elf(path))
 }
 
@@ -151,13 +161,16 @@ fn is_elf(path: &Path) -> bool {
         && magic == *b"\x7fELF"
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
-    fs::copy(from, to).map_err(|error| format!("{}: {error}", from.display()))?;
-    Ok(())
+/// The compiler ran and was not content.
+#[derive(Debug)]
+struct CompilerFailed {
+    messages: String,
 }
 
-fn print_lines(level: &str, text: &str) {
-    for line in text.lines() {
-        println!("cargo::{level}={line}");
+impl std::fmt::Display for CompilerFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the eBPF side did not compile")
     }
 }
+
+impl Error for CompilerFailed {}

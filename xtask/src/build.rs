@@ -1,11 +1,8 @@
 //! `cargo xtask build`: the agent with the eBPF side in it.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::Stdio;
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use anyhow::{Context as _, Result};
 
 use crate::setup::{self, Found};
 use crate::workspace;
@@ -62,27 +59,19 @@ pub(crate) enum Progress {
 /// Compiles the agent, and finds out from cargo where it put it.
 pub(crate) fn build(profile: Profile, progress: Progress) -> Result<Built> {
     let mut cargo = workspace::cargo("build");
-    cargo
-        .args([
-            "--package",
-            "tcptrace",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
-        .stdout(Stdio::piped());
+    cargo.args(["--package", "tcptrace"]);
     if profile == Profile::Release {
         cargo.arg("--release");
     }
     if progress == Progress::Hidden {
         cargo.arg("--quiet");
     }
-    let mut cargo = cargo.spawn().context("cannot run cargo")?;
-    let messages = cargo.stdout.take().context("cargo has no stdout")?;
-
     let (mut tcptrace, mut out_dir) = (None, None);
-    for line in BufReader::new(messages).lines() {
-        let message: Value = serde_json::from_str(&line?).context("reading cargo's messages")?;
-        if !is_of_agent(&message) {
+    for message in workspace::cargo_messages(&mut cargo)? {
+        if !message["package_id"]
+            .as_str()
+            .is_some_and(|id| id.contains("/tcptrace#"))
+        {
             continue;
         }
         if let Some(executable) = message["executable"].as_str() {
@@ -92,18 +81,10 @@ pub(crate) fn build(profile: Profile, progress: Progress) -> Result<Built> {
             out_dir = Some(PathBuf::from(folder));
         }
     }
-    if !cargo.wait()?.success() {
-        bail!("tcptrace did not compile");
-    }
     Ok(Built {
         tcptrace: tcptrace.context("cargo named no executable")?,
         bpf_object: out_dir
             .context("cargo named no build folder")?
             .join("tcptrace.bpf.o"),
     })
-}
-
-fn is_of_agent(message: &Value) -> bool {
-    let package = message["package_id"].as_str().unwrap_or_default();
-    package.contains("/tcptrace#")
 }

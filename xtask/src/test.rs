@@ -1,12 +1,10 @@
 //! `cargo xtask test`: everything that is checked by running it.
 
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 
 use crate::build::{self, Built, Profile, Progress};
 use crate::setup::{self, Found};
@@ -56,11 +54,7 @@ fn ensure_network_tools() -> Result<()> {
 
 fn unit_tests(args: &Args, built: &Built) -> Result<()> {
     eprintln!("\n== unit tests");
-    let mut cargo = test_command(built);
-    cargo
-        .args(["--workspace", "--exclude", "tcptrace-ebpf"])
-        .args(&args.filter);
-    workspace::run(&mut cargo)
+    workspace::run(test_command(built).args(&args.filter))
 }
 
 fn kernel_tests(args: &Args, built: &Built) -> Result<()> {
@@ -81,37 +75,26 @@ fn kernel_tests(args: &Args, built: &Built) -> Result<()> {
 /// Compiled as the user even if they run as root, so that target/ stays the user's.
 fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
     let mut cargo = test_command(built);
-    cargo
-        .args([
-            "--package",
-            "tcptrace",
-            "--features",
-            "kernel-tests",
-            "--test",
-            "kernel",
-        ])
-        .args(["--no-run", "--message-format", "json-render-diagnostics"])
-        .stdout(Stdio::piped());
-    let mut cargo = cargo.spawn().context("cannot run cargo")?;
-    let messages = cargo.stdout.take().context("cargo has no stdout")?;
-    let mut executable = None;
-    for line in BufReader::new(messages).lines() {
-        let message: Value = serde_json::from_str(&line?).context("reading cargo's messages")?;
-        if message["target"]["name"] == "kernel"
-            && let Some(path) = message["executable"].as_str()
-        {
-            executable = Some(Path::new(path).to_owned());
-        }
-    }
-    if !cargo.wait()?.success() {
-        bail!("they did not compile");
-    }
-    executable.context("cargo named no executable")
+    cargo.args([
+        "--features",
+        "tcptrace/kernel-tests",
+        "--test",
+        "kernel",
+        "--no-run",
+    ]);
+    workspace::cargo_messages(&mut cargo)?
+        .iter()
+        .filter(|message| message["target"]["name"] == "kernel")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo named no executable")
 }
 
-/// `cargo test`, with the eBPF side that is in the release build: compiling it once is enough.
+/// `cargo test` of all that runs on this machine, with the eBPF side that is in the release build:
+/// compiling that once is enough.
 fn test_command(built: &Built) -> Command {
     let mut cargo = workspace::cargo("test");
-    cargo.env("TCPTRACE_BPF_OBJECT", &built.bpf_object);
+    cargo
+        .args(["--workspace", "--exclude", "tcptrace-ebpf"])
+        .env("TCPTRACE_BPF_OBJECT", &built.bpf_object);
     cargo
 }

@@ -3,9 +3,10 @@
 use std::env;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 /// The folder of the workspace.
 pub(crate) fn root() -> &'static Path {
@@ -65,12 +66,30 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 fn shown(command: &Command) -> String {
-    let words: Vec<_> = [command.get_program()]
+    let program = Path::new(command.get_program()).file_name();
+    let words: Vec<_> = program
         .into_iter()
         .chain(command.get_args())
         .map(OsStr::to_string_lossy)
         .collect();
     format!("`{}`", words.join(" "))
+}
+
+/// What cargo reports in JSON while `command` runs; its messages for people are shown as ever.
+pub(crate) fn cargo_messages(command: &mut Command) -> Result<Vec<Value>> {
+    command
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit());
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {}", shown(command)))?;
+    if !output.status.success() {
+        bail!("{} failed ({})", shown(command), output.status);
+    }
+    let messages: Result<_, _> = serde_json::Deserializer::from_slice(&output.stdout)
+        .into_iter()
+        .collect();
+    messages.context("reading cargo's messages")
 }
 
 /// Like [`run`], but what `command` writes is shown only if it fails.
