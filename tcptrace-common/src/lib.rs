@@ -1,2 +1,18 @@
-//! What both sides of tcptrace see.
+//! What the kernel programs and the agent both see: the only contract between them.
+//!
+//! * [`record`]: the records that cross the ring, byte for byte;
+//! * [`tcp`]: the kernel's TCP states;
+//! * [`layout`]: where the running kernel keeps each field we read, filled in before load;
+//! * [`config`]: what the user asked for, filled in before load;
+//! * [`count`]: the per-CPU counters, first of all those of what was lost.
+//!
+//! Both sides are built together and the object is embedded in the agent, so there is one
+//! version of this contract in any binary; [`record::ABI_VERSION`] travels in recordings of ring
+//! bytes, which outlive a binary.
 #![no_std]
+
+pub mod config;
+pub mod count;
+pub mod layout;
+pub mod record;
+pub mod tcp;

@@ -1,0 +1,64 @@
+//! What the user asked for, in the object's read-only data: a filter that is off costs nothing,
+//! because the verifier removes it.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Set in [`Config::families`]: IPv4 connections, IPv4-mapped ones included.
+pub const FAMILY_V4: u8 = 1;
+/// Set in [`Config::families`]: IPv6 connections.
+pub const FAMILY_V6: u8 = 2;
+
+/// Set in [`Config::emit`]: transitions.
+pub const EMIT_TRANSITION: u8 = 1;
+/// Set in [`Config::emit`]: `accept()` returned a connection.
+pub const EMIT_ACCEPT: u8 = 2;
+/// Set in [`Config::emit`]: the closing totals.
+pub const EMIT_CLOSE: u8 = 4;
+
+/// Read-only configuration of the kernel programs.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// A wake-up is forced when this many bytes wait in the ring; 0: the reader's timer suffices.
+    pub wake_bytes: u32,
+    /// `FAMILY_*` of the connections to show.
+    pub families: u8,
+    /// `EMIT_*` of the records to send.
+    pub emit: u8,
+    /// 1: only connections owned by a process in the `PIDS` map.
+    pub by_pid: u8,
+    /// 1: only connections whose local port is set in the `PORTS` bitmap, row 0.
+    pub by_lport: u8,
+    /// 1: only connections whose remote port is set in the `PORTS` bitmap, row 1.
+    pub by_rport: u8,
+    /// 1: only connections with either port set in the `PORTS` bitmap, row 2.
+    pub by_port: u8,
+    /// 1: the kernel lets tracing programs call `bpf_get_socket_cookie` (5.12 and later).
+    pub cookie_helper: u8,
+    /// 1: the accept hook runs without the accepted socket's lock (`sys_exit_accept`).
+    pub accept_unlocked: u8,
+}
+
+impl Config {
+    /// The default: everything, from a kernel with the cookie helper.
+    pub const DEFAULT: Self = Self {
+        wake_bytes: 0,
+        families: FAMILY_V4 | FAMILY_V6,
+        emit: EMIT_TRANSITION | EMIT_ACCEPT | EMIT_CLOSE,
+        by_pid: 0,
+        by_lport: 0,
+        by_rport: 0,
+        by_port: 0,
+        cookie_helper: 1,
+        accept_unlocked: 0,
+    };
+}
+
+/// Words in one row of the `PORTS` bitmap: one bit for each of 65,536 ports.
+pub const PORT_WORDS: u32 = 1024;
+/// Row of local ports in the `PORTS` bitmap.
+pub const PORTS_LOCAL: u32 = 0;
+/// Row of remote ports in the `PORTS` bitmap.
+pub const PORTS_REMOTE: u32 = 1;
+/// Row of ports of either end in the `PORTS` bitmap.
+pub const PORTS_ANY: u32 = 2;

@@ -1,0 +1,18 @@
+//! Indices into the per-CPU `COUNTS` array.
+
+/// Transitions that found the ring full.
+pub const RING_FULL_TRANSITION: u32 = 0;
+/// Accept records that found the ring full.
+pub const RING_FULL_ACCEPT: u32 = 1;
+/// Closing totals that found the ring full (their last transition is counted apart).
+pub const RING_FULL_CLOSE: u32 = 2;
+/// Transitions of a socket that found no room in the `SOCKS` map.
+pub const MAP_FULL: u32 = 3;
+/// Transitions the second program handled because the kernel skipped the first.
+pub const RESCUED: u32 = 4;
+/// Records put off until their four-tuple is whole.
+pub const HELD: u32 = 5;
+/// Records of [`HELD`] that have since been sent.
+pub const RELEASED: u32 = 6;
+/// Length of the array.
+pub const COUNTS: u32 = 8;

@@ -1,0 +1,217 @@
+//! Putting one record into the ring, or counting that it did not fit.
+
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use tcptrace_common::{
+    config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION},
+    count,
+    record::{
+        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_MAPPED, FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE,
+        KIND_TRANSITION, Record, SPAN_UNKNOWN,
+    },
+    tcp,
+};
+
+use crate::{
+    maps::{self, ASLEEP, EVENTS, config},
+    sock::{PARTIAL, Sock},
+    tuple::Tuple,
+};
+
+const BPF_RB_AVAIL_DATA: u64 = 0;
+
+/// Whether the agent sleeps; it is awake afterwards.
+#[inline(always)]
+fn wake() -> bool {
+    match ASLEEP.get_ptr_mut(0) {
+        // SAFETY: a live, aligned map value; the agent and other CPUs write whole words, and a
+        // lost race costs one wake-up too many.
+        Some(asleep) => unsafe {
+            if *asleep == 0 {
+                return false;
+            }
+            *asleep = 0;
+            true
+        },
+        None => false,
+    }
+}
+
+/// Flags for `bpf_ringbuf_submit` after a record of `len` bytes: wake the agent if it sleeps,
+/// or if this record brought the ring to its mark.
+#[inline(always)]
+fn submit_flags(len: u64) -> u64 {
+    if wake() {
+        return u64::from(BPF_RB_FORCE_WAKEUP);
+    }
+    let mark = u64::from(config!(wake_bytes));
+    if mark != 0 {
+        let waiting = EVENTS.query(BPF_RB_AVAIL_DATA);
+        if waiting >= mark && waiting < mark + 2 * len {
+            return u64::from(BPF_RB_FORCE_WAKEUP);
+        }
+    }
+    u64::from(BPF_RB_NO_WAKEUP)
+}
+
+/// Wakes the agent without a record, so that it starts its timer for what is held.
+#[inline(always)]
+pub(crate) fn nudge() {
+    if wake()
+        && let Some(slot) = EVENTS.reserve::<u64>(0)
+    {
+        slot.discard(u64::from(BPF_RB_FORCE_WAKEUP));
+    }
+}
+
+/// Fills the part common to all records.
+#[inline(always)]
+pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
+    let (owner, source) = sock.owner();
+    record.conn = sock.conn;
+    record.owner = *owner;
+    // SAFETY: plain bytes to plain bytes of the same size.
+    record.laddr = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(tuple.laddr) };
+    // SAFETY: as above.
+    record.raddr = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(tuple.raddr) };
+    record.netns = sock.netns;
+    record.peer_pid = 0;
+    record.lport = tuple.lport;
+    record.rport = tuple.rport;
+    record.flags = 0;
+    if sock.flags & PARTIAL != 0 {
+        record.flags |= FLAG_PARTIAL;
+    }
+    if tuple.mapped != 0 {
+        record.flags |= FLAG_MAPPED;
+    }
+    record.family = tuple.family;
+    record.role = sock.role;
+    record.source = if owner.tgid == 0 { 0 } else { source };
+    record.reserved = 0;
+}
+
+/// Fills in the state change at `index` of the socket's path.
+#[inline(always)]
+pub(crate) fn fill_step(record: &mut Record, sock: &Sock, index: u8) {
+    let step = sock.step(index);
+    record.mono_ns = step.mono_ns();
+    record.kind = KIND_TRANSITION;
+    record.new = step.state();
+    record.seq = index;
+    record.span_ns = SPAN_UNKNOWN;
+    if index == 0 {
+        record.old = sock.origin;
+        record.flags |= FLAG_FIRST;
+    } else {
+        let before = sock.step(index - 1);
+        record.old = before.state();
+        if before.mono_ns() != 0 {
+            record.span_ns = record.mono_ns - before.mono_ns();
+        }
+        if index == 1 && sock.flags & PARTIAL != 0 && sock.listed == 0 {
+            record.flags |= FLAG_FIRST;
+        }
+    }
+}
+
+/// Fills in the totals of a socket that reached `CLOSE`.
+#[inline(always)]
+fn fill_close(record: &mut CloseRecord, sock: &Sock, err: u32, shutdown: u8) {
+    record.head.kind = KIND_CLOSE;
+    record.head.peer_pid = sock.closer;
+    record.path = sock.path;
+    record.accept_ns = sock.accept_ns;
+    record.err = err;
+    record.path_len = sock.path_len;
+    record.shutdown = shutdown;
+    record.reserved = [0; 2];
+}
+
+/// Sends the state change at `index`, with the totals if it is the last.
+///
+/// `end` gives `sk_err` and `sk_shutdown`.
+#[inline(always)]
+pub(crate) fn step(sock: &Sock, index: u8, end: (u32, u8)) {
+    let wanted = config!(emit);
+    let last = sock.step(index).state() == tcp::CLOSE;
+    if last && wanted & EMIT_CLOSE != 0 {
+        let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
+            if wanted & EMIT_TRANSITION != 0 {
+                maps::count(count::RING_FULL_TRANSITION);
+            }
+            maps::count(count::RING_FULL_CLOSE);
+            return;
+        };
+        // SAFETY: every field is written below before the record is submitted.
+        let record = unsafe { &mut *slot.as_mut_ptr() };
+        fill(&mut record.head, sock, &sock.tuple);
+        fill_step(&mut record.head, sock, index);
+        fill_close(record, sock, end.0, end.1);
+        slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
+    } else if wanted & EMIT_TRANSITION != 0 {
+        let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
+            maps::count(count::RING_FULL_TRANSITION);
+            return;
+        };
+        // SAFETY: every field is written below before the record is submitted.
+        let record = unsafe { &mut *slot.as_mut_ptr() };
+        fill(record, sock, &sock.tuple);
+        fill_step(record, sock, index);
+        slot.submit(submit_flags(size_of::<Record>() as u64));
+    }
+}
+
+/// Sends that `accept()` returned the socket, at `now_ns`.
+#[inline(always)]
+pub(crate) fn accept(sock: &Sock, now_ns: u64) {
+    if config!(emit) & EMIT_ACCEPT == 0 {
+        return;
+    }
+    let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
+        maps::count(count::RING_FULL_ACCEPT);
+        return;
+    };
+    // SAFETY: every field is written below before the record is submitted.
+    let record = unsafe { &mut *slot.as_mut_ptr() };
+    fill(record, sock, &sock.tuple);
+    record.mono_ns = now_ns;
+    record.kind = KIND_ACCEPT;
+    record.peer_pid = sock.owners[0].tgid;
+    record.old = sock.state();
+    record.new = record.old;
+    record.seq = sock.path_len;
+    // The queue is entered by the step into ESTABLISHED: the second of a child's path.
+    let queued = sock.step(1);
+    record.span_ns = if sock.path_len >= 2
+        && queued.state() == tcp::ESTABLISHED
+        && queued.mono_ns() != 0
+    {
+        now_ns - queued.mono_ns()
+    } else {
+        SPAN_UNKNOWN
+    };
+    slot.submit(submit_flags(size_of::<Record>() as u64));
+}
+
+/// Sends the totals of a socket whose last transition went unseen.
+#[inline(always)]
+pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, end: (u32, u8)) {
+    if config!(emit) & EMIT_CLOSE == 0 {
+        return;
+    }
+    let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
+        maps::count(count::RING_FULL_CLOSE);
+        return;
+    };
+    // SAFETY: every field is written below before the record is submitted.
+    let record = unsafe { &mut *slot.as_mut_ptr() };
+    fill(&mut record.head, sock, &sock.tuple);
+    record.head.mono_ns = now_ns;
+    record.head.old = sock.state();
+    record.head.new = tcp::CLOSE;
+    record.head.seq = sock.path_len;
+    record.head.span_ns = SPAN_UNKNOWN;
+    record.head.flags |= FLAG_DEDUCED;
+    fill_close(record, sock, end.0, end.1);
+    slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
+}

@@ -1,0 +1,48 @@
+//! The user's filter, as far as the kernel can decide it.
+
+use tcptrace_common::config::{
+    FAMILY_V4, FAMILY_V6, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_REMOTE,
+};
+
+use crate::{
+    maps::{PIDS, PORTS, config},
+    tuple::Tuple,
+};
+
+#[inline(always)]
+fn listed(row: u32, port: u16) -> bool {
+    let port = u32::from(port);
+    match PORTS.get(row * PORT_WORDS + port / 64) {
+        Some(word) => word >> (port % 64) & 1 != 0,
+        None => false,
+    }
+}
+
+/// Whether a connection with these ends is wanted.
+#[inline(always)]
+pub(crate) fn takes(tuple: &Tuple) -> bool {
+    let family = if tuple.family == 4 { FAMILY_V4 } else { FAMILY_V6 };
+    if config!(families) & family == 0 {
+        return false;
+    }
+    if config!(by_lport) != 0 && !listed(PORTS_LOCAL, tuple.lport) {
+        return false;
+    }
+    if config!(by_rport) != 0 && (tuple.rport == 0 || !listed(PORTS_REMOTE, tuple.rport)) {
+        return false;
+    }
+    if config!(by_port) != 0
+        && !listed(PORTS_ANY, tuple.lport)
+        && (tuple.rport == 0 || !listed(PORTS_ANY, tuple.rport))
+    {
+        return false;
+    }
+    true
+}
+
+/// Whether this process's connections are wanted.
+#[inline(always)]
+pub(crate) fn takes_process(tgid: u32) -> bool {
+    // SAFETY: the value is not read; the agent fills the map before attach and leaves it alone.
+    tgid != 0 && unsafe { PIDS.get(tgid) }.is_some()
+}

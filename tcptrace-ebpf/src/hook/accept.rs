@@ -1,0 +1,131 @@
+//! `accept()` hands a connection to a process.
+//!
+//! One of these is attached, the first that the running kernel takes, best first:
+//!
+//! | hook | since | why in this place |
+//! |---|---|---|
+//! | fentry, kprobe `__inet_accept(sock, newsock, newsk)` | 6.10, 6.1.y | after the wait, in the acceptor, once, `newsk` locked |
+//! | fentry, kprobe `security_sock_graft(sk, parent)` | 5.10 | the same, one call deeper |
+//! | kretprobe `inet_csk_accept` | 5.10 | misses a thread that was blocked before attach |
+//! | `syscalls:sys_exit_accept{,4}` | 5.10 | blind to io_uring; `newsk` not locked |
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::bpf_ktime_get_ns,
+    macros::{fentry, kprobe, kretprobe, tracepoint},
+    programs::{FEntryContext, ProbeContext, RetProbeContext, TracePointContext},
+};
+use tcptrace_common::record::{ROLE_SERVER, SOURCE_ACCEPT};
+
+use crate::{
+    emit, filter,
+    kernel::{Object as _, Probed, current_task},
+    maps::{SOCKS, config, off},
+    owner, publish,
+};
+
+#[fentry(function = "__inet_accept")]
+pub(crate) fn accept_fentry_inet(ctx: FEntryContext) -> i32 {
+    accepted(ctx.arg::<u64>(2));
+    0
+}
+
+#[fentry(function = "security_sock_graft")]
+pub(crate) fn accept_fentry_graft(ctx: FEntryContext) -> i32 {
+    accepted(ctx.arg::<u64>(0));
+    0
+}
+
+#[kprobe]
+pub(crate) fn accept_kprobe_inet(ctx: ProbeContext) -> u32 {
+    accepted(ctx.arg::<u64>(2).unwrap_or(0));
+    0
+}
+
+#[kprobe]
+pub(crate) fn accept_kprobe_graft(ctx: ProbeContext) -> u32 {
+    accepted(ctx.arg::<u64>(0).unwrap_or(0));
+    0
+}
+
+#[kretprobe]
+pub(crate) fn accept_kretprobe(ctx: RetProbeContext) -> u32 {
+    // An io_uring accept that must wait returns NULL and is tried again.
+    accepted(ctx.ret::<u64>());
+    0
+}
+
+#[tracepoint]
+pub(crate) fn accept_exit(ctx: TracePointContext) -> u32 {
+    syscall_exit(&ctx);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn accept4_exit(ctx: TracePointContext) -> u32 {
+    syscall_exit(&ctx);
+    0
+}
+
+/// From the descriptor that `accept()` returns to the socket behind it:
+/// `current->files->fdt->fd[ret]->private_data`, believed only if it points back to the file.
+#[inline(always)]
+fn syscall_exit(ctx: &TracePointContext) {
+    let record = ctx.as_ptr() as u64;
+    let ret: i64 = Probed(record).read(off!(sys_exit_ret));
+    if ret < 0 {
+        return;
+    }
+    let fd = ret as u32;
+    let files = Probed(current_task().read(off!(task_files)));
+    let table = Probed(files.read(off!(files_fdt)));
+    if fd >= table.read::<u32>(off!(fdt_max_fds)) {
+        return;
+    }
+    let slots: u64 = table.read(off!(fdt_fd));
+    let file = Probed(Probed(slots + u64::from(fd) * 8).read(0));
+    let socket = Probed(file.read(off!(file_private_data)));
+    if file.0 == 0 || socket.read::<u64>(off!(socket_file)) != file.0 {
+        return;
+    }
+    accepted(socket.read(off!(socket_sk)));
+}
+
+#[inline(always)]
+fn accepted(key: u64) {
+    let Some(pointer) = SOCKS.get_ptr_mut(key) else { return };
+    // SAFETY: a live record: the accepting process holds a reference to the socket. The fields
+    // written here are this hook's alone.
+    let sock = unsafe { &mut *pointer };
+    if sock.slot != 0 {
+        return;
+    }
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    owner::current(&mut sock.owners[1]);
+    sock.sources[1] = SOURCE_ACCEPT;
+    sock.accept_ns = now_ns;
+    if sock.role == 0 {
+        sock.role = ROLE_SERVER;
+    }
+    // SAFETY: an empty instruction: it keeps the compiler from moving the write of `slot`, which
+    // brings the new owner into force for other CPUs, before the owner itself.
+    unsafe { core::arch::asm!("") };
+    sock.slot = 1;
+
+    if config!(by_pid) != 0 {
+        if !filter::takes_process(sock.owners[1].tgid) {
+            let _gone = SOCKS.remove(key);
+            return;
+        }
+        sock.selected = 1;
+        if config!(accept_unlocked) != 0 {
+            publish::contended(key, sock, (0, 0));
+        } else {
+            publish::publish(key, sock, now_ns, (0, 0));
+        }
+    }
+    if sock.selected != 0 && sock.tuple.whole != 0 {
+        emit::accept(sock, now_ns);
+    }
+}

@@ -1,0 +1,49 @@
+//! `tcp:tcp_destroy_sock`: a TCP socket is about to be freed.
+//!
+//! Prototype: `(struct sock *sk)`, unchanged from 5.10 to 7.3. Called by `tcp_v4_destroy_sock`
+//! (for IPv6 as well) once per socket, long after its last transition if a process kept the
+//! descriptor. The record lives exactly as long as the socket, so that a transition the first
+//! program recorded is recognised by the second even when it is the last.
+
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use tcptrace_common::{record::ROLE_SERVER, tcp};
+
+use crate::{
+    emit, filter,
+    kernel::{Object as _, Typed},
+    maps::{PENDING, SOCKS, config, off},
+    publish,
+    sock::WAITING,
+};
+
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
+    let sk = Typed(ctx.arg::<*const u8>(0));
+    let key = sk.address();
+    let Some(pointer) = SOCKS.get_ptr_mut(key) else { return 0 };
+    // SAFETY: a live record; nobody else has a reference to the socket any more.
+    let sock = unsafe { &mut *pointer };
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+
+    // Never accepted: the listener's owner is the only owner it had.
+    if config!(by_pid) != 0
+        && sock.selected == 0
+        && sock.role == ROLE_SERVER
+        && filter::takes_process(sock.owners[0].tgid)
+    {
+        sock.selected = 1;
+    }
+    if sock.selected != 0 {
+        let end = (sk.read::<u32>(off!(sk_err)), sk.read::<u8>(off!(sk_shutdown)));
+        publish::publish(key, sock, now_ns, end);
+        if sock.state() != tcp::CLOSE {
+            emit::deduced_close(sock, now_ns, end);
+        }
+    }
+    if sock.flags & WAITING != 0 {
+        let _gone = PENDING.remove(key);
+    }
+    let _gone = SOCKS.remove(key);
+    0
+}

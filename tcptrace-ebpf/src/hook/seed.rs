@@ -1,0 +1,264 @@
+//! The connections that were open before tracing began: found after the other hooks are
+//! attached, and inserted without replacing what those already know.
+//!
+//! * `iter/task_file`, `SEED_PASS` 0: every TCP socket that a process holds, in every network
+//!   and PID namespace, with its holder; of several holders the one that started first.
+//! * `iter/task_file`, `SEED_PASS` 1: writes one `socket` record for each.
+//! * `iter/tcp`, once per network namespace: the sockets nobody holds (orphans, and connections
+//!   not yet accepted), with their records.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_ktime_get_ns, bpf_seq_write, bpf_sock_from_file},
+};
+use tcptrace_common::{
+    record::{
+        FLAG_FIRST, KIND_SOCKET, Owner, ROLE_LISTENER, ROLE_UNKNOWN, Record, SOURCE_SNAPSHOT,
+        SPAN_UNKNOWN, Step,
+    },
+    tcp,
+};
+
+use crate::{
+    emit, filter,
+    kernel::{self, Object as _, Probed, Typed},
+    maps::{SEED_PASS, SOCKS, config, off},
+    sock::{PARTIAL, Sock},
+    tuple::Tuple,
+};
+
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_MPTCP: u16 = 262;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+
+/// `struct bpf_iter__task_file`; the layout of an iterator's context is kernel ABI.
+#[repr(C)]
+struct TaskFile {
+    meta: *const Meta,
+    task: *const u8,
+    fd: u64,
+    file: *const u8,
+}
+
+/// `struct bpf_iter__tcp`
+#[repr(C)]
+struct Tcp {
+    meta: *const Meta,
+    sk: *const u8,
+    uid: u64,
+}
+
+/// `struct bpf_iter_meta`
+#[repr(C)]
+struct Meta {
+    seq: *mut aya_ebpf::bindings::seq_file,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn seed_files(ctx: *const TaskFile) -> i32 {
+    // SAFETY: the kernel passes a valid context; its pointers may be null at the last call.
+    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task, (*ctx).file) };
+    if task.is_null() || file.is_null() {
+        return 0;
+    }
+    let typed = file;
+    let (task, file) = (Probed(task as u64), Probed(file as u64));
+    let inode = Probed(file.read(off!(file_inode)));
+    if inode.read::<u16>(off!(inode_mode)) & S_IFMT != S_IFSOCK {
+        return 0;
+    }
+    let socket = Probed(file.read(off!(file_private_data)));
+    if socket.read::<u64>(off!(socket_file)) != file.0 {
+        return 0;
+    }
+    let mut sk = Probed(socket.read(off!(socket_sk)));
+    if sk.0 == 0 || !is_inet(sk) {
+        return 0;
+    }
+    if sk.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP
+        && off!(mptcp_first) != tcptrace_common::layout::ABSENT
+    {
+        sk = Probed(sk.read(off!(mptcp_first)));
+    }
+    if sk.0 == 0 || sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP {
+        return 0;
+    }
+    if SEED_PASS.get(0).is_some_and(|pass| *pass == 0) {
+        let leader = Probed(task.read(off!(task_group_leader)));
+        hold(sk, leader, cookie_of_file(typed, sk));
+    } else if let Some(pointer) = SOCKS.get_ptr_mut(sk.0) {
+        // SAFETY: a live record: the iterator holds a reference to the file.
+        list(meta, sk.0, unsafe { &mut *pointer });
+    }
+    0
+}
+
+/// The cookie of the socket behind a file; 0 if that cannot be had through the file.
+#[inline(always)]
+fn cookie_of_file(file: *const u8, sk: Probed) -> u64 {
+    if config!(cookie_helper) == 0 {
+        return 0;
+    }
+    // SAFETY: `file` is the iterator's typed pointer, which is what the helper takes.
+    let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) };
+    if socket.is_null() {
+        return 0;
+    }
+    let behind = Typed(Typed(socket.cast::<u8>()).read::<*const u8>(off!(socket_sk)));
+    if behind.0.is_null() || behind.address() != sk.0 {
+        return 0;
+    }
+    kernel::cookie(behind, 0)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
+    // SAFETY: the kernel passes a valid context; its pointers may be null at the last call.
+    let (meta, sk) = unsafe { ((*ctx).meta, (*ctx).sk) };
+    if sk.is_null() {
+        return 0;
+    }
+    let typed = Typed(sk);
+    let sk = Probed(sk as u64);
+    let state: u8 = sk.read(off!(sk_state));
+    // Requests and time-wait sockets are no `struct sock`.
+    if state == tcp::NEW_SYN_RECV || state == tcp::TIME_WAIT {
+        return 0;
+    }
+    if sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP {
+        return 0;
+    }
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    let cookie = kernel::cookie(typed, unsafe { bpf_ktime_get_ns() });
+    if SOCKS.get_ptr_mut(sk.0).is_none() {
+        insert(sk, None, cookie);
+    }
+    if let Some(pointer) = SOCKS.get_ptr_mut(sk.0) {
+        // SAFETY: a live record: the iterator holds the socket.
+        let sock = unsafe { &mut *pointer };
+        if sock.conn == 0 {
+            sock.conn = cookie;
+        }
+        list(meta, sk.0, sock);
+    }
+    0
+}
+
+#[inline(always)]
+fn is_inet(sk: Probed) -> bool {
+    let family: u16 = sk.read(off!(sk_family));
+    family == AF_INET || family == AF_INET6
+}
+
+/// Records that this process holds the socket.
+#[inline(always)]
+fn hold(sk: Probed, leader: Probed, cookie: u64) {
+    let start_ns: u64 = leader.read(off!(task_start_time));
+    if SOCKS.get_ptr_mut(sk.0).is_none() {
+        insert(sk, Some((leader, start_ns)), cookie);
+        return;
+    }
+    let Some(pointer) = SOCKS.get_ptr_mut(sk.0) else { return };
+    // SAFETY: a live record: the iterator holds a reference to the file.
+    let sock = unsafe { &mut *pointer };
+    let partial = sock.flags & PARTIAL != 0;
+    let unowned = sock.owners[0].tgid == 0;
+    let earlier = sock.sources[0] == SOURCE_SNAPSHOT && start_ns < sock.holder_start_ns;
+    if partial && (unowned || earlier) {
+        holder(&mut sock.owners[0], leader);
+        sock.sources[0] = SOURCE_SNAPSHOT;
+        sock.holder_start_ns = start_ns;
+    }
+}
+
+#[inline(always)]
+fn holder(owner: &mut Owner, leader: Probed) {
+    owner.tgid = leader.read(off!(task_tgid));
+    owner.uid = Probed(leader.read(off!(task_cred))).read(off!(cred_uid));
+    owner.cgroup = 0;
+    owner.comm = leader.read(off!(task_comm));
+}
+
+/// Makes the record of a socket that was open before we came.
+#[inline(always)]
+fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
+    let state: u8 = sk.read(off!(sk_state));
+    if state == tcp::CLOSE || state == 0 {
+        return;
+    }
+    let tuple = Tuple::read(sk, state == tcp::LISTEN, || {
+        sk.read::<u16>(off!(inet_sport))
+    });
+    if !filter::takes(&tuple) && state != tcp::LISTEN {
+        return;
+    }
+    let mut sock = Sock::EMPTY;
+    sock.flags = PARTIAL;
+    sock.origin = state;
+    sock.path[0] = Step::new(0, state);
+    sock.path_len = 1;
+    sock.sent = 1;
+    sock.role = if state == tcp::LISTEN { ROLE_LISTENER } else { ROLE_UNKNOWN };
+    sock.tuple = tuple;
+    sock.netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
+    sock.conn = cookie;
+    sock.selected = u8::from(config!(by_pid) == 0 && filter::takes(&tuple));
+    if let Some((leader, start_ns)) = held_by {
+        holder(&mut sock.owners[0], leader);
+        sock.sources[0] = SOURCE_SNAPSHOT;
+        sock.holder_start_ns = start_ns;
+    }
+    // Live events win: a record made meanwhile stays.
+    if SOCKS.insert(sk.0, &sock, u64::from(BPF_NOEXIST)).is_err() {
+        return;
+    }
+    // Closed meanwhile, and nobody there to remove what we have just inserted.
+    if sk.read::<u8>(off!(sk_state)) == tcp::CLOSE {
+        let _gone = SOCKS.remove(sk.0);
+    }
+}
+
+/// Writes the `socket` record of a connection that was open before we came, once.
+#[inline(always)]
+fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
+    if sock.flags & PARTIAL == 0 || sock.listed != 0 || sock.path_len != 1 || sock.conn == 0 {
+        return;
+    }
+    if config!(by_pid) != 0 {
+        if filter::takes_process(sock.owners[0].tgid) {
+            sock.selected = u8::from(filter::takes(&sock.tuple));
+        } else if sock.owners[0].tgid != 0 && sock.state() != tcp::LISTEN {
+            let _gone = SOCKS.remove(key);
+            return;
+        }
+    }
+    if sock.selected == 0 {
+        return;
+    }
+    let mut record = Record::EMPTY;
+    emit::fill(&mut record, sock, &sock.tuple);
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    record.mono_ns = unsafe { bpf_ktime_get_ns() };
+    record.kind = KIND_SOCKET;
+    record.old = sock.state();
+    record.new = record.old;
+    record.span_ns = SPAN_UNKNOWN;
+    record.flags |= FLAG_FIRST;
+    // SAFETY: `meta` is the iterator's own; the record is initialised plain memory. When the
+    // buffer is full the kernel calls us again for the same object.
+    let written = unsafe {
+        bpf_seq_write(
+            (*meta).seq,
+            (&raw const record).cast(),
+            size_of::<Record>() as u32,
+        )
+    };
+    if written == 0 {
+        sock.listed = 1;
+    }
+}

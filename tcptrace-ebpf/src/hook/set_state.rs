@@ -1,0 +1,290 @@
+//! `sock:inet_sock_set_state`: a TCP socket changes its state.
+//!
+//! Prototype: `(const struct sock *sk, const int oldstate, const int newstate)`, unchanged from
+//! 5.10 to 7.3. Called by `inet_sk_state_store` just before `sk->sk_state` is written, in the
+//! task that works on the socket or in a softirq, always under the socket's lock.
+
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_log_ebpf::debug;
+use tcptrace_common::{
+    count,
+    record::{
+        ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, SOURCE_CONNECT, SOURCE_LISTEN,
+        SOURCE_LISTENER, SOURCE_UNKNOWN, Step,
+    },
+    tcp,
+};
+
+use crate::{
+    filter,
+    kernel::{self, Object, Probed, Typed},
+    maps::{self, CURRENT, SOCKS, config, off},
+    owner, publish,
+    sock::{PARTIAL, Sock},
+    tuple::Tuple,
+};
+
+const IPPROTO_TCP: u16 = 6;
+const SHUTDOWN_MASK: u8 = 3;
+
+/// A step this recent is the one the first program has just recorded.
+const JUST_NOW_NS: u64 = 1_000_000;
+
+#[derive(Clone, Copy)]
+struct Transition {
+    sk: Typed,
+    old: u8,
+    new: u8,
+}
+
+impl Transition {
+    #[inline(always)]
+    fn of(ctx: &BtfTracePointContext) -> Option<Self> {
+        let sk = Typed(ctx.arg::<*const u8>(0));
+        if sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP {
+            return None;
+        }
+        let (old, new) = (ctx.arg::<i32>(1) as u8 & 15, ctx.arg::<i32>(2) as u8 & 15);
+        Some(Self { sk, old, new })
+    }
+
+    /// Tells this transition from any other this CPU may be in the middle of.
+    #[inline(always)]
+    fn id(self) -> u64 {
+        self.sk.address() << 8 | u64::from(self.old << 4 | self.new)
+    }
+
+    /// The socket's life begins: it leaves `CLOSE`, or was cloned from a listener.
+    #[inline(always)]
+    fn is_birth(self) -> bool {
+        self.old == tcp::CLOSE || (self.old == tcp::LISTEN && self.new == tcp::SYN_RECV)
+    }
+}
+
+/// Records the transition, unless the kernel skips it: a softirq that interrupts this program
+/// and changes a state finds it busy on this CPU (`prog->active`).
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
+    let Some(transition) = Transition::of(&ctx) else { return 0 };
+    if let Some(current) = CURRENT.get_ptr_mut(0) {
+        // SAFETY: a live, aligned map value of this CPU.
+        unsafe { *current = transition.id() };
+    }
+    record(&ctx, transition, false);
+    0
+}
+
+/// Attached after [`set_state`] and called for the same transitions: records those that one was
+/// skipped for. It is idle while [`set_state`] runs, so it is not skipped itself.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
+    let Some(transition) = Transition::of(&ctx) else { return 0 };
+    // SAFETY: a live, aligned map value of this CPU.
+    let handled = CURRENT.get_ptr(0).map_or(0, |current| unsafe { *current });
+    if handled != transition.id() {
+        record(&ctx, transition, true);
+    }
+    0
+}
+
+#[inline(always)]
+fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
+    let Transition { sk, new, .. } = transition;
+    let key = sk.address();
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let known = SOCKS.get_ptr_mut(key);
+
+    if rescue {
+        // The first program may have recorded it and been followed, on this CPU, by a softirq's
+        // transitions, so that `CURRENT` names one of those.
+        if let Some(sock) = known {
+            // SAFETY: a live record; only this socket's lock holder, us, changes its path.
+            let sock = unsafe { &*sock };
+            if sock.path_len > 0 && sock.state() == new {
+                let last = sock.step(sock.path_len - 1);
+                if now_ns - last.mono_ns() < JUST_NOW_NS {
+                    return;
+                }
+            }
+        } else if config!(by_pid) != 0 {
+            return;
+        }
+        maps::count(count::RESCUED);
+    }
+
+    let sock = if transition.is_birth() {
+        birth(key, transition, now_ns)
+    } else {
+        live(ctx, key, transition, now_ns, known)
+    };
+    let Some(sock) = sock else { return };
+    // SAFETY: a live record; this program holds the socket's lock, and fields that others write
+    // are theirs alone.
+    let sock = unsafe { &mut *sock };
+    advance(key, sock, transition, now_ns);
+}
+
+/// Makes the record of a new life, whatever stood under this address before.
+#[inline(always)]
+fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
+    let Transition { sk, old, new } = transition;
+    let child = old == tcp::LISTEN;
+    let proven = !child && owner::proven(sk);
+
+    if config!(by_pid) != 0 && !child && new != tcp::LISTEN {
+        let tgid = if proven { owner::current_tgid() } else { 0 };
+        if !filter::takes_process(tgid) {
+            return None;
+        }
+    }
+
+    let empty = Sock::EMPTY;
+    if SOCKS.insert(key, &empty, 0).is_err() {
+        maps::count(count::MAP_FULL);
+        return None;
+    }
+    let pointer = SOCKS.get_ptr_mut(key)?;
+    // SAFETY: a live record, just made under this socket's lock.
+    let sock = unsafe { &mut *pointer };
+    sock.origin = old;
+    if child {
+        sock.role = ROLE_SERVER;
+        if let Some(listener) = listener_of(sk) {
+            // SAFETY: a live record: a listener outlives the clone made of it, because the
+            // kernel holds a reference to it while it clones.
+            let listener = unsafe { &*listener };
+            sock.owners[0] = listener.owners[0];
+            sock.sources[0] = SOURCE_LISTENER;
+        }
+    } else {
+        (sock.role, sock.sources[0]) = match new {
+            tcp::LISTEN => (ROLE_LISTENER, SOURCE_LISTEN),
+            tcp::SYN_SENT => (ROLE_CLIENT, SOURCE_CONNECT),
+            _ => (ROLE_UNKNOWN, SOURCE_UNKNOWN),
+        };
+        if proven && sock.role != ROLE_UNKNOWN {
+            owner::current(&mut sock.owners[0]);
+        }
+        sock.conn = kernel::cookie(sk, now_ns);
+    }
+    sock.selected = u8::from(
+        config!(by_pid) == 0 || (!child && filter::takes_process(sock.owners[0].tgid)),
+    );
+    Some(pointer)
+}
+
+/// The record of the listener a child was cloned from.
+///
+/// A clone starts as a copy of its listener. `tsorted_sent_queue` of the listener is empty, so it
+/// points to itself; `tcp_create_openreq_child` resets it in the child only after this hook. The
+/// address it leads to is believed only if it is a listener of ours on the same local port.
+#[inline(always)]
+fn listener_of(child: Typed) -> Option<*mut Sock> {
+    let child_bytes = Probed(child.address());
+    let queue: u64 = child_bytes.read(off!(tp_tsorted_sent_queue));
+    let listener = queue - u64::from(off!(tp_tsorted_sent_queue));
+    let pointer = SOCKS.get_ptr_mut(listener)?;
+    // SAFETY: a live record.
+    let sock = unsafe { &*pointer };
+    let same = sock.state() == tcp::LISTEN
+        && sock.netns == netns_of(child)
+        && sock.tuple.lport == child.read::<u16>(off!(sk_num));
+    same.then_some(pointer)
+}
+
+#[inline(always)]
+fn netns_of(sk: Typed) -> u32 {
+    let net = Typed(sk.read::<*const u8>(off!(sk_net)));
+    net.read(off!(net_inum))
+}
+
+/// The record of a socket in mid-life, made now if its beginning went unseen.
+#[inline(always)]
+fn live(
+    ctx: &BtfTracePointContext,
+    key: u64,
+    transition: Transition,
+    now_ns: u64,
+    known: Option<*mut Sock>,
+) -> Option<*mut Sock> {
+    let Transition { sk, old, new: _ } = transition;
+    if let Some(pointer) = known {
+        // SAFETY: a live record.
+        let sock = unsafe { &*pointer };
+        // Out of step: either steps went unseen (counted as recursion), or the record is of an
+        // earlier socket at this address, whose end went unseen. The cookie tells.
+        if sock.state() == old
+            || sock.tuple.whole == 0
+            || sock.conn == kernel::cookie(sk, now_ns)
+        {
+            return Some(pointer);
+        }
+        debug!(ctx, "socket {:x}: record of an earlier socket replaced", key);
+    }
+    if config!(by_pid) != 0 {
+        return None;
+    }
+    let empty = Sock::EMPTY;
+    if SOCKS.insert(key, &empty, 0).is_err() {
+        maps::count(count::MAP_FULL);
+        return None;
+    }
+    let pointer = SOCKS.get_ptr_mut(key)?;
+    // SAFETY: a live record, just made under this socket's lock.
+    let sock = unsafe { &mut *pointer };
+    sock.flags = PARTIAL;
+    sock.origin = old;
+    sock.role = if old == tcp::LISTEN { ROLE_LISTENER } else { ROLE_UNKNOWN };
+    sock.conn = kernel::cookie(sk, now_ns);
+    sock.push(Step::new(0, old));
+    sock.sent = 1;
+    sock.selected = 1;
+    debug!(ctx, "socket {:x}: first seen in state {}", key, old);
+    Some(pointer)
+}
+
+/// Adds the step and shows what can be shown.
+#[inline(always)]
+fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
+    let Transition { sk, new, .. } = transition;
+    sock.push(Step::new(now_ns, new));
+
+    let mut end = (0, 0);
+    if new == tcp::CLOSE {
+        end = (sk.read::<u32>(off!(sk_err)), sk.read::<u8>(off!(sk_shutdown)));
+    }
+    // `tcp_close` sets both directions of `sk_shutdown` before it changes the state; a reset
+    // that a reader's backlog brings in does so only afterwards (`tcp_done`).
+    let closes = new == tcp::FIN_WAIT1
+        || new == tcp::LAST_ACK
+        || (new == tcp::CLOSE && end.1 & SHUTDOWN_MASK == SHUTDOWN_MASK);
+    if closes && sock.closer == 0 && owner::proven(sk) {
+        sock.closer = owner::current_tgid();
+    }
+
+    if sock.tuple.whole == 0 {
+        if sock.netns == 0 {
+            sock.netns = netns_of(sk);
+        }
+        let listening = sock.role == ROLE_LISTENER;
+        sock.tuple = Tuple::read(sk, listening, || {
+            Probed(key).read::<u16>(off!(inet_sport))
+        });
+        if sock.tuple.whole != 0 || new == tcp::CLOSE {
+            if sock.conn == 0 {
+                sock.conn = kernel::cookie(sk, now_ns);
+            }
+            if !filter::takes(&sock.tuple) {
+                // A listener's record stays: its children take their owner from it.
+                if new == tcp::LISTEN {
+                    sock.selected = 0;
+                } else {
+                    let _gone = SOCKS.remove(key);
+                    return;
+                }
+            }
+        }
+    }
+    publish::publish(key, sock, now_ns, end);
+}

@@ -1,0 +1,82 @@
+//! Reading kernel memory: directly where the verifier knows the type, by probe elsewhere.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_socket_cookie, bpf_probe_read_kernel};
+
+use crate::maps::{config, off};
+
+/// A kernel struct whose fields can be read at run-time offsets.
+pub(crate) trait Object: Copy {
+    /// Reads a `T` at `offset` bytes. Memory that cannot be read reads as zero.
+    fn read<T: Copy>(self, offset: u32) -> T;
+
+    /// The object's address, as an identity.
+    fn address(self) -> u64;
+}
+
+/// A pointer whose type the verifier knows: reads compile to plain loads, which the kernel
+/// guards against faults.
+#[derive(Clone, Copy)]
+pub(crate) struct Typed(pub *const u8);
+
+impl Object for Typed {
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: the verifier accepts this load only if `offset` is a constant that lies on a
+        // member of the pointed-to type; a fault reads as zero (BPF_PROBE_MEM).
+        unsafe { *self.0.add(offset as usize).cast::<T>() }
+    }
+
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// An address the verifier knows nothing of.
+#[derive(Clone, Copy)]
+pub(crate) struct Probed(pub u64);
+
+impl Object for Probed {
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u32) -> T {
+        let mut value = core::mem::MaybeUninit::<T>::zeroed();
+        // SAFETY: the helper writes size_of::<T>() bytes, zeroes on a fault; callers ask for
+        // integers and pointers only, for which any bytes are a value.
+        unsafe {
+            bpf_probe_read_kernel(
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+                (self.0 + u64::from(offset)) as *const _,
+            );
+            value.assume_init()
+        }
+    }
+
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.0
+    }
+}
+
+/// The running task.
+#[inline(always)]
+pub(crate) fn current_task() -> Probed {
+    // SAFETY: no arguments; the helper returns the address of the running task.
+    Probed(unsafe { bpf_get_current_task() })
+}
+
+/// The socket's cookie: the number `ss -e` prints after `sk:`, made on first use.
+///
+/// Where tracing programs may not ask for it (before 5.12), the cookie somebody else asked for,
+/// or else an id of our own: bit 63, the birth time and a hash of the address.
+#[inline(always)]
+pub(crate) fn cookie(sk: Typed, born_ns: u64) -> u64 {
+    if config!(cookie_helper) != 0 {
+        // SAFETY: `sk` is a typed socket pointer, which is what the helper takes.
+        return unsafe { bpf_get_socket_cookie(sk.0.cast_mut().cast()) };
+    }
+    match sk.read::<u64>(off!(sk_cookie)) {
+        0 => 1 << 63 | (born_ns & ((1 << 47) - 1)) << 16 | (sk.address() >> 6 & 0xffff),
+        made => made,
+    }
+}

@@ -1,0 +1,114 @@
+//! Every map and every constant: who writes it, who reads it, who empties it.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use tcptrace_common::{
+    config::{Config, PORT_WORDS},
+    count::COUNTS,
+    layout::Layout,
+};
+
+use crate::sock::Sock;
+
+/// Where the running kernel keeps its fields. Written by the agent before load.
+#[unsafe(no_mangle)]
+pub(crate) static LAYOUT: aya_ebpf::Global<Layout> = aya_ebpf::Global::new(Layout::NONE);
+
+/// What the user asked for. Written by the agent before load.
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: aya_ebpf::Global<Config> = aya_ebpf::Global::new(Config::DEFAULT);
+
+/// Reads one field of a read-only constant. Only that field: a load of the whole block would
+/// copy all of it to the stack.
+macro_rules! constant {
+    ($name:ident : $ty:ty, $block:ident, $field:ident) => {{
+        let block = (&raw const $crate::maps::$block).cast::<$ty>();
+        // SAFETY: `Global` is a transparent wrapper of `$ty` that is always initialised; the
+        // read is volatile because the agent replaces the bytes before load.
+        unsafe { core::ptr::read_volatile(&raw const (*block).$field) }
+    }};
+}
+
+/// The offset of a kernel field, from [`LAYOUT`].
+macro_rules! off {
+    ($field:ident) => {
+        $crate::maps::constant!(layout: tcptrace_common::layout::Layout, LAYOUT, $field)
+    };
+}
+
+/// A setting, from [`CONFIG`].
+macro_rules! config {
+    ($field:ident) => {
+        $crate::maps::constant!(config: tcptrace_common::config::Config, CONFIG, $field)
+    };
+}
+
+pub(crate) use {config, constant, off};
+
+/// One record per live socket, keyed by the address of its `struct sock`.
+///
+/// Inserted when the socket leaves `CLOSE` or is cloned from a listener (`hook::set_state`), or
+/// by `hook::seed`; removed when the kernel destroys the socket (`hook::destroy`), or when a
+/// filter rejects it. An address recycled for a new socket begins with a birth, which replaces
+/// whatever stands here. Sized by the agent.
+#[map]
+pub(crate) static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(1, 0);
+
+/// Sockets whose first step waits for its port, and since when (`CLOCK_MONOTONIC`, ns).
+///
+/// Inserted by `publish`; whoever removes the entry (`publish` or `hook::flush`) is the one who
+/// sends that step. The agent reads the keys and runs `hook::flush` on those that wait too long.
+#[map]
+pub(crate) static PENDING: HashMap<u64, u64> = HashMap::with_max_entries(16384, 0);
+
+/// Sockets whose held steps are being sent right now; see `publish::contended`.
+#[map]
+pub(crate) static LOCKS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+
+/// Thread groups the user asked for. Written by the agent before attach.
+#[map]
+pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+
+/// Bitmaps of the ports the user asked for, a row each. Written by the agent before attach.
+#[map]
+pub(crate) static PORTS: Array<u64> = Array::with_max_entries(3 * PORT_WORDS, 0);
+
+/// Records for the agent. Sized by the agent.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Not 0 while the agent sleeps: the next record must wake it. Set by the agent before it
+/// sleeps, cleared by whoever wakes it.
+#[map]
+pub(crate) static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Which pass `hook::seed` is in. Written by the agent.
+#[map]
+pub(crate) static SEED_PASS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The transition this CPU's first program is at; the second program handles what differs.
+#[map]
+pub(crate) static CURRENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counters, indexed by `tcptrace_common::count`. Read by the agent.
+#[map]
+pub(crate) static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTS, 0);
+
+/// Adds one to a counter. Two programs of one CPU may interrupt each other, so the addition is
+/// a single instruction.
+#[inline(always)]
+pub(crate) fn count(index: u32) {
+    if let Some(counter) = COUNT.get_ptr_mut(index) {
+        // SAFETY: the pointer is a live, aligned map value of this CPU; the instruction changes
+        // nothing else. `core` offers no atomics for this target.
+        unsafe {
+            core::arch::asm!(
+                "lock *(u64 *)({counter} + 0) += {one}",
+                counter = in(reg) counter,
+                one = in(reg) 1_u64,
+            );
+        }
+    }
+}

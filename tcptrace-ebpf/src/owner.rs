@@ -1,0 +1,50 @@
+//! Which process a socket belongs to, where the kernel proves it.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id,
+};
+use tcptrace_common::record::Owner;
+
+use crate::{
+    kernel::{Object, Typed, current_task},
+    maps::off,
+};
+
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Whether the running task works on this socket.
+///
+/// `sk_lock.owned` is set by `lock_sock` and cleared by `release_sock`, so while it is set the
+/// code that changes the socket's state runs in the task that took the lock; softirqs queue to
+/// the backlog instead, which that same task then runs (net/core/sock.c, 5.10 to 7.3).
+#[inline(always)]
+pub(crate) fn proven(sk: Typed) -> bool {
+    sk.read::<u32>(off!(sk_lock_owned)) != 0
+}
+
+/// The running task's thread group, unless it is a kernel thread: a worker that acts for others
+/// owns nothing.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    let flags: u32 = current_task().read(off!(task_flags));
+    if flags & PF_KTHREAD != 0 {
+        return 0;
+    }
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The running process, `tgid` 0 for a kernel thread. The name is that of the thread-group
+/// leader: threads, and io_uring's workers among them, carry names of their own.
+#[inline(always)]
+pub(crate) fn current(owner: &mut Owner) {
+    let task = current_task();
+    owner.tgid = current_tgid();
+    if owner.tgid == 0 {
+        return;
+    }
+    owner.uid = bpf_get_current_uid_gid() as u32;
+    // SAFETY: no arguments; the helper returns the running task's cgroup v2 id.
+    owner.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let leader = crate::kernel::Probed(task.read(off!(task_group_leader)));
+    owner.comm = leader.read(off!(task_comm));
+}

@@ -1,0 +1,103 @@
+//! When a step of a socket's path may be shown, and by whom.
+//!
+//! Steps are shown in order, once, when the four-tuple is whole and the filter has taken the
+//! connection. The socket's own lock orders `hook::set_state` calls for one socket. Two others
+//! may meet them: `hook::flush`, run by the agent, and an accept hook that does not hold the
+//! accepted socket's lock.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use tcptrace_common::{
+    count,
+    record::{PATH_LEN, ROLE_SERVER},
+    tcp,
+};
+
+use crate::{
+    emit,
+    maps::{self, LOCKS, PENDING, config},
+    sock::{Sock, WAITING},
+};
+
+/// Sends every step not yet sent.
+#[inline(always)]
+fn send(sock: &mut Sock, end: (u32, u8)) {
+    let mut at = sock.sent;
+    let len = sock.path_len;
+    for _ in 0..PATH_LEN {
+        if at >= len {
+            break;
+        }
+        emit::step(sock, at, end);
+        at += 1;
+    }
+    sock.sent = len;
+}
+
+/// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
+#[inline(always)]
+pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64, end: (u32, u8)) {
+    if config!(by_pid) != 0 && config!(accept_unlocked) != 0 && sock.role == ROLE_SERVER {
+        contended(key, sock, end);
+        return;
+    }
+    if sock.selected == 0 {
+        return;
+    }
+    if sock.tuple.whole == 0 && sock.state() != tcp::CLOSE {
+        wait(key, sock, now_ns);
+        return;
+    }
+    if sock.flags & WAITING != 0 {
+        sock.flags &= !WAITING;
+        maps::count(count::RELEASED);
+        // Whoever removes the entry sends the first step. If it is gone, `hook::flush` took it,
+        // and took its place in the ring before that: ours comes after it.
+        if PENDING.remove(key).is_err() {
+            sock.sent = 1;
+        }
+    }
+    send(sock, end);
+}
+
+/// Leaves the first step for later: for the next transition, or for `hook::flush`.
+#[inline(always)]
+fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
+    if sock.flags & WAITING == 0 && sock.path_len == 1 && PENDING.insert(key, now_ns, 0).is_ok() {
+        sock.flags |= WAITING;
+        maps::count(count::HELD);
+        emit::nudge();
+    }
+}
+
+/// Sends what may be shown when the accept hook and `hook::set_state` can meet on one socket.
+///
+/// Each side first leaves what it has to say in the record (a step, or the decision), then tries
+/// the lock. Who gets it sends everything; who does not leaves it to the holder, which looks
+/// again after it has let go.
+#[inline(always)]
+pub(crate) fn contended(key: u64, sock: &mut Sock, end: (u32, u8)) {
+    for _ in 0..3 {
+        if LOCKS.insert(key, 1, u64::from(BPF_NOEXIST)).is_err() {
+            return;
+        }
+        // SAFETY: live fields of the record; volatile, because another CPU writes them.
+        let selected = unsafe { core::ptr::read_volatile(&raw const sock.selected) };
+        let before = sock.path_len;
+        if selected != 0 && (sock.tuple.whole != 0 || sock.state() == tcp::CLOSE) {
+            send(sock, end);
+        }
+        if LOCKS.remove(key).is_err() {
+            return;
+        }
+        // SAFETY: as above.
+        let (selected_now, len_now) = unsafe {
+            (
+                core::ptr::read_volatile(&raw const sock.selected),
+                core::ptr::read_volatile(&raw const sock.path_len),
+            )
+        };
+        if selected_now == selected && len_now == before {
+            return;
+        }
+    }
+}

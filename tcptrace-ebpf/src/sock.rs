@@ -1,0 +1,111 @@
+//! The record of one live socket.
+
+use tcptrace_common::record::{Owner, PATH_LEN, Step};
+
+use crate::tuple::Tuple;
+
+/// Open before tracing began, or first seen half-way.
+pub(crate) const PARTIAL: u8 = 1;
+/// Its first step waits in `PENDING`.
+pub(crate) const WAITING: u8 = 2;
+
+/// What is known of a socket. One writer per field, so that no two CPUs race on a byte.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Sock {
+    /// Connection id; 0 while the kernel has not given the child its own (set_state)
+    pub conn: u64,
+    /// When `accept()` returned it (accept)
+    pub accept_ns: u64,
+    /// Start time of the holder, of several the first (seed)
+    pub holder_start_ns: u64,
+    /// States entered, oldest first; of a partial record the first has time 0 (set_state)
+    pub path: [Step; PATH_LEN],
+    /// `[0]` who opened it, or its listener's owner; `[1]` who accepted it
+    pub owners: [Owner; 2],
+    /// The four-tuple (set_state)
+    pub tuple: Tuple,
+    /// Network namespace inode (set_state)
+    pub netns: u32,
+    /// Who closed it; 0: not known (set_state)
+    pub closer: u32,
+    /// The state before `path[0]` (set_state)
+    pub origin: u8,
+    /// Steps in `path` (set_state)
+    pub path_len: u8,
+    /// Steps already sent, or never to be (publish)
+    pub sent: u8,
+    /// `PARTIAL`, `WAITING` (set_state)
+    pub flags: u8,
+    /// `ROLE_*` (set_state)
+    pub role: u8,
+    /// `SOURCE_*` of each owner
+    pub sources: [u8; 2],
+    /// Which owner is in force (accept)
+    pub slot: u8,
+    /// 1: the user's filter took it (set_state, accept, destroy)
+    pub selected: u8,
+    /// 1: its `socket` record is written (seed)
+    pub listed: u8,
+    /// Zero
+    pub reserved: [u8; 6],
+}
+
+impl Sock {
+    /// A record of nothing.
+    pub(crate) const EMPTY: Self = Self {
+        conn: 0,
+        accept_ns: 0,
+        holder_start_ns: 0,
+        path: [Step(0); PATH_LEN],
+        owners: [Owner::NONE; 2],
+        tuple: Tuple::EMPTY,
+        netns: 0,
+        closer: 0,
+        origin: 0,
+        path_len: 0,
+        sent: 0,
+        flags: 0,
+        role: 0,
+        sources: [0; 2],
+        slot: 0,
+        selected: 0,
+        listed: 0,
+        reserved: [0; 6],
+    };
+
+    /// The present state; `origin` of a record without steps.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> u8 {
+        if self.path_len == 0 { self.origin } else { self.step(self.path_len - 1).state() }
+    }
+
+    /// A step. The mask is for the verifier: `index` is always below `PATH_LEN`.
+    #[inline(always)]
+    pub(crate) fn step(&self, index: u8) -> Step {
+        self.path[index as usize & (PATH_LEN - 1)]
+    }
+
+    /// Adds a step. A ninth, which no TCP makes, replaces the eighth.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, step: Step) {
+        let at = if self.path_len as usize >= PATH_LEN {
+            self.sent = PATH_LEN as u8 - 1;
+            PATH_LEN as u8 - 1
+        } else {
+            self.path_len
+        };
+        self.path[at as usize & (PATH_LEN - 1)] = step;
+        self.path_len = at + 1;
+    }
+
+    /// The owner in force.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> (&Owner, u8) {
+        if self.slot == 0 {
+            (&self.owners[0], self.sources[0])
+        } else {
+            (&self.owners[1], self.sources[1])
+        }
+    }
+}
