@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: installs what the eBPF build needs and this machine lacks.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -7,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::bpf_toolchain::{self, BpfCompiler, CoreSource, Unusable};
+use crate::bpf_toolchain::{self, BpfCompiler, CoreSource, LINKER_VAR, Unusable};
 use crate::workspace;
 
-/// The version that reads what the project's compiler writes.
+/// The version that the project is tested with.
 const LINKER_VERSION: &str = "0.10.3";
 
 /// A component download that takes longer than this has got stuck.
@@ -105,6 +106,7 @@ pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     {
         return Ok(());
     }
+    eprintln!("refreshing the index of packages...");
     workspace::run_quietly(&mut apt_get("update"))?;
     workspace::run_quietly(&mut install())
 }
@@ -116,16 +118,16 @@ fn apt_get(subcommand: &str) -> Command {
 }
 
 fn ensure_linker() -> Result<PathBuf> {
-    let tools = workspace::root().join(".tools");
     match bpf_toolchain::find_linker(workspace::root()) {
-        // A linker that the user chose, or put on the path, is the user's to keep current.
-        Ok(linker) if !linker.starts_with(&tools) => return Ok(linker),
+        Ok(linker) if env::var_os(LINKER_VAR).is_some() => return Ok(linker),
         Ok(linker) if linker_version(&linker).as_deref() == Some(LINKER_VERSION) => {
             return Ok(linker);
         }
+        // The one in .tools goes before one of another version on the path.
         Ok(_) | Err(Unusable::Linker) => {}
         Err(error) => return Err(error.into()),
     }
+    let tools = workspace::root().join(".tools");
     eprintln!("installing bpf-linker {LINKER_VERSION} into .tools (about a minute)...");
     let mut cargo = workspace::cargo("install");
     cargo
