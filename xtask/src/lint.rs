@@ -6,39 +6,57 @@ use anyhow::Result;
 
 use crate::bpf_toolchain::{BpfCompiler, CoreSource};
 use crate::setup::{self, Found};
-use crate::workspace;
+use crate::workspace::{self, Outcome};
 
-/// Stops at the first failure.
+/// Runs all checks, also after some have failed.
 pub(crate) fn run() -> Result<()> {
     setup::setup(Found::Hidden)?;
+    workspace::summarize(vec![
+        ("format", format()),
+        ("clippy", clippy()),
+        ("clippy of the eBPF side", clippy_of_ebpf()),
+        ("dependencies", dependencies()),
+    ])
+}
 
+fn format() -> Result<Outcome> {
     eprintln!("== format");
-    workspace::run(workspace::cargo("fmt").args(["--all", "--check"]))?;
+    workspace::run(workspace::cargo("fmt").args(["--all", "--check"]))
+}
 
+fn clippy() -> Result<Outcome> {
     eprintln!("== clippy");
     workspace::run(
         workspace::cargo("clippy")
-            .args(["--workspace", "--exclude", "tcptrace-ebpf", "--all-targets"])
+            .args([
+                "--workspace",
+                "--exclude",
+                "tcptrace-ebpf",
+                "--all-targets",
+                "--all-features",
+            ])
             .args(["--", "-D", "warnings"]),
-    )?;
-    clippy_of_ebpf()?;
-
-    eprintln!("== licences, advisories and sources of dependencies");
-    if workspace::cargo_has("deny") {
-        workspace::run(workspace::cargo("deny").arg("check"))?;
-    } else {
-        eprintln!("skipped: cargo-deny is not installed (`cargo install cargo-deny --locked`)");
-    }
-    Ok(())
+    )
 }
 
-fn clippy_of_ebpf() -> Result<()> {
+fn clippy_of_ebpf() -> Result<Outcome> {
     eprintln!("== clippy of the eBPF side");
     let compiler = BpfCompiler::find()?;
     if compiler.core == CoreSource::Prebuilt {
-        eprintln!("skipped: clippy reads only the core library of its own toolchain (rust-src)");
-        return Ok(());
+        return Ok(Outcome::Skipped(
+            "clippy needs its own toolchain's core library (rust-src)",
+        ));
     }
     let mut clippy = compiler.cargo("clippy", env::consts::ARCH, &["-Dwarnings".to_owned()]);
     workspace::run(clippy.current_dir(workspace::root()))
+}
+
+fn dependencies() -> Result<Outcome> {
+    eprintln!("== licences, advisories and sources of dependencies");
+    if !workspace::cargo_has("deny") {
+        return Ok(Outcome::Skipped(
+            "cargo-deny is not installed (`cargo install cargo-deny --locked`)",
+        ));
+    }
+    workspace::run(workspace::cargo("deny").arg("check"))
 }

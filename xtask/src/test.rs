@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::build::{self, Built, Profile, Progress};
 use crate::setup::{self, Found};
-use crate::workspace;
+use crate::workspace::{self, Outcome};
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
@@ -23,21 +23,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure_network_tools()?;
     let built = build::build(Profile::Release, Progress::Shown)?;
 
-    let results = [
+    workspace::summarize(vec![
         ("unit tests", unit_tests(args, &built)),
         ("kernel tests", kernel_tests(args, &built)),
-    ];
-    eprintln!();
-    for (name, result) in &results {
-        match result {
-            Ok(()) => eprintln!("{name}: passed"),
-            Err(error) => eprintln!("{name}: FAILED: {error:#}"),
-        }
-    }
-    if results.iter().any(|(_, result)| result.is_err()) {
-        bail!("not everything passed");
-    }
-    Ok(())
+    ])
 }
 
 /// The kernel tests build networks of their own with iproute2.
@@ -52,12 +41,12 @@ fn ensure_network_tools() -> Result<()> {
     bail!("the kernel tests need the commands ip and tc: install the package iproute2");
 }
 
-fn unit_tests(args: &Args, built: &Built) -> Result<()> {
+fn unit_tests(args: &Args, built: &Built) -> Result<Outcome> {
     eprintln!("\n== unit tests");
     workspace::run(test_command(built).args(&args.filter))
 }
 
-fn kernel_tests(args: &Args, built: &Built) -> Result<()> {
+fn kernel_tests(args: &Args, built: &Built) -> Result<Outcome> {
     eprintln!("\n== kernel tests");
     let executable = build_kernel_tests(built)?;
     // sudo drops the environment, so the variable is set behind it.

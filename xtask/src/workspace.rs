@@ -55,14 +55,14 @@ pub(crate) fn has_program(program: &str) -> bool {
 }
 
 /// Waits for `command`; anything but success is an error that shows it.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<Outcome> {
     let status = command
         .status()
         .with_context(|| format!("cannot run {}", shown(command)))?;
     if !status.success() {
         bail!("{} failed ({status})", shown(command));
     }
-    Ok(())
+    Ok(Outcome::Passed)
 }
 
 fn shown(command: &Command) -> String {
@@ -101,6 +101,35 @@ pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
         eprint!("{}", String::from_utf8_lossy(&output.stdout));
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
         bail!("{} failed ({})", shown(command), output.status);
+    }
+    Ok(())
+}
+
+/// How a step ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It ran.
+    Passed,
+    /// It could not be run on this machine; this is why.
+    Skipped(&'static str),
+}
+
+/// Says how the named steps ended, and fails if any did.
+pub(crate) fn summarize(steps: Vec<(&str, Result<Outcome>)>) -> Result<()> {
+    eprintln!();
+    let mut failed = 0;
+    for (name, result) in steps {
+        match result {
+            Ok(Outcome::Passed) => eprintln!("{name}: ok"),
+            Ok(Outcome::Skipped(why)) => eprintln!("{name}: skipped, {why}"),
+            Err(error) => {
+                failed += 1;
+                eprintln!("{name}: FAILED: {error:#}");
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} failed");
     }
     Ok(())
 }
