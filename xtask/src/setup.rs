@@ -88,27 +88,19 @@ fn install_core() -> Result<()> {
     )
 }
 
-/// Installs Debian packages. Their index may be empty or old, and is refreshed if need be.
+/// Installs Debian packages, after refreshing their index if it is empty or too old.
 pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     // Never in exchange for a package that the user installed.
-    let install = || {
-        let mut apt = apt_get("install");
-        apt.args(["--yes", "--no-install-recommends", "--no-remove"])
-            .args(packages);
-        apt
-    };
-    let known = Command::new("apt-cache")
-        .arg("show")
-        .args(packages)
-        .output();
-    if known.is_ok_and(|known| known.status.success())
-        && workspace::run_quietly(&mut install()).is_ok()
-    {
+    let mut install = apt_get("install");
+    install
+        .args(["--yes", "--no-install-recommends", "--no-remove"])
+        .args(packages);
+    if install.output().is_ok_and(|first| first.status.success()) {
         return Ok(());
     }
     eprintln!("refreshing the index of packages...");
     workspace::run_quietly(&mut apt_get("update"))?;
-    workspace::run_quietly(&mut install())
+    workspace::run_quietly(&mut install)
 }
 
 fn apt_get(subcommand: &str) -> Command {
