@@ -119,7 +119,12 @@ pub struct Record {
 
 impl Owner {
     /// Nobody known.
-    pub const NONE: Self = Self { cgroup: 0, tgid: 0, uid: 0, comm: [0; 16] };
+    pub const NONE: Self = Self {
+        cgroup: 0,
+        tgid: 0,
+        uid: 0,
+        comm: [0; 16],
+    };
 }
 
 impl Record {
@@ -150,25 +155,27 @@ impl Record {
 /// One state change in a path: when, and into which state.
 ///
 /// Packed as `mono_ns << 4 | state`: 60 bits of nanoseconds are 36 years of uptime.
-#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq, Eq,
+)]
 #[repr(transparent)]
 pub struct Step(pub u64);
 
 impl Step {
     /// Packs a state change.
-    #[inline(always)]
+    #[inline]
     pub const fn new(mono_ns: u64, state: u8) -> Self {
         Self(mono_ns << 4 | (state & 15) as u64)
     }
 
     /// `CLOCK_MONOTONIC`, ns
-    #[inline(always)]
+    #[inline]
     pub const fn mono_ns(self) -> u64 {
         self.0 >> 4
     }
 
     /// The state entered
-    #[inline(always)]
+    #[inline]
     pub const fn state(self) -> u8 {
         (self.0 & 15) as u8
     }

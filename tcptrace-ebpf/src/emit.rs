@@ -182,14 +182,12 @@ pub(crate) fn accept(sock: &Sock, now_ns: u64) {
     record.seq = sock.path_len;
     // The queue is entered by the step into ESTABLISHED: the second of a child's path.
     let queued = sock.step(1);
-    record.span_ns = if sock.path_len >= 2
-        && queued.state() == tcp::ESTABLISHED
-        && queued.mono_ns() != 0
-    {
-        now_ns - queued.mono_ns()
-    } else {
-        SPAN_UNKNOWN
-    };
+    record.span_ns =
+        if sock.path_len >= 2 && queued.state() == tcp::ESTABLISHED && queued.mono_ns() != 0 {
+            now_ns - queued.mono_ns()
+        } else {
+            SPAN_UNKNOWN
+        };
     slot.submit(submit_flags(size_of::<Record>() as u64));
 }
 

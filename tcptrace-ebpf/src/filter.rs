@@ -21,7 +21,11 @@ fn listed(row: u32, port: u16) -> bool {
 /// Whether a connection with these ends is wanted.
 #[inline(always)]
 pub(crate) fn takes(tuple: &Tuple) -> bool {
-    let family = if tuple.family == 4 { FAMILY_V4 } else { FAMILY_V6 };
+    let family = if tuple.family == 4 {
+        FAMILY_V4
+    } else {
+        FAMILY_V6
+    };
     if config!(families) & family == 0 {
         return false;
     }

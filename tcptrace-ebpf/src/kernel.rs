@@ -1,6 +1,8 @@
 //! Reading kernel memory: directly where the verifier knows the type, by probe elsewhere.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_get_socket_cookie, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_probe_read_kernel,
+};
 
 use crate::maps::{config, off};
 
@@ -68,7 +70,8 @@ pub(crate) fn current_task() -> Probed {
 /// The socket's cookie: the number `ss -e` prints after `sk:`, made on first use.
 ///
 /// Where tracing programs may not ask for it (before 5.12), the cookie somebody else asked for,
-/// or else an id of our own: bit 63, the birth time and a hash of the address.
+/// or else an id of our own: bit 63, the birth time, and the CPU, which cannot give birth to two
+/// sockets at one time.
 #[inline(always)]
 pub(crate) fn cookie(sk: Typed, born_ns: u64) -> u64 {
     if config!(cookie_helper) != 0 {
@@ -76,7 +79,13 @@ pub(crate) fn cookie(sk: Typed, born_ns: u64) -> u64 {
         return unsafe { bpf_get_socket_cookie(sk.0.cast_mut().cast()) };
     }
     match sk.read::<u64>(off!(sk_cookie)) {
-        0 => 1 << 63 | (born_ns & ((1 << 47) - 1)) << 16 | (sk.address() >> 6 & 0xffff),
+        0 => 1 << 63 | (born_ns & ((1 << 53) - 1)) << 10 | u64::from(cpu() & 0x3ff),
         made => made,
     }
+}
+
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: no arguments; the program does not migrate while it runs.
+    unsafe { bpf_get_smp_processor_id() }
 }

@@ -90,7 +90,7 @@ pub(crate) static SEED_PASS: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The transition this CPU's first program is at; the second program handles what differs.
 #[map]
-pub(crate) static CURRENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static CURRENT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counters, indexed by `tcptrace_common::count`. Read by the agent.
 #[map]

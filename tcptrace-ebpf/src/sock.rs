@@ -77,7 +77,11 @@ impl Sock {
     /// The present state; `origin` of a record without steps.
     #[inline(always)]
     pub(crate) fn state(&self) -> u8 {
-        if self.path_len == 0 { self.origin } else { self.step(self.path_len - 1).state() }
+        if self.path_len == 0 {
+            self.origin
+        } else {
+            self.step(self.path_len - 1).state()
+        }
     }
 
     /// A step. The mask is for the verifier: `index` is always below `PATH_LEN`.

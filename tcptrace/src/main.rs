@@ -1,2 +1,40 @@
-//! The agent.
-fn main() {}
+//! `tcptrace`: parse, run, exit.
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+use tcptrace::{
+    check,
+    cli::{Cli, Command},
+    error::Error,
+    settings::Settings,
+    trace,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.trace.verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(level)
+        .format(|line, record| writeln!(line, "tcptrace: {}", record.args()))
+        .init();
+    let result = match cli.command {
+        Some(Command::Check(args)) => check::run(args),
+        None => Settings::new(cli.trace).and_then(trace::run),
+    };
+    match result {
+        Ok(status) => status,
+        Err(why) => {
+            // Standard error may be closed; there is nowhere left to say so.
+            let _unsaid = match &why {
+                Error::Runtime(why) => writeln!(std::io::stderr(), "tcptrace: {why:#}"),
+                why => writeln!(std::io::stderr(), "tcptrace: {why}"),
+            };
+            ExitCode::from(why.exit_status())
+        }
+    }
+}

@@ -93,7 +93,9 @@ fn syscall_exit(ctx: &TracePointContext) {
 
 #[inline(always)]
 fn accepted(key: u64) {
-    let Some(pointer) = SOCKS.get_ptr_mut(key) else { return };
+    let Some(pointer) = SOCKS.get_ptr_mut(key) else {
+        return;
+    };
     // SAFETY: a live record: the accepting process holds a reference to the socket. The fields
     // written here are this hook's alone.
     let sock = unsafe { &mut *pointer };

@@ -5,7 +5,9 @@
 //! descriptor. The record lives exactly as long as the socket, so that a transition the first
 //! program recorded is recognised by the second even when it is the last.
 
-use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
 use tcptrace_common::{record::ROLE_SERVER, tcp};
 
 use crate::{
@@ -20,7 +22,9 @@ use crate::{
 pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     let sk = Typed(ctx.arg::<*const u8>(0));
     let key = sk.address();
-    let Some(pointer) = SOCKS.get_ptr_mut(key) else { return 0 };
+    let Some(pointer) = SOCKS.get_ptr_mut(key) else {
+        return 0;
+    };
     // SAFETY: a live record; nobody else has a reference to the socket any more.
     let sock = unsafe { &mut *pointer };
     // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
@@ -35,7 +39,10 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
         sock.selected = 1;
     }
     if sock.selected != 0 {
-        let end = (sk.read::<u32>(off!(sk_err)), sk.read::<u8>(off!(sk_shutdown)));
+        let end = (
+            sk.read::<u32>(off!(sk_err)),
+            sk.read::<u8>(off!(sk_shutdown)),
+        );
         publish::publish(key, sock, now_ns, end);
         if sock.state() != tcp::CLOSE {
             emit::deduced_close(sock, now_ns, end);

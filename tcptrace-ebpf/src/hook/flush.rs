@@ -40,7 +40,9 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let wanted = config!(emit) & EMIT_TRANSITION != 0 && filter::takes(&tuple);
-    let Some(mut slot) = EVENTS.reserve::<Record>(0) else { return 0 };
+    let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
+        return 0;
+    };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
     emit::fill(record, sock, &tuple);

@@ -163,7 +163,9 @@ fn hold(sk: Probed, leader: Probed, cookie: u64) {
         insert(sk, Some((leader, start_ns)), cookie);
         return;
     }
-    let Some(pointer) = SOCKS.get_ptr_mut(sk.0) else { return };
+    let Some(pointer) = SOCKS.get_ptr_mut(sk.0) else {
+        return;
+    };
     // SAFETY: a live record: the iterator holds a reference to the file.
     let sock = unsafe { &mut *pointer };
     let partial = sock.flags & PARTIAL != 0;
@@ -203,7 +205,11 @@ fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
     sock.path[0] = Step::new(0, state);
     sock.path_len = 1;
     sock.sent = 1;
-    sock.role = if state == tcp::LISTEN { ROLE_LISTENER } else { ROLE_UNKNOWN };
+    sock.role = if state == tcp::LISTEN {
+        ROLE_LISTENER
+    } else {
+        ROLE_UNKNOWN
+    };
     sock.tuple = tuple;
     sock.netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
     sock.conn = cookie;

@@ -4,7 +4,9 @@
 //! 5.10 to 7.3. Called by `inet_sk_state_store` just before `sk->sk_state` is written, in the
 //! task that works on the socket or in a softirq, always under the socket's lock.
 
-use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
 use aya_log_ebpf::debug;
 use tcptrace_common::{
     count,
@@ -48,10 +50,11 @@ impl Transition {
         Some(Self { sk, old, new })
     }
 
-    /// Tells this transition from any other this CPU may be in the middle of.
+    /// Tells this transition from any other this CPU may be in the middle of. The verifier
+    /// lets a typed pointer be stored and compared, not calculated with.
     #[inline(always)]
-    fn id(self) -> u64 {
-        self.sk.address() << 8 | u64::from(self.old << 4 | self.new)
+    fn id(self) -> [u64; 2] {
+        [self.sk.address(), u64::from(self.old << 4 | self.new)]
     }
 
     /// The socket's life begins: it leaves `CLOSE`, or was cloned from a listener.
@@ -65,7 +68,9 @@ impl Transition {
 /// and changes a state finds it busy on this CPU (`prog->active`).
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
-    let Some(transition) = Transition::of(&ctx) else { return 0 };
+    let Some(transition) = Transition::of(&ctx) else {
+        return 0;
+    };
     if let Some(current) = CURRENT.get_ptr_mut(0) {
         // SAFETY: a live, aligned map value of this CPU.
         unsafe { *current = transition.id() };
@@ -78,10 +83,16 @@ pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
 /// skipped for. It is idle while [`set_state`] runs, so it is not skipped itself.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
-    let Some(transition) = Transition::of(&ctx) else { return 0 };
+    let Some(transition) = Transition::of(&ctx) else {
+        return 0;
+    };
+    let Some(current) = CURRENT.get_ptr(0) else {
+        return 0;
+    };
     // SAFETY: a live, aligned map value of this CPU.
-    let handled = CURRENT.get_ptr(0).map_or(0, |current| unsafe { *current });
-    if handled != transition.id() {
+    let handled = unsafe { *current };
+    let id = transition.id();
+    if handled[0] != id[0] || handled[1] != id[1] {
         record(&ctx, transition, true);
     }
     0
@@ -168,9 +179,8 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
         }
         sock.conn = kernel::cookie(sk, now_ns);
     }
-    sock.selected = u8::from(
-        config!(by_pid) == 0 || (!child && filter::takes_process(sock.owners[0].tgid)),
-    );
+    sock.selected =
+        u8::from(config!(by_pid) == 0 || (!child && filter::takes_process(sock.owners[0].tgid)));
     Some(pointer)
 }
 
@@ -214,13 +224,13 @@ fn live(
         let sock = unsafe { &*pointer };
         // Out of step: either steps went unseen (counted as recursion), or the record is of an
         // earlier socket at this address, whose end went unseen. The cookie tells.
-        if sock.state() == old
-            || sock.tuple.whole == 0
-            || sock.conn == kernel::cookie(sk, now_ns)
-        {
+        if sock.state() == old || sock.tuple.whole == 0 || sock.conn == kernel::cookie(sk, now_ns) {
             return Some(pointer);
         }
-        debug!(ctx, "socket {:x}: record of an earlier socket replaced", key);
+        debug!(
+            ctx,
+            "socket {:x}: record of an earlier socket replaced", key
+        );
     }
     if config!(by_pid) != 0 {
         return None;
@@ -235,7 +245,11 @@ fn live(
     let sock = unsafe { &mut *pointer };
     sock.flags = PARTIAL;
     sock.origin = old;
-    sock.role = if old == tcp::LISTEN { ROLE_LISTENER } else { ROLE_UNKNOWN };
+    sock.role = if old == tcp::LISTEN {
+        ROLE_LISTENER
+    } else {
+        ROLE_UNKNOWN
+    };
     sock.conn = kernel::cookie(sk, now_ns);
     sock.push(Step::new(0, old));
     sock.sent = 1;
@@ -252,7 +266,10 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
 
     let mut end = (0, 0);
     if new == tcp::CLOSE {
-        end = (sk.read::<u32>(off!(sk_err)), sk.read::<u8>(off!(sk_shutdown)));
+        end = (
+            sk.read::<u32>(off!(sk_err)),
+            sk.read::<u8>(off!(sk_shutdown)),
+        );
     }
     // `tcp_close` sets both directions of `sk_shutdown` before it changes the state; a reset
     // that a reader's backlog brings in does so only afterwards (`tcp_done`).
@@ -268,9 +285,7 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
             sock.netns = netns_of(sk);
         }
         let listening = sock.role == ROLE_LISTENER;
-        sock.tuple = Tuple::read(sk, listening, || {
-            Probed(key).read::<u16>(off!(inet_sport))
-        });
+        sock.tuple = Tuple::read(sk, listening, || Probed(key).read::<u16>(off!(inet_sport)));
         if sock.tuple.whole != 0 || new == tcp::CLOSE {
             if sock.conn == 0 {
                 sock.conn = kernel::cookie(sk, now_ns);

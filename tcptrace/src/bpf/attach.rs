@@ -1,0 +1,224 @@
+//! Which program serves which fact on this kernel: decided by what loads and attaches, never by
+//! version.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Btf, Ebpf,
+    programs::{
+        BtfTracePoint, FEntry, Iter, KProbe, ProgramError, RawTracePoint, TracePoint,
+        tp_btf::BtfTracePointLink,
+    },
+};
+use tcptrace_common::layout::{ABSENT, Layout};
+
+/// How the accepting process is learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// fentry on a function inside accept, after the wait
+    Fentry(&'static str),
+    /// kprobe on the same
+    Kprobe(&'static str),
+    /// kretprobe on `inet_csk_accept`
+    Kretprobe,
+    /// Tracepoints `syscalls:sys_exit_accept{,4}`
+    SyscallExit,
+    /// Not at all
+    None,
+}
+
+impl Mechanism {
+    /// Whether a thread that was blocked in `accept()` before attach is seen.
+    pub const fn sees_blocked(self) -> bool {
+        !matches!(self, Self::Kretprobe | Self::None)
+    }
+
+    /// Whether `accept` through `io_uring` is seen.
+    pub const fn sees_io_uring(self) -> bool {
+        !matches!(self, Self::SyscallExit | Self::None)
+    }
+}
+
+impl std::fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fentry(function) => write!(f, "fentry/{function}"),
+            Self::Kprobe(function) => write!(f, "kprobe/{function}"),
+            Self::Kretprobe => f.write_str("kretprobe/inet_csk_accept"),
+            Self::SyscallExit => f.write_str("tracepoint/syscalls/sys_exit_accept{,4}"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+/// What is attached, fact by fact.
+#[derive(Debug)]
+pub struct Hooks {
+    /// How the accepting process is learnt
+    pub accept: Mechanism,
+    /// Why each better accept hook is not used
+    pub refused: Vec<(Mechanism, String)>,
+    /// Whether the kernel gives socket cookies to tracing programs
+    pub cookie: bool,
+}
+
+impl Hooks {
+    /// Fact to mechanism, as in the `start` record and in `check`.
+    pub fn facts(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("transition", "tp_btf/inet_sock_set_state".to_owned()),
+            (
+                "recursion",
+                "tp_btf/inet_sock_set_state (second program)".to_owned(),
+            ),
+            (
+                "connect",
+                "tp_btf/inet_sock_set_state (sk_lock.owned)".to_owned(),
+            ),
+            (
+                "listen",
+                "tp_btf/inet_sock_set_state (sk_lock.owned)".to_owned(),
+            ),
+            (
+                "listener",
+                "tcp_sock.tsorted_sent_queue of the clone".to_owned(),
+            ),
+            ("accept", self.accept.to_string()),
+            ("destroy", "tp_btf/tcp_destroy_sock".to_owned()),
+            ("snapshot", "iter/task_file, iter/tcp".to_owned()),
+            (
+                "conn",
+                if self.cookie {
+                    "bpf_get_socket_cookie"
+                } else {
+                    "skc_cookie or own id"
+                }
+                .to_owned(),
+            ),
+        ])
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, ProgramError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or(ProgramError::NotLoaded)?
+        .try_into()
+}
+
+/// Loads the programs that nothing can replace.
+pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
+    for (name, tracepoint) in [
+        ("set_state", "inet_sock_set_state"),
+        ("set_state_rescue", "inet_sock_set_state"),
+        ("destroy", "tcp_destroy_sock"),
+    ] {
+        program::<BtfTracePoint>(ebpf, name)?.load(tracepoint, btf)?;
+    }
+    program::<Iter>(ebpf, "seed_files")?.load("task_file", btf)?;
+    program::<Iter>(ebpf, "seed_tcp")?.load("tcp", btf)?;
+    program::<RawTracePoint>(ebpf, "flush")?.load()
+}
+
+const STATE_PROGRAMS: [&str; 3] = ["destroy", "set_state", "set_state_rescue"];
+
+/// Attaches the programs that send state changes: the rescuer last, since programs run in the
+/// order of attaching and it must come after the one it stands in for.
+pub(super) fn attach_state_hooks(ebpf: &mut Ebpf) -> Result<Vec<BtfTracePointLink>, ProgramError> {
+    STATE_PROGRAMS
+        .into_iter()
+        .map(|name| {
+            let program = program::<BtfTracePoint>(ebpf, name)?;
+            let link = program.attach()?;
+            program.take_link(link)
+        })
+        .collect()
+}
+
+/// Attaches the best accept hook. It comes before the state hooks: a connection whose birth is
+/// seen must not be accepted unseen.
+pub(super) fn attach_accept_hook(ebpf: &mut Ebpf, btf: &Btf, layout: &Layout) -> Hooks {
+    let mut refused = Vec::new();
+    let mut accept = Mechanism::None;
+    for candidate in [
+        Mechanism::Fentry("__inet_accept"),
+        Mechanism::Fentry("security_sock_graft"),
+        Mechanism::Kprobe("__inet_accept"),
+        Mechanism::Kprobe("security_sock_graft"),
+        Mechanism::Kretprobe,
+        Mechanism::SyscallExit,
+    ] {
+        match attach_accept(ebpf, btf, layout, candidate) {
+            Ok(()) => {
+                accept = candidate;
+                break;
+            }
+            Err(why) => refused.push((candidate, super::load::chain(&why))),
+        }
+    }
+    Hooks {
+        accept,
+        refused,
+        cookie: true,
+    }
+}
+
+fn attach_accept(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    layout: &Layout,
+    mechanism: Mechanism,
+) -> Result<(), ProgramError> {
+    match mechanism {
+        Mechanism::Fentry(function) => {
+            let name = match function {
+                "__inet_accept" => "accept_fentry_inet",
+                _ => "accept_fentry_graft",
+            };
+            let program = program::<FEntry>(ebpf, name)?;
+            program.load(function, btf)?;
+            if let Err(why) = program.attach() {
+                program.unload()?;
+                return Err(why);
+            }
+        }
+        Mechanism::Kprobe(function) => {
+            let name = match function {
+                "__inet_accept" => "accept_kprobe_inet",
+                _ => "accept_kprobe_graft",
+            };
+            attach_kprobe(program(ebpf, name)?, function)?;
+        }
+        Mechanism::Kretprobe => {
+            attach_kprobe(program(ebpf, "accept_kretprobe")?, "inet_csk_accept")?;
+        }
+        Mechanism::SyscallExit => {
+            if layout.sys_exit_ret == ABSENT {
+                return Err(ProgramError::IOError(std::io::Error::other(
+                    "no format file of syscalls:sys_exit_accept4 in tracefs",
+                )));
+            }
+            for (name, tracepoint) in [
+                ("accept_exit", "sys_exit_accept"),
+                ("accept4_exit", "sys_exit_accept4"),
+            ] {
+                let program = program::<TracePoint>(ebpf, name)?;
+                program.load()?;
+                program.attach("syscalls", tracepoint)?;
+            }
+        }
+        Mechanism::None => {}
+    }
+    Ok(())
+}
+
+fn attach_kprobe(program: &mut KProbe, function: &str) -> Result<(), ProgramError> {
+    program.load()?;
+    if let Err(why) = program.attach(function, 0) {
+        program.unload()?;
+        return Err(why);
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! What the kernel side could not deliver, per cause.
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use aya::{
+    Ebpf,
+    maps::{MapData, PerCpuArray},
+    programs::BtfTracePoint,
+};
+use tcptrace_common::count;
+
+use super::load::take;
+use crate::error::Error;
+
+/// Reads the kernel's counters.
+pub struct Counts {
+    counters: PerCpuArray<MapData, u64>,
+}
+
+/// Losses since tracing began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Transitions that found the ring full
+    pub ring_transitions: u64,
+    /// Accept records that found the ring full
+    pub ring_accepts: u64,
+    /// Closing totals that found the ring full
+    pub ring_closes: u64,
+    /// Transitions of sockets that found no room for their record
+    pub map_full: u64,
+    /// Transitions that the kernel hid from both programs
+    pub recursion: u64,
+}
+
+impl Counts {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            counters: take(ebpf, "COUNT")?,
+        })
+    }
+
+    fn read(&self, index: u32) -> u64 {
+        self.counters
+            .get(&index, 0)
+            .map(|per_cpu| per_cpu.iter().sum())
+            .unwrap_or_default()
+    }
+
+    /// What is lost by now.
+    pub fn losses(&self, ebpf: &Ebpf) -> Losses {
+        // In this order: a transition that the kernel skips now and the second program has yet
+        // to record must not be taken for a loss.
+        let skipped = recursion_misses(ebpf, "set_state").unwrap_or(0);
+        let rescued = self.read(count::RESCUED);
+        Losses {
+            ring_transitions: self.read(count::RING_FULL_TRANSITION),
+            ring_accepts: self.read(count::RING_FULL_ACCEPT),
+            ring_closes: self.read(count::RING_FULL_CLOSE),
+            map_full: self.read(count::MAP_FULL),
+            recursion: skipped.saturating_sub(rescued),
+        }
+    }
+
+    /// Steps held back that have not been sent yet.
+    pub fn held(&self) -> u64 {
+        let released = self.read(count::RELEASED);
+        self.read(count::HELD).saturating_sub(released)
+    }
+}
+
+/// How often the kernel skipped a program because it was already running on that CPU;
+/// none before 5.12, which does not tell.
+fn recursion_misses(ebpf: &Ebpf, name: &str) -> Option<u64> {
+    let program = <&BtfTracePoint>::try_from(ebpf.program(name)?).ok()?;
+    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:"))
+        .and_then(|value| value.trim().parse().ok())
+}

@@ -1,0 +1,262 @@
+//! From the embedded object to running programs.
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    maps::{Array, HashMap, MapData},
+    programs::{ProgramError, tp_btf::BtfTracePointLink},
+};
+use tcptrace_common::{
+    config::{Config, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_REMOTE},
+    layout::{ABSENT, Layout},
+};
+use zerocopy::IntoBytes as _;
+
+use super::{
+    attach::{self, Hooks, Mechanism},
+    counts::{Counts, Losses},
+    ring::Ring,
+    snapshot,
+};
+use crate::{
+    error::Error,
+    kernel::{self, Kernel},
+    settings::Settings,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcptrace.bpf.o"));
+
+/// A ring smaller than this wakes the agent by its fill as well, not by the agent's timer alone.
+const TIMER_SUFFICES_BYTES: u32 = 4 << 20;
+
+/// Reads the kernel side's own messages.
+pub type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// Everything that is attached and everything to read from.
+pub struct Tracer {
+    /// Keeps programs and links alive.
+    ebpf: Ebpf,
+    /// Fact to mechanism
+    pub hooks: Hooks,
+    /// Records
+    pub ring: Ring,
+    /// Counters
+    counts: Counts,
+    /// The state hooks' links: dropped, no more records come
+    links: Vec<BtfTracePointLink>,
+}
+
+/// Loads and attaches everything.
+pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
+    let btf = Btf::parse(&kernel.btf, Endianness::default())
+        .map_err(|why| Error::CannotTrace(format!("this kernel's BTF cannot be used: {why}")))?;
+    let mut config = config(settings);
+    let mut layout = kernel.layout;
+    layout.sys_exit_ret = kernel.sys_exit_ret.unwrap_or(ABSENT);
+
+    // The cookie helper is asked for first and done without where the verifier refuses it
+    // (before 5.12): what loads decides, not the version.
+    let mut ebpf = object(settings, &config, &layout, &btf)?;
+    if let Err(first) = attach::load_core(&mut ebpf, &btf) {
+        config.cookie_helper = 0;
+        ebpf = object(settings, &config, &layout, &btf)?;
+        attach::load_core(&mut ebpf, &btf).map_err(|_same| refused(&first, settings))?;
+    }
+    fill_filters(&mut ebpf, settings)?;
+    let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout);
+
+    // The choice of accept hook decides whether the programs need their lock, which is a
+    // constant of the object: load it again with the other value.
+    if hooks.accept == Mechanism::SyscallExit && config.by_pid != 0 {
+        drop(ebpf);
+        config.accept_unlocked = 1;
+        ebpf = object(settings, &config, &layout, &btf)?;
+        attach::load_core(&mut ebpf, &btf).map_err(|why| refused(&why, settings))?;
+        fill_filters(&mut ebpf, settings)?;
+        hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout);
+    }
+    hooks.cookie = config.cookie_helper != 0;
+
+    let counts = Counts::new(&mut ebpf)?;
+    let ring = Ring::new(&mut ebpf)?;
+    let links = attach::attach_state_hooks(&mut ebpf).map_err(|why| refused(&why, settings))?;
+    Ok(Tracer {
+        ebpf,
+        hooks,
+        ring,
+        counts,
+        links,
+    })
+}
+
+impl Tracer {
+    /// What is lost by now.
+    pub fn losses(&self) -> Losses {
+        self.counts.losses(&self.ebpf)
+    }
+
+    /// Steps held back until their four-tuple is whole.
+    pub fn held(&self) -> u64 {
+        self.counts.held()
+    }
+
+    /// Sends the held steps that waited too long at `now_ns`.
+    pub fn flush_held(&self, now_ns: u64) {
+        self.ring.flush_held(&self.ebpf, now_ns);
+    }
+
+    /// Ends the flow of records; those in the ring can still be read.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+
+    /// The kernel side's own messages, for `-v`.
+    pub fn logger(&mut self) -> Option<Logger> {
+        match aya_log::EbpfLogger::init(&mut self.ebpf) {
+            Ok(logger) => Some(logger),
+            Err(why) => {
+                log::info!("no messages from the kernel side: {why}");
+                None
+            }
+        }
+    }
+
+    /// Finds the connections that are open now; their `socket` records, one after another.
+    ///
+    /// Call it once, after [`start`]: live events that came first are kept.
+    pub fn snapshot(&mut self, kernel: &Kernel) -> Result<snapshot::Snapshot, Error> {
+        snapshot::take(&mut self.ebpf, kernel)
+    }
+}
+
+fn object(settings: &Settings, config: &Config, layout: &Layout, btf: &Btf) -> Result<Ebpf, Error> {
+    let max_sockets = settings
+        .max_sockets
+        .unwrap_or_else(kernel::sockets_for_memory);
+    let log_level: u8 = match settings.verbose {
+        0 => 0,
+        1 => 3,
+        _ => 4,
+    };
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(btf))
+        .verifier_log_level(VerifierLogLevel::DEBUG)
+        .map_max_entries("SOCKS", max_sockets)
+        .map_max_entries("EVENTS", settings.ring_bytes)
+        .override_global("LAYOUT", layout.as_bytes(), true)
+        .override_global("CONFIG", config.as_bytes(), true)
+        .override_global("AYA_LOG_LEVEL", &log_level, false);
+    loader.load(OBJECT).map_err(|why| {
+        Error::CannotTrace(format!(
+            "the kernel refused tcptrace's maps: {}; {}",
+            chain(&why),
+            kernel::capability_hint()
+        ))
+    })
+}
+
+fn config(settings: &Settings) -> Config {
+    let by = |set: &Option<crate::filter::PortSet>| u8::from(set.is_some());
+    Config {
+        wake_bytes: if settings.ring_bytes < TIMER_SUFFICES_BYTES {
+            settings.ring_bytes / 4
+        } else {
+            0
+        },
+        families: settings.families,
+        emit: settings.emit,
+        by_pid: u8::from(!settings.pids.is_empty()),
+        by_lport: by(&settings.lports),
+        by_rport: by(&settings.rports),
+        by_port: by(&settings.ports),
+        ..Config::DEFAULT
+    }
+}
+
+fn fill_filters(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
+    let mut pids: HashMap<&mut MapData, u32, u8> = map(ebpf, "PIDS")?;
+    for pid in &settings.pids {
+        pids.insert(pid, 1, 0).map_err(anyhow::Error::new)?;
+    }
+    let mut ports: Array<&mut MapData, u64> = map(ebpf, "PORTS")?;
+    for (row, set) in [
+        (PORTS_LOCAL, &settings.lports),
+        (PORTS_REMOTE, &settings.rports),
+        (PORTS_ANY, &settings.ports),
+    ] {
+        let words = set.iter().flat_map(crate::filter::PortSet::words);
+        for (index, word) in (row * PORT_WORDS..).zip(words) {
+            ports.set(index, word, 0).map_err(anyhow::Error::new)?;
+        }
+    }
+    Ok(())
+}
+
+/// One of the object's maps, borrowed.
+pub(super) fn map<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M, Error>
+where
+    M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf
+        .map_mut(name)
+        .ok_or_else(|| anyhow::anyhow!("the embedded object has no map {name}"))?;
+    Ok(M::try_from(map).map_err(anyhow::Error::new)?)
+}
+
+/// One of the object's maps, taken out of it.
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, Error>
+where
+    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| anyhow::anyhow!("the embedded object has no map {name}"))?;
+    Ok(M::try_from(map).map_err(anyhow::Error::new)?)
+}
+
+/// The kernel's refusal of a program, in one line; with `-v` the verifier's log.
+fn refused(why: &ProgramError, settings: &Settings) -> Error {
+    if let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = why
+    {
+        let log = verifier_log.to_string();
+        if settings.verbose > 0 {
+            log::warn!("verifier log:\n{log}");
+        }
+        let last = log
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty() && !line.starts_with("processed"));
+        return Error::CannotTrace(match last {
+            Some(last) => format!(
+                "the kernel refused a program: {io_error}: {}; run with -v for the verifier's log",
+                last.trim()
+            ),
+            None => format!(
+                "the kernel refused a program: {io_error}; {}",
+                kernel::capability_hint()
+            ),
+        });
+    }
+    Error::CannotTrace(format!(
+        "cannot attach: {}; run `tcptrace check`",
+        chain(why)
+    ))
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

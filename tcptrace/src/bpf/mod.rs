@@ -1,0 +1,14 @@
+//! The kernel side as the agent sees it: load, attach, snapshot, read, count. Only this module
+//! names `aya`.
+
+mod attach;
+mod counts;
+mod load;
+mod ring;
+mod snapshot;
+
+pub use attach::{Hooks, Mechanism};
+pub use counts::{Counts, Losses};
+pub use load::{Logger, Tracer, start};
+pub use ring::{Ring, Waker};
+pub use snapshot::Snapshot;

@@ -1,0 +1,148 @@
+//! Reading the ring without a context switch per record.
+//!
+//! While records flow the agent sleeps by a timer and reads what has gathered. When a whole
+//! turn brings nothing, it raises the `ASLEEP` flag and waits; the next record, or the next step
+//! held back, lowers the flag and wakes it at once.
+
+use std::{
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, RingBuf},
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
+};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+
+use super::load::take;
+use crate::error::Error;
+
+/// How long records may gather.
+const TURN: Duration = Duration::from_millis(10);
+
+/// How long a step may wait for its port before the kernel is asked.
+const HELD_NS: u64 = 20_000_000;
+
+const RING_TOKEN: u64 = 1;
+const STOP_TOKEN: u64 = 2;
+
+/// The ring, and what it takes to sleep beside it.
+pub struct Ring {
+    events: RingBuf<MapData>,
+    asleep: Array<MapData, u32>,
+    pending: HashMap<MapData, u64, u64>,
+    epoll: OwnedFd,
+    stop: OwnedFd,
+}
+
+/// Wakes a [`Ring`] from another thread.
+#[derive(Debug)]
+pub struct Waker(OwnedFd);
+
+impl Waker {
+    /// Ends the present or the next [`Ring::wait`].
+    pub fn wake(&self) {
+        // Full only after 2^64 - 1 wake-ups nobody has read.
+        let _already_woken = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Ring {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let ring = Self {
+            events: take(ebpf, "EVENTS")?,
+            asleep: take(ebpf, "ASLEEP")?,
+            pending: take(ebpf, "PENDING")?,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(anyhow::Error::new)?,
+            stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                .map_err(anyhow::Error::new)?,
+        };
+        // Edge-triggered: records that are submitted without a wake-up must not end the wait.
+        ring.watch(ring.events.as_fd(), RING_TOKEN)?;
+        ring.watch(ring.stop.as_fd(), STOP_TOKEN)?;
+        Ok(ring)
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> Result<(), Error> {
+        epoll::add(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )
+        .map_err(anyhow::Error::new)?;
+        Ok(())
+    }
+
+    /// A handle that ends waits from another thread.
+    pub fn waker(&self) -> Result<Waker, Error> {
+        Ok(Waker(self.stop.try_clone().map_err(anyhow::Error::new)?))
+    }
+
+    /// Hands every record that is there to `each`, until it returns false. Returns how many.
+    pub fn drain(&mut self, mut each: impl FnMut(&[u8]) -> bool) -> usize {
+        let mut records = 0;
+        while let Some(item) = self.events.next() {
+            records += 1;
+            if !each(&item) {
+                break;
+            }
+        }
+        records
+    }
+
+    /// Waits for one turn, or until woken.
+    pub fn wait_a_turn(&self) {
+        self.wait(Some(TURN));
+    }
+
+    /// Waits until there is something to do.
+    pub fn sleep(&mut self) {
+        if self.asleep.set(0, 1, 0).is_err() {
+            return self.wait_a_turn();
+        }
+        // A record submitted before the flag was up woke nobody. Readiness tells.
+        let mut ready = [rustix::event::PollFd::new(
+            &self.events,
+            rustix::event::PollFlags::IN,
+        )];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        if rustix::event::poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
+            return;
+        }
+        self.wait(None);
+    }
+
+    fn wait(&self, timeout: Option<Duration>) {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 2];
+        // Interrupted by a signal: the caller looks and waits again.
+        if let Ok((woken, _rest)) = epoll::wait(&self.epoll, &mut events, timeout.as_ref())
+            && woken.iter().any(|event| event.data.u64() == STOP_TOKEN)
+        {
+            let mut count = [0; 8];
+            let _already_read = rustix::io::read(&self.stop, &mut count);
+        }
+    }
+
+    /// Sends the steps that have waited too long for their port.
+    pub(super) fn flush_held(&self, ebpf: &Ebpf, now_ns: u64) {
+        let Some(Ok(flush)) = ebpf.program("flush").map(<&RawTracePoint>::try_from) else {
+            return;
+        };
+        for (key, since_ns) in self.pending.iter().flatten() {
+            if now_ns.saturating_sub(since_ns) >= HELD_NS {
+                let mut options = RawTracePointRunOptions::new();
+                options.args[0] = key;
+                if let Err(why) = flush.test_run(options) {
+                    log::debug!("flush: {why}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `tcptrace check`: what can be known on this kernel and how, without tracing.
+
+use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+use serde::Serialize;
+
+use crate::{
+    bpf::{self, Hooks, Mechanism},
+    cli::{CheckArgs, Cli},
+    error::Error,
+    kernel::{self, Kernel, capability, tracefs},
+    settings::Settings,
+};
+
+/// How well a fact is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quality {
+    /// The kernel proves it
+    Exact,
+    /// Known only in part; `note` says which part is missing
+    Partial,
+    /// Not known
+    Missing,
+}
+
+/// One fact and what gives it.
+#[derive(Debug, Serialize)]
+struct Fact {
+    #[serde(rename = "fact")]
+    name: &'static str,
+    quality: Quality,
+    mechanism: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    kernel: String,
+    can_trace: bool,
+    btf: bool,
+    tracefs: bool,
+    capabilities: BTreeMap<&'static str, bool>,
+    facts: Vec<Fact>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+}
+
+/// Tries everything once and says how it went: status 0 if tracing works here, 3 if not.
+pub fn run(args: CheckArgs) -> Result<ExitCode, Error> {
+    let report = examine()?;
+    let mut text = Vec::new();
+    if args.json {
+        serde_json::to_writer(&mut text, &report).map_err(anyhow::Error::new)?;
+        text.push(b'\n');
+    } else {
+        render(&report, &mut text).map_err(anyhow::Error::new)?;
+    }
+    match std::io::stdout().write_all(&text) {
+        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
+            return Err(anyhow::Error::new(why).into());
+        }
+        _ => {}
+    }
+    Ok(ExitCode::from(if report.can_trace { 0 } else { 3 }))
+}
+
+fn examine() -> Result<Report, Error> {
+    let set = capability::effective();
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: kernel::release(),
+        can_trace: false,
+        btf: std::path::Path::new(kernel::BTF_PATH).exists(),
+        tracefs: tracefs::is_mounted(),
+        capabilities: capability::CAPABILITIES
+            .iter()
+            .map(|capability| (capability.name, capability::holds(set, *capability)))
+            .collect(),
+        facts: Vec::new(),
+        problems: Vec::new(),
+    };
+    let missing = capability::missing();
+    if !missing.is_empty() {
+        report.problems.push(capability::how_to_give(&missing));
+        return Ok(report);
+    }
+    let args = Cli::try_parse_from(["tcptrace", "--buffer", "4K", "--max-sockets", "16"])
+        .map_err(anyhow::Error::new)?;
+    let settings = Settings::new(args.trace)?;
+    let attached = tracefs::within(|| {
+        let kernel = Kernel::look()?;
+        bpf::start(&settings, &kernel).map(|tracer| (tracer, kernel))
+    })
+    .map_err(anyhow::Error::new)?;
+    match attached {
+        Ok((tracer, _kernel)) => {
+            report.can_trace = true;
+            report.facts = facts(&tracer.hooks);
+            report.problems = problems(&report, &tracer.hooks);
+        }
+        Err(why) => report.problems.push(why.to_string()),
+    }
+    Ok(report)
+}
+
+fn facts(hooks: &Hooks) -> Vec<Fact> {
+    hooks
+        .facts()
+        .into_iter()
+        .map(|(fact, mechanism)| {
+            let (quality, note) = match (fact, hooks.accept) {
+                ("accept", Mechanism::None) => (
+                    Quality::Missing,
+                    Some("accepted connections keep their listener's owner".to_owned()),
+                ),
+                ("accept", accept) => accept_quality(accept),
+                ("conn", _) if !hooks.cookie => (
+                    Quality::Partial,
+                    Some("not the number ss -e prints, unless somebody asked for that".to_owned()),
+                ),
+                _ => (Quality::Exact, None),
+            };
+            Fact {
+                name: fact,
+                quality,
+                mechanism,
+                note,
+            }
+        })
+        .collect()
+}
+
+fn accept_quality(accept: Mechanism) -> (Quality, Option<String>) {
+    let mut blind = Vec::new();
+    if !accept.sees_blocked() {
+        blind.push("threads blocked in accept() before the start are missed once");
+    }
+    if !accept.sees_io_uring() {
+        blind.push("accepts through io_uring keep their listener's owner");
+    }
+    if blind.is_empty() {
+        (Quality::Exact, None)
+    } else {
+        (Quality::Partial, Some(blind.join("; ")))
+    }
+}
+
+fn problems(report: &Report, hooks: &Hooks) -> Vec<String> {
+    let mut problems = Vec::new();
+    for capability in capability::CAPABILITIES {
+        if report.capabilities.get(capability.name) == Some(&false) {
+            problems.push(format!(
+                "{} is missing, needed to {}",
+                capability.name, capability.purpose
+            ));
+        }
+    }
+    for (mechanism, why) in &hooks.refused {
+        problems.push(format!("{mechanism} is not used: {why}"));
+    }
+    problems
+}
+
+fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
+    let yes = |known| if known { "yes" } else { "no" };
+    writeln!(
+        out,
+        "tcptrace {} on Linux {}",
+        report.version, report.kernel
+    )?;
+    writeln!(out)?;
+    let verdict = if report.can_trace {
+        "works here"
+    } else {
+        "does not work here"
+    };
+    writeln!(out, "  tracing         {verdict}")?;
+    writeln!(
+        out,
+        "  kernel types    {} ({})",
+        yes(report.btf),
+        kernel::BTF_PATH
+    )?;
+    let tracefs = if report.tracefs {
+        "mounted"
+    } else {
+        "not mounted; mounted privately if needed"
+    };
+    writeln!(out, "  tracefs         {tracefs}")?;
+    for (name, held) in &report.capabilities {
+        writeln!(out, "  {name:<15} {}", yes(*held))?;
+    }
+    if !report.facts.is_empty() {
+        writeln!(out, "\n  {:<11} {:<8} BY", "FACT", "KNOWN")?;
+        for fact in &report.facts {
+            let quality = match fact.quality {
+                Quality::Exact => "exactly",
+                Quality::Partial => "in part",
+                Quality::Missing => "no",
+            };
+            writeln!(out, "  {:<11} {quality:<8} {}", fact.name, fact.mechanism)?;
+            if let Some(note) = &fact.note {
+                writeln!(out, "  {:<11} {:<8} {note}", "", "")?;
+            }
+        }
+    }
+    if !report.problems.is_empty() {
+        writeln!(out)?;
+        for problem in &report.problems {
+            writeln!(out, "  ! {problem}")?;
+        }
+    }
+    Ok(())
+}

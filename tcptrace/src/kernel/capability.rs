@@ -1,0 +1,97 @@
+//! Which capabilities we have, and what each one is for.
+
+use std::fs;
+
+/// A capability that tracing needs, or does better with.
+#[derive(Clone, Copy, Debug)]
+pub struct Capability {
+    /// Its name
+    pub name: &'static str,
+    /// Its bit, from `include/uapi/linux/capability.h`
+    pub bit: u8,
+    /// Whether nothing works without it
+    pub required: bool,
+    /// What it is for
+    pub purpose: &'static str,
+}
+
+/// The capabilities that matter, the required ones first.
+pub const CAPABILITIES: [Capability; 4] = [
+    Capability {
+        name: "CAP_BPF",
+        bit: 39,
+        required: true,
+        purpose: "load programs and maps",
+    },
+    Capability {
+        name: "CAP_PERFMON",
+        bit: 38,
+        required: true,
+        purpose: "attach to kernel tracepoints and read kernel memory",
+    },
+    Capability {
+        name: "CAP_SYS_ADMIN",
+        bit: 21,
+        required: false,
+        purpose: "enter other network namespaces and mount tracefs at start",
+    },
+    Capability {
+        name: "CAP_SYS_PTRACE",
+        bit: 19,
+        required: false,
+        purpose: "find the network namespaces of other users' processes at start",
+    },
+];
+
+/// The effective capabilities of this process as a bit set.
+pub fn effective() -> u64 {
+    fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0)
+}
+
+/// Whether the set holds the capability. `CAP_SYS_ADMIN` stands in for `CAP_BPF` and
+/// `CAP_PERFMON`, as in the kernel's `bpf_capable()` and `perfmon_capable()`.
+pub const fn holds(set: u64, capability: Capability) -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    set & (1 << capability.bit) != 0 || (matches!(capability.bit, 38 | 39) && set & SYS_ADMIN != 0)
+}
+
+/// The required capabilities we lack.
+pub fn missing() -> Vec<&'static str> {
+    let set = effective();
+    CAPABILITIES
+        .iter()
+        .filter(|capability| capability.required && !holds(set, **capability))
+        .map(|capability| capability.name)
+        .collect()
+}
+
+/// What to do about a refusal of the kernel.
+pub fn hint() -> String {
+    let missing = missing();
+    if missing.is_empty() {
+        "run `tcptrace check` to see what this kernel allows".to_owned()
+    } else {
+        how_to_give(&missing)
+    }
+}
+
+/// How to give the capabilities named.
+pub fn how_to_give(missing: &[&str]) -> String {
+    let program = std::env::current_exe().map_or_else(
+        |_unknown| "tcptrace".to_owned(),
+        |path| path.display().to_string(),
+    );
+    format!(
+        "run it with sudo, or give it the capabilities: sudo setcap \
+         cap_bpf,cap_perfmon,cap_sys_ptrace,cap_sys_admin+ep {program} (missing: {})",
+        missing.join(", ")
+    )
+}

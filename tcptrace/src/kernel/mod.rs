@@ -1,0 +1,102 @@
+//! What the running kernel is and allows. Reads files, asks no program.
+
+pub mod btf;
+pub mod capability;
+pub mod layout;
+pub mod netns;
+pub mod tracefs;
+
+use std::fs;
+
+use tcptrace_common::layout::Layout;
+
+pub use capability::hint as capability_hint;
+
+use crate::error::Error;
+
+/// Where the kernel describes its types.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// One part in this many of the machine's memory may hold records of sockets.
+const MEMORY_SHARE: u64 = 64;
+/// What one record costs the kernel: key, value and the hash table's own part, rounded up.
+const RECORD_BYTES: u64 = 384;
+const SOCKETS_MIN: u64 = 16_384;
+const SOCKETS_MAX: u64 = 262_144;
+
+/// The running kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    /// `uname -r`
+    pub release: String,
+    /// BTF as the kernel shows it
+    pub btf: Vec<u8>,
+    /// Where its fields are
+    pub layout: Layout,
+    /// Offset of `ret` in the record of `syscalls:sys_exit_accept4`, if tracefs tells
+    pub sys_exit_ret: Option<u32>,
+    /// Our own network namespace
+    pub netns: Option<u64>,
+}
+
+impl Kernel {
+    /// Looks at the running kernel. Call it where tracefs can be seen: [`tracefs::within`].
+    pub fn look() -> Result<Self, Error> {
+        let btf = fs::read(BTF_PATH).map_err(|why| {
+            Error::CannotTrace(format!(
+                "this kernel does not describe its types: {BTF_PATH}: {why}; tcptrace needs a \
+                 kernel built with CONFIG_DEBUG_INFO_BTF=y"
+            ))
+        })?;
+        let parsed = btf::Btf::parse(&btf)
+            .map_err(|why| Error::CannotTrace(format!("{BTF_PATH} cannot be read: {why}")))?;
+        let layout = layout::resolve(&parsed).map_err(|why| {
+            Error::CannotTrace(format!(
+                "this kernel lacks a field that tcptrace must read: {why}; please report it with \
+                 the output of `uname -r`"
+            ))
+        })?;
+        Ok(Self {
+            release: release(),
+            layout,
+            sys_exit_ret: tracefs::sys_exit_ret(),
+            netns: netns::own(),
+            btf,
+        })
+    }
+}
+
+/// `uname -r`
+pub fn release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// How many sockets to keep a record of: by the machine's memory.
+pub fn sockets_for_memory() -> u32 {
+    let info = rustix::system::sysinfo();
+    let bytes = info.totalram.saturating_mul(u64::from(info.mem_unit));
+    let sockets = (bytes / MEMORY_SHARE / RECORD_BYTES).clamp(SOCKETS_MIN, SOCKETS_MAX);
+    u32::try_from(sockets).unwrap_or(u32::MAX)
+}
+
+/// `CLOCK_MONOTONIC`, ns
+pub fn mono_ns() -> u64 {
+    nanoseconds(rustix::time::ClockId::Monotonic)
+}
+
+/// How far the wall clock is ahead of `CLOCK_MONOTONIC`, ns.
+pub fn wall_minus_mono_ns() -> i64 {
+    let before = mono_ns();
+    let wall = nanoseconds(rustix::time::ClockId::Realtime);
+    let mono = before.midpoint(mono_ns());
+    i64::try_from(i128::from(wall) - i128::from(mono)).unwrap_or(0)
+}
+
+fn nanoseconds(clock: rustix::time::ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or(0) * 1_000_000_000 + nanos.unwrap_or(0)
+}

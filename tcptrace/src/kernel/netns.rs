@@ -1,0 +1,74 @@
+//! The network namespaces of this host.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::PathBuf,
+    thread,
+};
+
+use anyhow::Context as _;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A network namespace and a file that stands for it.
+#[derive(Debug)]
+pub struct Namespace {
+    /// As in `lsns` and `ip netns`
+    pub inode: u64,
+    path: PathBuf,
+}
+
+/// Our own.
+pub fn own() -> Option<u64> {
+    fs::metadata("/proc/self/ns/net")
+        .ok()
+        .map(|metadata| metadata.ino())
+}
+
+/// Every namespace that a process lives in or that is kept by name, each once.
+pub fn all() -> Vec<Namespace> {
+    let processes = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let numeric = name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+            numeric.then(|| entry.path().join("ns/net"))
+        });
+    let named = ["/run/netns", "/run/docker/netns"]
+        .into_iter()
+        .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
+        .map(|entry| entry.path());
+    let mut namespaces = BTreeMap::new();
+    for path in processes.chain(named) {
+        if let Ok(metadata) = fs::metadata(&path) {
+            namespaces.entry(metadata.ino()).or_insert(path);
+        }
+    }
+    namespaces
+        .into_iter()
+        .map(|(inode, path)| Namespace { inode, path })
+        .collect()
+}
+
+/// Runs `work` on a thread of its own inside the namespace. Needs `CAP_SYS_ADMIN`.
+pub fn within<T: Send>(
+    namespace: &Namespace,
+    work: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    let file = File::open(&namespace.path)?;
+    let inode = file.metadata()?.ino();
+    anyhow::ensure!(inode == namespace.inode, "it is gone");
+    thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .context("cannot enter it")?;
+                work()
+            })
+            .join()
+            .unwrap_or_else(|_panic| Err(anyhow::anyhow!("the thread inside it failed")))
+    })
+}

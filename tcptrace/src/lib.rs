@@ -1,0 +1,28 @@
+//! The agent of tcptrace: what the kernel side records, shown to people and programs.
+//!
+//! ```text
+//! bpf::ring ─> event (decode) ─> sink::{table,json} ─> output
+//!      └─ bpf::counts ─> lost records      all of it driven by pipeline
+//! ```
+//!
+//! * [`cli`], [`settings`]: what was typed, what is meant;
+//! * [`kernel`]: what the running kernel is and allows;
+//! * [`bpf`]: the kernel side, loaded and attached; the only module that names `aya`;
+//! * [`event`], [`sink`], [`filter`]: pure, no file, no clock;
+//! * [`pipeline`], [`output`]: the loop and where its lines go;
+//! * [`check`]: what can be known here, without tracing;
+//! * [`trace`]: all of it together.
+#![forbid(unsafe_code)]
+
+pub mod bpf;
+pub mod check;
+pub mod cli;
+pub mod error;
+pub mod event;
+pub mod filter;
+pub mod kernel;
+pub mod output;
+pub mod pipeline;
+pub mod settings;
+pub mod sink;
+pub mod trace;

@@ -1,0 +1,95 @@
+//! Where the lines go: standard output or a file, in whole lines.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::Context as _;
+
+use crate::error::Error;
+
+/// An open destination.
+#[derive(Debug)]
+pub struct Output {
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
+    Stdout(io::Stdout),
+    File(PathBuf, File),
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// All of it
+    Whole,
+    /// The reader is gone
+    Closed,
+}
+
+impl Output {
+    /// Standard output, or `path` for appending.
+    pub fn open(path: Option<PathBuf>) -> Result<Self, Error> {
+        let target = match path {
+            None => Target::Stdout(io::stdout()),
+            Some(path) => {
+                let file = append(&path)?;
+                Target::File(path, file)
+            }
+        };
+        Ok(Self { target })
+    }
+
+    /// Whether a person looks on.
+    pub fn is_terminal(&self) -> bool {
+        match &self.target {
+            Target::Stdout(stdout) => stdout.is_terminal(),
+            Target::File(..) => false,
+        }
+    }
+
+    /// Opens the file anew, after somebody has moved it away. Standard output stays.
+    pub fn reopen(&mut self) -> Result<(), Error> {
+        if let Target::File(path, file) = &mut self.target {
+            *file = append(path)?;
+        }
+        Ok(())
+    }
+
+    /// Writes whole lines.
+    pub fn write(&mut self, lines: &[u8]) -> Result<Written, Error> {
+        let result = match &mut self.target {
+            Target::Stdout(stdout) => {
+                let mut stdout = stdout.lock();
+                stdout.write_all(lines).and_then(|()| stdout.flush())
+            }
+            Target::File(_, file) => file.write_all(lines),
+        };
+        match result {
+            Ok(()) => Ok(Written::Whole),
+            Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(Written::Closed),
+            Err(why) => Err(anyhow::Error::new(why)
+                .context(self.failed("write to"))
+                .into()),
+        }
+    }
+
+    fn failed(&self, what: &str) -> String {
+        match &self.target {
+            Target::Stdout(_) => format!("failed to {what} standard output"),
+            Target::File(path, _) => format!("failed to {what} {}", path.display()),
+        }
+    }
+}
+
+fn append(path: &PathBuf) -> Result<File, Error> {
+    Ok(OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .with_context(|| format!("failed to open {}", path.display()))?)
+}

@@ -1,0 +1,346 @@
+//! Ring to lines: the agent's one loop, on a thread of its own.
+//!
+//! It may block in a write: the kernel's ring then fills, and the kernel counts what it could
+//! not take. So the pace of the reader never costs the host anything, and never a record without
+//! a count.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tcptrace_common::config::{EMIT_CLOSE, EMIT_TRANSITION};
+
+use crate::{
+    bpf::{Losses, Tracer},
+    error::Error,
+    event::Event,
+    kernel::{self, Kernel},
+    output::{Output, Written},
+    settings::Settings,
+    sink::{End, Lost, Sink, Start},
+};
+
+/// Lines gather up to this before they are written.
+const BATCH_BYTES: usize = 128 << 10;
+
+/// How often losses are looked for.
+const LOSS_TURN: Duration = Duration::from_millis(100);
+
+/// What the rest of the agent tells the loop.
+#[derive(Debug, Default)]
+pub struct Control {
+    /// Print what has happened and end
+    pub stop: AtomicBool,
+    /// Open the output file anew
+    pub reopen: AtomicBool,
+}
+
+/// How the loop ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The totals
+    pub end: End,
+    /// Whether the reader went away
+    pub closed: bool,
+    /// Records that could not be understood
+    pub malformed: u64,
+}
+
+/// The loop and all it works on.
+pub struct Pipeline {
+    /// The kernel side
+    pub tracer: Tracer,
+    /// The running kernel
+    pub kernel: Kernel,
+    /// What the user wants
+    pub settings: Arc<Settings>,
+    /// How it is printed
+    pub sink: Box<dyn Sink + Send>,
+    /// Where it is printed
+    pub output: Output,
+    /// Orders from outside
+    pub control: Arc<Control>,
+    tally: Tally,
+    lines: Vec<u8>,
+    reported: Losses,
+}
+
+/// Everything counted on the way.
+#[derive(Debug, Default)]
+struct Tally {
+    records: u64,
+    transitions: u64,
+    connections: u64,
+    lost: u64,
+    malformed: u64,
+}
+
+impl Pipeline {
+    /// A loop that has not begun.
+    pub fn new(
+        tracer: Tracer,
+        kernel: Kernel,
+        settings: Arc<Settings>,
+        sink: Box<dyn Sink + Send>,
+        output: Output,
+        control: Arc<Control>,
+    ) -> Self {
+        Self {
+            tracer,
+            kernel,
+            settings,
+            sink,
+            output,
+            control,
+            tally: Tally::default(),
+            lines: Vec::with_capacity(2 * BATCH_BYTES),
+            reported: Losses::default(),
+        }
+    }
+
+    /// Runs until stopped, until the reader is gone, or until the wanted count is reached.
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        let begin_ns = kernel::mono_ns();
+        self.sink.set_clock(kernel::wall_minus_mono_ns());
+        let start = Start {
+            mono_ns: begin_ns,
+            kernel: self.kernel.release.clone(),
+            hooks: self.tracer.hooks.facts(),
+            filters: self.settings.filters.clone(),
+        };
+        self.sink.start(&start, &mut self.lines);
+        let mut open = self.write()? && self.snapshot()?;
+
+        let mut looked = Instant::now();
+        while open && !self.is_full() {
+            let stopping = self.control.stop.load(Ordering::Acquire);
+            if self.control.reopen.swap(false, Ordering::AcqRel) {
+                self.output.reopen()?;
+            }
+            if stopping {
+                // First no more records, then those that are left: what happened before the
+                // signal is printed, and the loop ends however busy the host is.
+                self.tracer.detach();
+                self.tracer.flush_held(u64::MAX);
+            }
+            let (records, still_open) = self.turn()?;
+            open = still_open;
+            if stopping {
+                break;
+            }
+            let held = self.tracer.held();
+            if held > 0 {
+                self.tracer.flush_held(kernel::mono_ns());
+            }
+            if looked.elapsed() >= LOSS_TURN {
+                looked = Instant::now();
+                self.report_losses();
+            }
+            if records == 0 && held == 0 && self.lines.is_empty() {
+                self.report_losses();
+                open = self.write()?;
+                self.tracer.ring.sleep();
+            } else {
+                self.tracer.ring.wait_a_turn();
+            }
+        }
+        self.tracer.detach();
+        self.report_losses();
+        let end_ns = kernel::mono_ns();
+        let end = End {
+            mono_ns: end_ns,
+            transitions: self.tally.transitions,
+            connections: self.tally.connections,
+            lost: self.tally.lost,
+            duration_us: (end_ns - begin_ns) / 1000,
+        };
+        if open {
+            self.sink.end(&end, &mut self.lines);
+            open = self.write()?;
+        }
+        Ok(Outcome {
+            end,
+            closed: !open,
+            malformed: self.tally.malformed,
+        })
+    }
+
+    /// Prints what was open before, and lets the kernel side know its owners.
+    fn snapshot(&mut self) -> Result<bool, Error> {
+        let snapshot = self.tracer.snapshot(&self.kernel)?;
+        for (inode, why) in &snapshot.unseen {
+            log::info!("connections open in network namespace {inode} are not listed: {why}");
+        }
+        if self.settings.sockets {
+            for record in snapshot
+                .records
+                .chunks_exact(size_of::<tcptrace_common::record::Record>())
+            {
+                if !self.record(record) {
+                    break;
+                }
+                if self.lines.len() >= BATCH_BYTES && !self.write()? {
+                    return Ok(false);
+                }
+            }
+        }
+        self.write()
+    }
+
+    /// Prints what is in the ring: how many records, and whether the reader is still there.
+    fn turn(&mut self) -> Result<(usize, bool), Error> {
+        self.sink.set_clock(kernel::wall_minus_mono_ns());
+        let mut total = 0;
+        loop {
+            let Self {
+                tracer,
+                sink,
+                settings,
+                tally,
+                lines,
+                ..
+            } = self;
+            let records = tracer.ring.drain(|record| {
+                print_record(record, settings, &mut **sink, tally, lines)
+                    && lines.len() < BATCH_BYTES
+            });
+            total += records;
+            let full = self.lines.len() >= BATCH_BYTES;
+            if !self.write()? {
+                return Ok((total, false));
+            }
+            if !full || self.is_full() {
+                return Ok((total, true));
+            }
+        }
+    }
+
+    fn record(&mut self, record: &[u8]) -> bool {
+        let Self {
+            sink,
+            settings,
+            tally,
+            lines,
+            ..
+        } = self;
+        print_record(record, settings, &mut **sink, tally, lines)
+    }
+
+    fn is_full(&self) -> bool {
+        self.settings
+            .count
+            .is_some_and(|count| self.tally.records >= count)
+    }
+
+    /// Writes the lines that have gathered; false if the reader is gone.
+    fn write(&mut self) -> Result<bool, Error> {
+        if self.lines.is_empty() {
+            return Ok(true);
+        }
+        let written = self.output.write(&self.lines)?;
+        self.lines.clear();
+        Ok(written == Written::Whole)
+    }
+
+    /// Prints what has been lost since the last time.
+    fn report_losses(&mut self) {
+        let now = self.tracer.losses();
+        let before = std::mem::replace(&mut self.reported, now);
+        let mono_ns = kernel::mono_ns();
+        let accepts = now.ring_accepts - before.ring_accepts;
+        let closes = now.ring_closes - before.ring_closes;
+        let transitions = now.ring_transitions - before.ring_transitions;
+        let ring = if self.settings.emit & EMIT_TRANSITION != 0 {
+            transitions
+        } else {
+            accepts + closes
+        };
+        if ring > 0 || accepts > 0 {
+            self.lost(Lost {
+                mono_ns,
+                cause: "ring_full",
+                count: ring,
+                accepts,
+                closes,
+            });
+        }
+        let plain = |cause, count| Lost {
+            mono_ns,
+            cause,
+            count,
+            accepts: 0,
+            closes: 0,
+        };
+        if now.map_full > before.map_full {
+            self.lost(plain("map_full", now.map_full - before.map_full));
+        }
+        if now.recursion > before.recursion {
+            self.lost(plain("recursion", now.recursion - before.recursion));
+        } else {
+            // Skipped a moment ago and recorded since: what was told stands.
+            self.reported.recursion = before.recursion;
+        }
+    }
+
+    fn lost(&mut self, lost: Lost) {
+        self.tally.lost += lost.count;
+        self.sink.lost(&lost, &mut self.lines);
+    }
+}
+
+/// Decodes and prints one record; false once the wanted count is reached.
+fn print_record(
+    record: &[u8],
+    settings: &Settings,
+    sink: &mut dyn Sink,
+    tally: &mut Tally,
+    lines: &mut Vec<u8>,
+) -> bool {
+    let event = match Event::decode(record) {
+        Ok(event) => event,
+        Err(why) => {
+            tally.malformed += 1;
+            log::debug!("{why}");
+            return true;
+        }
+    };
+    let connection = event.connection();
+    // Without transitions, a connection is first heard of when it closes, unless it was listed.
+    let unlisted_close = settings.emit & EMIT_TRANSITION == 0
+        && matches!(event, Event::Close(..))
+        && !(settings.sockets && connection.is_partial());
+    if connection.is_first() || unlisted_close {
+        tally.connections += 1;
+    }
+    tally.transitions += match &event {
+        Event::Transition(_) => 1,
+        Event::Close(_, totals) if !totals.is_deduced() => {
+            u64::from(settings.emit & EMIT_TRANSITION != 0)
+        }
+        _ => 0,
+    };
+    let begin = lines.len();
+    tally.records += sink.event(&event, lines);
+    let Some(count) = settings.count else {
+        return true;
+    };
+    if tally.records > count {
+        // A close is two lines, of which one was still wanted.
+        let first = lines[begin..].iter().position(|byte| *byte == b'\n');
+        lines.truncate(begin + first.map_or(0, |at| at + 1));
+        tally.records = count;
+    }
+    tally.records < count
+}
+
+/// Which lines a close becomes under these settings.
+pub const fn close_lines(emit: u8) -> crate::sink::Lines {
+    crate::sink::Lines {
+        transition: emit & EMIT_TRANSITION != 0,
+        close: emit & EMIT_CLOSE != 0,
+    }
+}

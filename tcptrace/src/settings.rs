@@ -1,0 +1,232 @@
+//! From what was typed to what is meant: every rule between options, and every unit.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use tcptrace_common::config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION, FAMILY_V4, FAMILY_V6};
+
+use crate::{
+    cli::{ColorWhen, EventName, Format, TraceArgs},
+    error::Error,
+    filter::PortSet,
+    sink::time::TimeFormat,
+};
+
+const PAGE_BYTES: u64 = 4096;
+const RING_MAX_BYTES: u64 = 1 << 30;
+
+/// What to trace and how to show it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an independent choice of the user"
+)]
+#[derive(Debug)]
+pub struct Settings {
+    /// Processes whose connections are wanted; empty: all
+    pub pids: Vec<u32>,
+    /// `FAMILY_*`
+    pub families: u8,
+    /// Local ports wanted
+    pub lports: Option<PortSet>,
+    /// Remote ports wanted
+    pub rports: Option<PortSet>,
+    /// Ports wanted at either end
+    pub ports: Option<PortSet>,
+    /// The filters in force as they were typed, by option
+    pub filters: BTreeMap<&'static str, String>,
+    /// Whether to list connections open at start
+    pub sockets: bool,
+    /// `EMIT_*`
+    pub emit: u8,
+    /// How records are printed
+    pub format: Format,
+    /// File to append to; none: standard output
+    pub output: Option<PathBuf>,
+    /// Time column of the table
+    pub time: TimeFormat,
+    /// More columns
+    pub wide: bool,
+    /// When to colour
+    pub color: ColorWhen,
+    /// When to stop
+    pub duration: Option<Duration>,
+    /// After how many records to stop
+    pub count: Option<u64>,
+    /// Ring size, bytes: a power of two of whole pages
+    pub ring_bytes: u32,
+    /// Records of live sockets; none: by the machine's memory
+    pub max_sockets: Option<u32>,
+    /// Whether a loss is an error
+    pub fail_on_loss: bool,
+    /// How much to say
+    pub verbose: u8,
+    /// No header, no summary
+    pub quiet: bool,
+}
+
+impl Settings {
+    /// Checks what was typed.
+    pub fn new(args: TraceArgs) -> Result<Self, Error> {
+        let filters = typed_filters(&args);
+        let ports = |option: &str, list: Option<String>| {
+            list.map(|list| {
+                PortSet::parse(&list).map_err(|why| Error::usage(format!("{option} {list}: {why}")))
+            })
+            .transpose()
+        };
+        let mut events = args.events;
+        if args.summary {
+            if !events.is_empty() {
+                return Err(Error::usage(
+                    "-s prints the close records only, --events chooses others; use one of them",
+                ));
+            }
+            events.push(EventName::Close);
+        } else if events.is_empty() {
+            events.push(EventName::All);
+        }
+        let wants = |name| events.contains(&name) || events.contains(&EventName::All);
+        let mut emit = 0;
+        for (name, bit) in [
+            (EventName::Transition, EMIT_TRANSITION),
+            (EventName::Accept, EMIT_ACCEPT),
+            (EventName::Close, EMIT_CLOSE),
+        ] {
+            if wants(name) {
+                emit |= bit;
+            }
+        }
+        Ok(Self {
+            pids: args.pid,
+            families: match (args.v4, args.v6) {
+                (true, false) => FAMILY_V4,
+                (false, true) => FAMILY_V6,
+                _ => FAMILY_V4 | FAMILY_V6,
+            },
+            lports: ports("-L", args.lport)?,
+            rports: ports("-D", args.rport)?,
+            ports: ports("--port", args.port)?,
+            filters,
+            sockets: wants(EventName::Socket) && !args.no_existing,
+            emit,
+            format: if args.json { Format::Json } else { args.format },
+            output: args.output,
+            time: TimeFormat::parse(&args.time, args.utc)
+                .map_err(|why| Error::usage(format!("-T {}: {why}", args.time)))?,
+            wide: args.wide,
+            color: args.color,
+            duration: args.duration.as_deref().map(parse_duration).transpose()?,
+            count: args.count,
+            ring_bytes: parse_ring_size(&args.buffer)?,
+            max_sockets: args.max_sockets,
+            fail_on_loss: args.fail_on_loss,
+            verbose: args.verbose,
+            quiet: args.quiet,
+        })
+    }
+}
+
+fn typed_filters(args: &TraceArgs) -> BTreeMap<&'static str, String> {
+    let mut filters = BTreeMap::new();
+    if !args.pid.is_empty() {
+        let pids: Vec<_> = args.pid.iter().map(u32::to_string).collect();
+        filters.insert("pid", pids.join(","));
+    }
+    match (args.v4, args.v6) {
+        (true, false) => filters.insert("family", "ipv4".to_owned()),
+        (false, true) => filters.insert("family", "ipv6".to_owned()),
+        _ => None,
+    };
+    for (name, list) in [
+        ("lport", &args.lport),
+        ("rport", &args.rport),
+        ("port", &args.port),
+    ] {
+        if let Some(list) = list {
+            filters.insert(name, list.clone());
+        }
+    }
+    filters
+}
+
+/// `10`, `1.5s`, `300ms`, `5m`, `1h`; a bare number is seconds.
+fn parse_duration(text: &str) -> Result<Duration, Error> {
+    let error = || {
+        Error::usage(format!(
+            "-d {text}: not a duration; use a number with ms, s, m or h, as in 300ms or 1.5s"
+        ))
+    };
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_s = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(error()),
+    };
+    let number: f64 = digits.parse().map_err(|_not_a_number| error())?;
+    let duration = Duration::try_from_secs_f64(number * unit_s).map_err(|_range| error())?;
+    if duration.is_zero() {
+        return Err(error());
+    }
+    Ok(duration)
+}
+
+/// `4096`, `512K`, `8M`, `1G`; rounded up to a power of two of whole pages.
+fn parse_ring_size(text: &str) -> Result<u32, Error> {
+    let error = |why: &str| {
+        Error::usage(format!(
+            "--buffer {text}: {why}; use a size as in 512K or 8M, up to 1G"
+        ))
+    };
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        _ => return Err(error("unknown unit")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_not_a_number| error("not a size"))?;
+    let bytes = number
+        .checked_mul(unit)
+        .filter(|bytes| (1..=RING_MAX_BYTES).contains(bytes))
+        .ok_or_else(|| error("out of range"))?;
+    let bytes = bytes.max(PAGE_BYTES).next_power_of_two();
+    u32::try_from(bytes).map_err(|_too_large| error("out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [
+            ("10", 10_000),
+            ("1.5s", 1_500),
+            ("300ms", 300),
+            ("5m", 300_000),
+        ] {
+            assert_eq!(
+                parse_duration(text).unwrap(),
+                Duration::from_millis(ms),
+                "{text}"
+            );
+        }
+        for text in ["", "s", "-1", "0", "1y", "1e400", "nan", "1 s"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ring_sizes_become_a_power_of_two_of_pages() {
+        for (text, bytes) in [("1", 4096), ("4K", 4096), ("5k", 8192), ("8M", 8 << 20)] {
+            assert_eq!(parse_ring_size(text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "M", "0", "-4K", "2G", "99999999999999999999", "4X"] {
+            assert!(parse_ring_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Timestamps as text.
+
+use jiff::{Timestamp, tz::TimeZone};
+
+/// The wall clock, from the kernel's monotonic one.
+#[derive(Debug, Default)]
+pub struct Clock {
+    wall_minus_mono_ns: i64,
+    /// The second last rendered and its text, `2026-11-22T11:45:21`
+    second: i64,
+    text: String,
+}
+
+impl Clock {
+    /// Tells the difference between the two clocks, ns.
+    pub const fn set(&mut self, wall_minus_mono_ns: i64) {
+        self.wall_minus_mono_ns = wall_minus_mono_ns;
+    }
+
+    /// Wall-clock time since the epoch: whole seconds and nanoseconds.
+    pub fn wall(&self, mono_ns: u64) -> (i64, u32) {
+        let wall_ns = i64::try_from(mono_ns)
+            .unwrap_or(i64::MAX)
+            .saturating_add(self.wall_minus_mono_ns);
+        let nanos = u32::try_from(wall_ns.rem_euclid(1_000_000_000)).unwrap_or(0);
+        (wall_ns.div_euclid(1_000_000_000), nanos)
+    }
+
+    /// RFC 3339 UTC with nine fraction digits and `Z`.
+    pub fn rfc3339(&mut self, mono_ns: u64) -> String {
+        let (second, nanos) = self.wall(mono_ns);
+        if self.text.is_empty() || second != self.second {
+            let timestamp = Timestamp::from_second(second).unwrap_or_default();
+            self.text = timestamp.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+            self.second = second;
+        }
+        let mut text = String::with_capacity(30);
+        text.push_str(&self.text);
+        text.push('.');
+        push_padded(&mut text, nanos, 9);
+        text.push('Z');
+        text
+    }
+}
+
+/// Appends a number in `width` digits.
+pub fn push_padded(text: &mut String, number: u32, width: u32) {
+    for place in (0..width).rev() {
+        let digit = number / 10_u32.pow(place) % 10;
+        text.push(char::from(b'0' + u8::try_from(digit).unwrap_or(0)));
+    }
+}
+
+/// What the time column shows.
+#[derive(Clone, Debug)]
+pub enum TimeFormat {
+    /// Text by a strftime pattern; `fraction` digits of the second follow
+    Pattern {
+        /// strftime pattern
+        pattern: String,
+        /// Digits after the second, 0 for none
+        fraction: u32,
+        /// Where
+        zone: TimeZone,
+    },
+    /// Seconds since the epoch with six digits
+    Unix,
+    /// Seconds since the trace began with six digits
+    Elapsed,
+    /// No time column
+    None,
+}
+
+impl TimeFormat {
+    /// `clock`, `date`, `unix`, `elapsed`, `none`, or a strftime pattern.
+    pub fn parse(text: &str, utc: bool) -> Result<Self, String> {
+        let zone = if utc {
+            TimeZone::UTC
+        } else {
+            TimeZone::system()
+        };
+        let pattern = |pattern: &str, fraction| Self::Pattern {
+            pattern: pattern.to_owned(),
+            fraction,
+            zone: zone.clone(),
+        };
+        Ok(match text {
+            "clock" => pattern("%H:%M:%S", 3),
+            "date" => pattern("%Y-%m-%d %H:%M:%S", 3),
+            "unix" => Self::Unix,
+            "elapsed" => Self::Elapsed,
+            "none" => Self::None,
+            custom if custom.contains('%') => {
+                jiff::fmt::strtime::format(custom, &Timestamp::UNIX_EPOCH.to_zoned(zone.clone()))
+                    .map_err(|why| format!("{why}"))?;
+                pattern(custom, 0)
+            }
+            _ => {
+                return Err(
+                    "unknown; use clock, date, unix, elapsed, none, or a pattern as in %H:%M:%S"
+                        .to_owned(),
+                );
+            }
+        })
+    }
+}
+
+/// Renders the time column, remembering the second it rendered last.
+#[derive(Debug)]
+pub struct TimeColumn {
+    format: TimeFormat,
+    begin_ns: u64,
+    second: i64,
+    text: String,
+}
+
+impl TimeColumn {
+    /// A column that counts elapsed time from `begin_ns`, `CLOCK_MONOTONIC`.
+    pub const fn new(format: TimeFormat, begin_ns: u64) -> Self {
+        Self {
+            format,
+            begin_ns,
+            second: i64::MIN,
+            text: String::new(),
+        }
+    }
+
+    /// Sets where elapsed time counts from.
+    pub const fn begin(&mut self, begin_ns: u64) {
+        self.begin_ns = begin_ns;
+    }
+
+    /// The time of a record; none without a time column.
+    pub fn render(&mut self, clock: &Clock, mono_ns: u64) -> Option<String> {
+        let (second, nanos) = clock.wall(mono_ns);
+        match &self.format {
+            TimeFormat::None => None,
+            TimeFormat::Unix => {
+                let mut text = format!("{second}.");
+                push_padded(&mut text, nanos / 1000, 6);
+                Some(text)
+            }
+            TimeFormat::Elapsed => {
+                let elapsed_us = mono_ns.saturating_sub(self.begin_ns) / 1000;
+                Some(format!(
+                    "{:>5}.{:06}",
+                    elapsed_us / 1_000_000,
+                    elapsed_us % 1_000_000
+                ))
+            }
+            TimeFormat::Pattern {
+                pattern,
+                fraction,
+                zone,
+            } => {
+                if second != self.second {
+                    let zoned = Timestamp::from_second(second)
+                        .unwrap_or_default()
+                        .to_zoned(zone.clone());
+                    self.text = jiff::fmt::strtime::format(pattern, &zoned).unwrap_or_default();
+                    self.second = second;
+                }
+                let mut text = self.text.clone();
+                if *fraction > 0 {
+                    text.push('.');
+                    push_padded(&mut text, nanos / 10_u32.pow(9 - fraction), *fraction);
+                }
+                Some(text)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc3339_has_nine_digits_on_either_side_of_the_epoch() {
+        let mut clock = Clock::default();
+        clock.set(1_795_347_921_000_000_000);
+        assert_eq!(clock.rfc3339(7), "2026-11-22T11:45:21.000000007Z");
+        assert_eq!(clock.rfc3339(999_999_999), "2026-11-22T11:45:21.999999999Z");
+        assert_eq!(
+            clock.rfc3339(1_000_000_000),
+            "2026-11-22T11:45:22.000000000Z"
+        );
+        clock.set(-1);
+        assert_eq!(clock.rfc3339(0), "1969-12-31T23:59:59.999999999Z");
+    }
+
+    #[test]
+    fn time_formats() {
+        let mut clock = Clock::default();
+        clock.set(1_795_347_921_123_456_789);
+        for (format, text) in [
+            ("clock", "11:45:21.123"),
+            ("date", "2026-11-22 11:45:21.123"),
+            ("unix", "1795347921.123456"),
+            ("elapsed", "    0.000000"),
+            ("%H h", "11 h"),
+        ] {
+            let format = TimeFormat::parse(format, true).unwrap();
+            assert_eq!(
+                TimeColumn::new(format, 0).render(&clock, 0).as_deref(),
+                Some(text)
+            );
+        }
+        assert!(TimeFormat::parse("nope", true).is_err());
+        assert!(TimeFormat::parse("%!", true).is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! A trace from start to end: attach, run the loop, mind the signals and the clock.
+
+use std::{
+    io::Write as _,
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use crate::{
+    bpf,
+    cli::{ColorWhen, Format},
+    error::Error,
+    kernel::{Kernel, capability, tracefs},
+    output::Output,
+    pipeline::{Control, Outcome, Pipeline, close_lines},
+    settings::Settings,
+    sink::{
+        Sink,
+        json::Json,
+        table::{Look, Table},
+        text,
+        time::TimeColumn,
+    },
+};
+
+/// How often the kernel side's own messages are read, with `-v`.
+const LOG_TURN: Duration = Duration::from_millis(100);
+
+/// Exit status when something was lost and `--fail-on-loss` was given.
+const LOST: u8 = 4;
+
+/// Traces until told to stop.
+pub fn run(settings: Settings) -> Result<ExitCode, Error> {
+    let missing = capability::missing();
+    if !missing.is_empty() {
+        return Err(Error::CannotTrace(format!(
+            "cannot trace without {}: {}",
+            missing.join(" and "),
+            capability::how_to_give(&missing)
+        )));
+    }
+    let settings = Arc::new(settings);
+    let output = Output::open(settings.output.clone())?;
+    let sink = sink(&settings, &output);
+    let (kernel, mut tracer) = tracefs::within(|| {
+        let kernel = Kernel::look()?;
+        let tracer = bpf::start(&settings, &kernel)?;
+        Ok::<_, Error>((kernel, tracer))
+    })
+    .map_err(anyhow::Error::new)??;
+    for (mechanism, why) in &tracer.hooks.refused {
+        log::info!("accept: not by {mechanism}: {why}");
+    }
+
+    let logger = if settings.verbose > 0 {
+        tracer.logger()
+    } else {
+        None
+    };
+    let supervisor = Supervisor {
+        duration: settings.duration,
+        waker: tracer.ring.waker()?,
+        control: Arc::new(Control::default()),
+    };
+    let pipeline = Pipeline::new(
+        tracer,
+        kernel,
+        Arc::clone(&settings),
+        sink,
+        output,
+        Arc::clone(&supervisor.control),
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::new)?;
+    let outcome = runtime.block_on(supervisor.supervise(pipeline, logger))?;
+    Ok(finish(&settings, &outcome))
+}
+
+/// Passes on what comes from outside the loop: signals, the end of the duration.
+struct Supervisor {
+    duration: Option<Duration>,
+    waker: bpf::Waker,
+    control: Arc<Control>,
+}
+
+impl Supervisor {
+    async fn supervise(
+        self,
+        pipeline: Pipeline,
+        logger: Option<bpf::Logger>,
+    ) -> Result<Outcome, Error> {
+        let watch = |kind| signal(kind).context("cannot watch for signals");
+        let mut interrupt = watch(SignalKind::interrupt())?;
+        let mut terminate = watch(SignalKind::terminate())?;
+        let mut hangup = watch(SignalKind::hangup())?;
+        if let Some(logger) = logger {
+            tokio::spawn(forward(logger));
+        }
+        let (done, mut outcome) = oneshot::channel();
+        thread::Builder::new()
+            .name("tcptrace-ring".to_owned())
+            .spawn(move || {
+                // Nobody listens any more only when the process is about to end anyway.
+                let _unheard = done.send(pipeline.run());
+            })
+            .context("cannot start a thread")?;
+        let timer = sleep(self.duration.unwrap_or(Duration::MAX));
+        tokio::pin!(timer);
+        loop {
+            tokio::select! {
+                outcome = &mut outcome => {
+                    return outcome.context("the reading thread failed")?;
+                }
+                () = &mut timer, if !self.stopping() => self.stop(),
+                _ = hangup.recv() => self.reopen(),
+                _ = interrupt.recv() => {
+                    if self.stopping() {
+                        return Err(unwritten());
+                    }
+                    self.stop();
+                }
+                _ = terminate.recv() => {
+                    if self.stopping() {
+                        return Err(unwritten());
+                    }
+                    self.stop();
+                }
+            }
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.control.stop.load(Ordering::Acquire)
+    }
+
+    fn stop(&self) {
+        self.control.stop.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn reopen(&self) {
+        self.control.reopen.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// A second signal came while the reader of our output still kept us waiting.
+fn unwritten() -> Error {
+    anyhow::anyhow!("ended before everything was written: nobody reads the output").into()
+}
+
+async fn forward(mut logger: bpf::Logger) {
+    let mut turn = interval(LOG_TURN);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        logger.flush();
+    }
+}
+
+fn sink(settings: &Settings, output: &Output) -> Box<dyn Sink + Send> {
+    let lines = close_lines(settings.emit);
+    match settings.format {
+        Format::Json => Box::new(Json::new(lines)),
+        Format::Table => Box::new(Table::new(Look {
+            time: TimeColumn::new(settings.time.clone(), 0),
+            lines,
+            colored: colored(settings.color, output),
+            wide: settings.wide,
+            header: !settings.quiet,
+        })),
+    }
+}
+
+/// `--color`, `NO_COLOR`, and terminals that cannot.
+fn colored(when: ColorWhen, output: &Output) -> bool {
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    match when {
+        ColorWhen::Always => true,
+        ColorWhen::Never => false,
+        ColorWhen::Auto => !forbidden && output.is_terminal(),
+    }
+}
+
+/// Says how it went, and with which status to exit.
+fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
+    let end = &outcome.end;
+    if !settings.quiet && !outcome.closed {
+        let mut summary = format!(
+            "tcptrace: {} transitions of {} connections in {}, {} lost",
+            text::count(end.transitions),
+            text::count(end.connections),
+            text::duration(end.duration_us),
+            if end.lost == 0 {
+                "none".to_owned()
+            } else {
+                text::count(end.lost)
+            },
+        );
+        if outcome.malformed > 0 {
+            let malformed = text::count(outcome.malformed);
+            summary = format!("{summary}, {malformed} not understood");
+        }
+        // Standard error may be closed; there is nowhere left to say so.
+        let _unsaid = writeln!(std::io::stderr(), "{summary}");
+    }
+    if settings.fail_on_loss && end.lost > 0 {
+        return ExitCode::from(LOST);
+    }
+    ExitCode::SUCCESS
+}
