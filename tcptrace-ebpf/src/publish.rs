@@ -7,6 +7,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
+    config::EMIT_TRANSITION,
     count,
     record::{PATH_LEN, ROLE_SERVER},
     tcp,
@@ -62,7 +63,8 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64, end: (u32, u8)) {
 /// Leaves the first step for later: for the next transition, or for `hook::flush`.
 #[inline(always)]
 fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
-    if sock.flags & WAITING == 0 && sock.path_len == 1 && PENDING.insert(key, now_ns, 0).is_ok() {
+    let wanted = config!(emit) & EMIT_TRANSITION != 0;
+    if wanted && sock.flags & WAITING == 0 && sock.path_len == 1 && PENDING.insert(key, now_ns, 0).is_ok() {
         sock.flags |= WAITING;
         maps::count(count::HELD);
         emit::nudge();

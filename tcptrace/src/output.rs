@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, IsTerminal as _, Write as _},
+    os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
 };
 
@@ -49,6 +50,14 @@ impl Output {
         match &self.target {
             Target::Stdout(stdout) => stdout.is_terminal(),
             Target::File(..) => false,
+        }
+    }
+
+    /// Standard output, if that is where lines go.
+    pub fn stdout_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.target {
+            Target::Stdout(stdout) => Some(stdout.as_fd()),
+            Target::File(..) => None,
         }
     }
 

@@ -15,7 +15,7 @@ use std::{
 use tcptrace_common::config::{EMIT_CLOSE, EMIT_TRANSITION};
 
 use crate::{
-    bpf::{Losses, Tracer},
+    bpf::{Losses, Tracer, Woken},
     error::Error,
     event::Event,
     kernel::{self, Kernel},
@@ -26,6 +26,9 @@ use crate::{
 
 /// Lines gather up to this before they are written.
 const BATCH_BYTES: usize = 128 << 10;
+
+/// Then the loop looks up: on a busy host the ring may never be empty.
+const BATCHES_PER_TURN: usize = 64;
 
 /// How often losses are looked for.
 const LOSS_TURN: Duration = Duration::from_millis(100);
@@ -113,6 +116,9 @@ impl Pipeline {
             filters: self.settings.filters.clone(),
         };
         self.sink.start(&start, &mut self.lines);
+        if let Some(fd) = self.output.stdout_fd() {
+            self.tracer.ring.watch_hangup(fd);
+        }
         let mut open = self.write()? && self.snapshot()?;
 
         let mut looked = Instant::now();
@@ -130,7 +136,10 @@ impl Pipeline {
             let (records, still_open) = self.turn()?;
             open = still_open;
             if stopping {
-                break;
+                if records == 0 {
+                    break;
+                }
+                continue;
             }
             let held = self.tracer.held();
             if held > 0 {
@@ -140,13 +149,14 @@ impl Pipeline {
                 looked = Instant::now();
                 self.report_losses();
             }
-            if records == 0 && held == 0 && self.lines.is_empty() {
+            let woken = if records == 0 && held == 0 {
                 self.report_losses();
                 open = self.write()?;
-                self.tracer.ring.sleep();
+                self.tracer.ring.sleep()
             } else {
-                self.tracer.ring.wait_a_turn();
-            }
+                self.tracer.ring.wait_a_turn()
+            };
+            open &= woken != Woken::Hangup;
         }
         self.tracer.detach();
         self.report_losses();
@@ -195,7 +205,7 @@ impl Pipeline {
     fn turn(&mut self) -> Result<(usize, bool), Error> {
         self.sink.set_clock(kernel::wall_minus_mono_ns());
         let mut total = 0;
-        loop {
+        for _ in 0..BATCHES_PER_TURN {
             let Self {
                 tracer,
                 sink,
@@ -214,9 +224,10 @@ impl Pipeline {
                 return Ok((total, false));
             }
             if !full || self.is_full() {
-                return Ok((total, true));
+                break;
             }
         }
+        Ok((total, true))
     }
 
     fn record(&mut self, record: &[u8]) -> bool {

@@ -68,6 +68,11 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     };
     let supervisor = Supervisor {
         duration: settings.duration,
+        on_hangup: match settings.output {
+            Some(_) => OnHangup::Reopen,
+            None if hangup_ignored() => OnHangup::Ignore,
+            None => OnHangup::Stop,
+        },
         waker: tracer.ring.waker()?,
         control: Arc::new(Control::default()),
     };
@@ -87,9 +92,33 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     Ok(finish(&settings, &outcome))
 }
 
+/// What SIGHUP means.
+#[derive(Clone, Copy)]
+enum OnHangup {
+    /// Somebody moved the output file away
+    Reopen,
+    /// The terminal is gone
+    Stop,
+    /// We were started to outlive it
+    Ignore,
+}
+
+/// Whether SIGHUP was ignored when we were started, as `nohup` does.
+fn hangup_ignored() -> bool {
+    const SIGHUP_BIT: u64 = 1;
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .is_some_and(|ignored| ignored & SIGHUP_BIT != 0)
+}
+
 /// Passes on what comes from outside the loop: signals, the end of the duration.
 struct Supervisor {
     duration: Option<Duration>,
+    on_hangup: OnHangup,
     waker: bpf::Waker,
     control: Arc<Control>,
 }
@@ -123,7 +152,11 @@ impl Supervisor {
                     return outcome.context("the reading thread failed")?;
                 }
                 () = &mut timer, if !self.stopping() => self.stop(),
-                _ = hangup.recv() => self.reopen(),
+                _ = hangup.recv() => match self.on_hangup {
+                    OnHangup::Reopen => self.reopen(),
+                    OnHangup::Stop => self.stop(),
+                    OnHangup::Ignore => {}
+                },
                 _ = interrupt.recv() => {
                     if self.stopping() {
                         return Err(unwritten());

@@ -1,6 +1,7 @@
 //! Run by the agent for a socket whose first step has waited too long for its port.
 //!
-//! The kernel reports `CLOSE` to `SYN_SENT` before it chooses the port. The next transition
+//! The kernel reports `CLOSE` to `SYN_SENT` before it chooses the port
+//! (`tcp_v4_connect`, `tcp_v6_connect`). The next transition
 //! normally follows within microseconds to milliseconds; when the peer does not answer, it may
 //! take two minutes.
 
@@ -10,7 +11,10 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use tcptrace_common::{config::EMIT_TRANSITION, record::Record};
+use tcptrace_common::{
+    config::EMIT_TRANSITION,
+    record::{ROLE_LISTENER, Record},
+};
 
 use crate::{
     emit, filter,
@@ -35,7 +39,8 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
     if sock.path_len != 1 || sock.sent != 0 {
         return 0;
     }
-    let tuple = Tuple::read(sk, false, || 0);
+    // `listen()` on a socket without a port reports LISTEN before it chooses one, too.
+    let tuple = Tuple::read(sk, sock.role == ROLE_LISTENER, || 0);
     if tuple.whole == 0 {
         return 0;
     }

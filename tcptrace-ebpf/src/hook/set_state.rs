@@ -199,7 +199,7 @@ fn listener_of(child: Typed) -> Option<*mut Sock> {
     let sock = unsafe { &*pointer };
     let same = sock.state() == tcp::LISTEN
         && sock.netns == netns_of(child)
-        && sock.tuple.lport == child.read::<u16>(off!(sk_num));
+        && Probed(listener).read::<u16>(off!(sk_num)) == child.read::<u16>(off!(sk_num));
     same.then_some(pointer)
 }
 

@@ -10,5 +10,5 @@ mod snapshot;
 pub use attach::{Hooks, Mechanism};
 pub use counts::{Counts, Losses};
 pub use load::{Logger, Tracer, start};
-pub use ring::{Ring, Waker};
+pub use ring::{Ring, Waker, Woken};
 pub use snapshot::Snapshot;

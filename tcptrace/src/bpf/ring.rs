@@ -27,6 +27,7 @@ const HELD_NS: u64 = 20_000_000;
 
 const RING_TOKEN: u64 = 1;
 const STOP_TOKEN: u64 = 2;
+const HANGUP_TOKEN: u64 = 3;
 
 /// The ring, and what it takes to sleep beside it.
 pub struct Ring {
@@ -35,6 +36,15 @@ pub struct Ring {
     pending: HashMap<MapData, u64, u64>,
     epoll: OwnedFd,
     stop: OwnedFd,
+}
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// There is something to do, or time is up
+    Work,
+    /// The reader of our output is gone
+    Hangup,
 }
 
 /// Wakes a [`Ring`] from another thread.
@@ -60,20 +70,25 @@ impl Ring {
                 .map_err(anyhow::Error::new)?,
         };
         // Edge-triggered: records that are submitted without a wake-up must not end the wait.
-        ring.watch(ring.events.as_fd(), RING_TOKEN)?;
-        ring.watch(ring.stop.as_fd(), STOP_TOKEN)?;
+        let input = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        ring.watch(ring.events.as_fd(), RING_TOKEN, input).map_err(anyhow::Error::new)?;
+        ring.watch(ring.stop.as_fd(), STOP_TOKEN, input).map_err(anyhow::Error::new)?;
         Ok(ring)
     }
 
-    fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> Result<(), Error> {
-        epoll::add(
-            &self.epoll,
-            fd,
-            epoll::EventData::new_u64(token),
-            epoll::EventFlags::IN | epoll::EventFlags::ET,
-        )
-        .map_err(anyhow::Error::new)?;
-        Ok(())
+    fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        flags: epoll::EventFlags,
+    ) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
+    }
+
+    /// Ends waits when the other end of this pipe or terminal goes away.
+    pub fn watch_hangup(&self, fd: BorrowedFd<'_>) {
+        // Regular files and /dev/null cannot be watched, and never hang up.
+        let _unwatched = self.watch(fd, HANGUP_TOKEN, epoll::EventFlags::ET);
     }
 
     /// A handle that ends waits from another thread.
@@ -94,12 +109,12 @@ impl Ring {
     }
 
     /// Waits for one turn, or until woken.
-    pub fn wait_a_turn(&self) {
-        self.wait(Some(TURN));
+    pub fn wait_a_turn(&self) -> Woken {
+        self.wait(Some(TURN))
     }
 
     /// Waits until there is something to do.
-    pub fn sleep(&mut self) {
+    pub fn sleep(&mut self) -> Woken {
         if self.asleep.set(0, 1, 0).is_err() {
             return self.wait_a_turn();
         }
@@ -113,21 +128,24 @@ impl Ring {
             tv_nsec: 0,
         };
         if rustix::event::poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
-            return;
+            return Woken::Work;
         }
-        self.wait(None);
+        self.wait(None)
     }
 
-    fn wait(&self, timeout: Option<Duration>) {
+    fn wait(&self, timeout: Option<Duration>) -> Woken {
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut events = [const { std::mem::MaybeUninit::uninit() }; 2];
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 3];
         // Interrupted by a signal: the caller looks and waits again.
-        if let Ok((woken, _rest)) = epoll::wait(&self.epoll, &mut events, timeout.as_ref())
-            && woken.iter().any(|event| event.data.u64() == STOP_TOKEN)
-        {
+        let Ok((woken, _rest)) = epoll::wait(&self.epoll, &mut events, timeout.as_ref()) else {
+            return Woken::Work;
+        };
+        let by = |token| woken.iter().any(|event| event.data.u64() == token);
+        if by(STOP_TOKEN) {
             let mut count = [0; 8];
             let _already_read = rustix::io::read(&self.stop, &mut count);
         }
+        if by(HANGUP_TOKEN) { Woken::Hangup } else { Woken::Work }
     }
 
     /// Sends the steps that have waited too long for their port.

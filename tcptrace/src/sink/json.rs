@@ -1,14 +1,20 @@
 //! NDJSON: one object per line, as `docs/events.md` describes it. What is not known is left out.
+//!
+//! Records come by the hundred thousand a second, so their lines are put together from bytes
+//! that need no escaping, in one pass and without allocation; `serde_json` writes the rest:
+//! process names, and the lines that come once.
 
-use std::{borrow::Cow, collections::BTreeMap, io, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    net::IpAddr,
+};
 
-use serde::{Serialize, ser::SerializeMap as _};
+use serde::Serialize;
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{End, Lines, Lost, Sink, Start, text, time::Clock};
-use crate::event::{Connection, Event, State, Totals};
-
-const V: u8 = 1;
+use crate::event::{Connection, Event, Totals};
 
 /// Writes records as NDJSON.
 #[derive(Debug)]
@@ -20,163 +26,221 @@ pub struct Json {
 impl Json {
     /// `lines`: which lines a close becomes.
     pub fn new(lines: Lines) -> Self {
-        Self {
-            clock: Clock::default(),
-            lines,
-        }
+        Self { clock: Clock::default(), lines }
     }
 
-    fn line(
+    /// Begins a line with what is in every record.
+    fn head(&mut self, out: &mut Vec<u8>, event: &'static str, mono_ns: u64) {
+        out.extend_from_slice(b"{\"v\":1,\"event\":\"");
+        out.extend_from_slice(event.as_bytes());
+        out.extend_from_slice(b"\",\"ts\":\"");
+        self.clock.push_rfc3339(mono_ns, out);
+        out.extend_from_slice(b"\",\"mono_us\":");
+        push_number(out, mono_ns / 1000);
+    }
+
+    fn transition(&mut self, connection: &Connection, about: &About<'_>, out: &mut Vec<u8>) {
+        self.head(out, "transition", connection.mono_ns());
+        about.push(out);
+        push_text(out, "old", connection.oldstate().name());
+        push_text(out, "new", connection.newstate().name());
+        push_known(out, "in_old_us", connection.span_us());
+        end_line(out);
+    }
+
+    fn close(
         &mut self,
+        connection: &Connection,
+        totals: &Totals,
+        about: &About<'_>,
         out: &mut Vec<u8>,
-        mono_ns: u64,
-        event: &'static str,
-        body: &impl Serialize,
     ) {
-        let head = Head {
-            v: V,
-            event,
-            ts: self.clock.rfc3339(mono_ns),
-            mono_us: mono_ns / 1000,
-        };
+        self.head(out, "close", connection.mono_ns());
+        about.push(out);
+        push_text(out, "reason", totals.reason());
+        if let Some(errno) = totals.errno() {
+            push_text(out, "errno", errno);
+        }
+        push_known(out, "closer_pid", totals.closer_pid().map(u64::from));
+        push_known(out, "duration_us", totals.duration_us());
+        push_key(out, "states");
+        out.push(b'{');
+        for (nth, (state, us)) in totals.states().enumerate() {
+            if nth > 0 {
+                out.push(b',');
+            }
+            out.push(b'"');
+            out.extend_from_slice(state.name().as_bytes());
+            out.extend_from_slice(b"\":");
+            push_number(out, us);
+        }
+        out.push(b'}');
+        push_known(out, "connect_us", totals.connect_us());
+        push_known(out, "accept_wait_us", totals.accept_wait_us());
+        if connection.is_partial() {
+            out.extend_from_slice(b",\"partial\":true");
+        }
+        end_line(out);
+    }
+
+    /// A line that comes seldom: `body` is a struct.
+    fn seldom(&mut self, out: &mut Vec<u8>, mono_ns: u64, event: &'static str, body: &impl Serialize) {
         let begin = out.len();
-        let written = write_object(out, &head)
-            .and_then(|()| {
-                // Both are objects: drop `}` and `{` between them and put a comma there.
-                out.pop();
-                let joint = out.len();
-                write_object(out, body).map(|()| joint)
-            })
-            .map(|joint| {
-                if out.get(joint..) == Some(b"{}") {
-                    out.truncate(joint);
-                    out.push(b'}');
-                } else if let Some(byte) = out.get_mut(joint) {
-                    *byte = b',';
+        self.head(out, event, mono_ns);
+        let joint = out.len();
+        // Writing plain values to memory does not fail; a line must be whole or absent.
+        match write_object(out, body) {
+            Ok(()) => {
+                if let Some(brace) = out.get_mut(joint) {
+                    *brace = b',';
                 }
                 out.push(b'\n');
-            });
-        // Writing plain values to memory does not fail; a line must be whole or absent.
-        if written.is_err() {
+            }
+            Err(why) => {
+                log::error!("{event}: {why}");
+                out.truncate(begin);
+            }
+        }
+    }
+}
+
+/// What every record says of a connection.
+struct About<'a>(&'a Connection);
+
+impl About<'_> {
+    fn push(&self, out: &mut Vec<u8>) {
+        let connection = self.0;
+        out.extend_from_slice(b",\"conn\":\"");
+        push_hex(out, connection.id());
+        out.extend_from_slice(b"\",\"role\":\"");
+        out.extend_from_slice(connection.role().as_bytes());
+        out.extend_from_slice(if connection.is_v4() {
+            b"\",\"family\":\"ipv4\"".as_slice()
+        } else {
+            b"\",\"family\":\"ipv6\"".as_slice()
+        });
+        if connection.is_mapped() {
+            out.extend_from_slice(b",\"mapped\":true");
+        }
+        push_address(out, "laddr", connection.laddr());
+        push_known(out, "lport", connection.lport().map(u64::from));
+        if let Some(raddr) = connection.raddr() {
+            push_address(out, "raddr", raddr);
+        }
+        push_known(out, "rport", connection.rport().map(u64::from));
+        push_known(out, "pid", connection.pid().map(u64::from));
+        push_comm(out, connection.comm());
+        push_known(out, "uid", connection.uid().map(u64::from));
+        push_text(out, "pid_source", connection.pid_source());
+        push_key(out, "netns");
+        push_number(out, u64::from(connection.netns()));
+        if let Some(cgroup) = connection.cgroup() {
+            out.extend_from_slice(b",\"cgroup\":\"");
+            push_number(out, cgroup);
+            out.push(b'"');
+        }
+    }
+}
+
+fn end_line(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"}\n");
+}
+
+fn push_key(out: &mut Vec<u8>, key: &'static str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+/// A text of ours, with nothing in it to escape.
+fn push_text(out: &mut Vec<u8>, key: &'static str, text: &'static str) {
+    push_key(out, key);
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
+fn push_known(out: &mut Vec<u8>, key: &'static str, number: Option<u64>) {
+    if let Some(number) = number {
+        push_key(out, key);
+        push_number(out, number);
+    }
+}
+
+fn push_number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn push_hex(out: &mut Vec<u8>, number: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let nibbles = (64 - number.leading_zeros()).div_ceil(4).max(1);
+    for nibble in (0..nibbles).rev() {
+        out.push(DIGITS[(number >> (nibble * 4) & 15) as usize]);
+    }
+}
+
+fn push_address(out: &mut Vec<u8>, key: &'static str, address: IpAddr) {
+    push_key(out, key);
+    out.push(b'"');
+    match address {
+        IpAddr::V4(address) => {
+            for (nth, octet) in address.octets().into_iter().enumerate() {
+                if nth > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(address) => {
+            // Writing to memory does not fail.
+            let _infallible = write!(out, "{address}");
+        }
+    }
+    out.push(b'"');
+}
+
+/// A process name: bytes that anybody may choose.
+fn push_comm(out: &mut Vec<u8>, comm: &[u8]) {
+    if comm.is_empty() {
+        return;
+    }
+    push_key(out, "comm");
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if comm.iter().all(plain) {
+        out.push(b'"');
+        out.extend_from_slice(comm);
+        out.push(b'"');
+    } else {
+        let begin = out.len();
+        if write_object(out, &String::from_utf8_lossy(comm)).is_err() {
             out.truncate(begin);
+            out.extend_from_slice(b"\"\"");
         }
     }
 }
 
-#[derive(Serialize)]
-struct Head {
-    v: u8,
-    event: &'static str,
-    ts: String,
-    mono_us: u64,
-}
+/// JSON in which no string drives a terminal: `serde_json` escapes the C0 control characters,
+/// this the others of `text::is_unsafe`. Parsed, the string is what it was.
+struct Harmless;
 
-#[derive(Serialize)]
-struct About<'a> {
-    conn: String,
-    role: &'static str,
-    family: &'static str,
-    #[serde(skip_serializing_if = "is_false")]
-    mapped: bool,
-    laddr: IpAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lport: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    raddr: Option<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rport: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comm: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<u32>,
-    pid_source: &'static str,
-    netns: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cgroup: Option<String>,
-}
-
-impl<'a> About<'a> {
-    fn new(connection: &'a Connection) -> Self {
-        Self {
-            conn: format!("{:x}", connection.id()),
-            role: connection.role(),
-            family: if connection.is_v4() { "ipv4" } else { "ipv6" },
-            mapped: connection.is_mapped(),
-            laddr: connection.laddr(),
-            lport: connection.lport(),
-            raddr: connection.raddr(),
-            rport: connection.rport(),
-            pid: connection.pid(),
-            comm: (!connection.comm().is_empty())
-                .then(|| String::from_utf8_lossy(connection.comm())),
-            uid: connection.uid(),
-            pid_source: connection.pid_source(),
-            netns: connection.netns(),
-            cgroup: connection.cgroup().map(|id| id.to_string()),
+impl Formatter for Harmless {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| text::is_unsafe(*c)) {
+            writer.write_all(&rest.as_bytes()[..at])?;
+            write!(writer, "\\u{:04x}", u32::from(c))?;
+            rest = &rest[at + c.len_utf8()..];
         }
+        writer.write_all(rest.as_bytes())
     }
 }
 
-#[derive(Serialize)]
-struct TransitionLine<'a> {
-    #[serde(flatten)]
-    about: About<'a>,
-    old: &'static str,
-    new: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    in_old_us: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct SocketLine<'a> {
-    #[serde(flatten)]
-    about: About<'a>,
-    state: &'static str,
-}
-
-#[derive(Serialize)]
-struct AcceptLine<'a> {
-    #[serde(flatten)]
-    about: About<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wait_us: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    listener_pid: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct CloseLine<'a> {
-    #[serde(flatten)]
-    about: About<'a>,
-    reason: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errno: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    closer_pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    duration_us: Option<u64>,
-    states: States<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    connect_us: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    accept_wait_us: Option<u64>,
-    #[serde(skip_serializing_if = "is_false")]
-    partial: bool,
-}
-
-/// State to µs, in the order they were entered.
-struct States<'a>(&'a Totals);
-
-impl Serialize for States<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for (State(number), us) in self.0.states() {
-            map.serialize_entry(State(number).name(), &us)?;
-        }
-        map.end()
-    }
+fn write_object(out: &mut Vec<u8>, object: &impl Serialize) -> serde_json::Result<()> {
+    object.serialize(&mut Serializer::with_formatter(out, Harmless))
 }
 
 #[derive(Serialize)]
@@ -205,44 +269,9 @@ struct EndLine {
     duration_us: u64,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-const fn is_false(value: &bool) -> bool {
-    !*value
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_zero(value: &u64) -> bool {
     *value == 0
-}
-
-/// JSON in which no string drives a terminal: `serde_json` escapes the C0 control characters,
-/// this the others of `text::is_unsafe`. Parsed, the string is what it was.
-struct Harmless;
-
-impl Formatter for Harmless {
-    fn write_string_fragment<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some((at, c)) = rest.char_indices().find(|(_, c)| text::is_unsafe(*c)) {
-            writer.write_all(&rest.as_bytes()[..at])?;
-            write!(writer, "\\u{:04x}", u32::from(c))?;
-            rest = &rest[at + c.len_utf8()..];
-        }
-        writer.write_all(rest.as_bytes())
-    }
-}
-
-fn write_object(out: &mut Vec<u8>, object: &impl Serialize) -> serde_json::Result<()> {
-    object.serialize(&mut Serializer::with_formatter(out, Harmless))
 }
 
 impl Sink for Json {
@@ -253,59 +282,45 @@ impl Sink for Json {
             hooks: &start.hooks,
             filters: &start.filters,
         };
-        self.line(out, start.mono_ns, "start", &line);
+        self.seldom(out, start.mono_ns, "start", &line);
     }
 
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> u64 {
         let connection = event.connection();
-        let mono_ns = connection.mono_ns();
-        let about = About::new(connection);
-        let mut lines = 0;
+        let about = About(connection);
         match event {
             Event::Socket(_) => {
-                let line = SocketLine {
-                    about,
-                    state: connection.oldstate().name(),
-                };
-                self.line(out, mono_ns, "socket", &line);
-                lines += 1;
+                self.head(out, "socket", connection.mono_ns());
+                about.push(out);
+                push_text(out, "state", connection.oldstate().name());
+                end_line(out);
+                1
             }
             Event::Accept(_) => {
-                let line = AcceptLine {
-                    about,
-                    wait_us: connection.span_us(),
-                    listener_pid: connection.peer_pid(),
-                };
-                self.line(out, mono_ns, "accept", &line);
-                lines += 1;
+                self.head(out, "accept", connection.mono_ns());
+                about.push(out);
+                push_known(out, "wait_us", connection.span_us());
+                push_known(out, "listener_pid", connection.peer_pid().map(u64::from));
+                end_line(out);
+                1
             }
             Event::Transition(_) => {
-                self.line(out, mono_ns, "transition", &transition(about, connection));
-                lines += 1;
+                self.transition(connection, &about, out);
+                1
             }
             Event::Close(_, totals) => {
+                let mut lines = 0;
                 if self.lines.transition && !totals.is_deduced() {
-                    self.line(out, mono_ns, "transition", &transition(about, connection));
+                    self.transition(connection, &about, out);
                     lines += 1;
                 }
                 if self.lines.close {
-                    let line = CloseLine {
-                        about: About::new(connection),
-                        reason: totals.reason(),
-                        errno: totals.errno(),
-                        closer_pid: totals.closer_pid(),
-                        duration_us: totals.duration_us(),
-                        states: States(totals),
-                        connect_us: totals.connect_us(),
-                        accept_wait_us: totals.accept_wait_us(),
-                        partial: connection.is_partial(),
-                    };
-                    self.line(out, mono_ns, "close", &line);
+                    self.close(connection, totals, &about, out);
                     lines += 1;
                 }
+                lines
             }
         }
-        lines
     }
 
     fn lost(&mut self, lost: &Lost, out: &mut Vec<u8>) {
@@ -315,7 +330,7 @@ impl Sink for Json {
             accepts: lost.accepts,
             closes: lost.closes,
         };
-        self.line(out, lost.mono_ns, "lost", &line);
+        self.seldom(out, lost.mono_ns, "lost", &line);
     }
 
     fn end(&mut self, end: &End, out: &mut Vec<u8>) {
@@ -325,7 +340,7 @@ impl Sink for Json {
             lost: end.lost,
             duration_us: end.duration_us,
         };
-        self.line(out, end.mono_ns, "end", &line);
+        self.seldom(out, end.mono_ns, "end", &line);
     }
 
     fn set_clock(&mut self, wall_minus_mono_ns: i64) {
@@ -333,11 +348,38 @@ impl Sink for Json {
     }
 }
 
-fn transition<'a>(about: About<'a>, connection: &Connection) -> TransitionLine<'a> {
-    TransitionLine {
-        about,
-        old: connection.oldstate().name(),
-        new: connection.newstate().name(),
-        in_old_us: connection.span_us(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn comm(bytes: &[u8]) -> String {
+        let mut out = b"{\"v\":1".to_vec();
+        push_comm(&mut out, bytes);
+        out.push(b'}');
+        assert!(!out.iter().any(u8::is_ascii_control), "{out:?}");
+        let text = String::from_utf8(out).unwrap();
+        assert!(!text.chars().any(text::is_unsafe), "{text:?}");
+        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        parsed["comm"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_name_comes_back_as_it_was_and_drives_nothing() {
+        for name in ["nginx", "a b", "q\"uo\\te", "\u{1b}[31m", "nl\nx", "\u{7f}\u{9b}31m"] {
+            assert_eq!(comm(name.as_bytes()), name);
+        }
+        assert_eq!(comm(b"\xff\xfe"), "\u{fffd}\u{fffd}");
+        for byte in 1..=255_u8 {
+            comm(&[byte; 15]);
+        }
+    }
+
+    #[test]
+    fn hex_is_as_short_as_ss_prints_it() {
+        for number in [0, 1, 15, 16, 0x1001, u64::MAX] {
+            let mut out = Vec::new();
+            push_hex(&mut out, number);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{number:x}"));
+        }
     }
 }

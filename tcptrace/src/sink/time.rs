@@ -26,20 +26,21 @@ impl Clock {
         (wall_ns.div_euclid(1_000_000_000), nanos)
     }
 
-    /// RFC 3339 UTC with nine fraction digits and `Z`.
-    pub fn rfc3339(&mut self, mono_ns: u64) -> String {
-        let (second, nanos) = self.wall(mono_ns);
+    /// Appends RFC 3339 UTC with nine fraction digits and `Z`.
+    pub fn push_rfc3339(&mut self, mono_ns: u64, out: &mut Vec<u8>) {
+        let (second, mut nanos) = self.wall(mono_ns);
         if self.text.is_empty() || second != self.second {
             let timestamp = Timestamp::from_second(second).unwrap_or_default();
             self.text = timestamp.strftime("%Y-%m-%dT%H:%M:%S").to_string();
             self.second = second;
         }
-        let mut text = String::with_capacity(30);
-        text.push_str(&self.text);
-        text.push('.');
-        push_padded(&mut text, nanos, 9);
-        text.push('Z');
-        text
+        out.extend_from_slice(self.text.as_bytes());
+        let mut fraction = *b".000000000Z";
+        for digit in fraction[1..10].iter_mut().rev() {
+            *digit += u8::try_from(nanos % 10).unwrap_or(0);
+            nanos /= 10;
+        }
+        out.extend_from_slice(&fraction);
     }
 }
 
