@@ -1,0 +1,311 @@
+//! The harness's side of a [peer](crate::peer).
+
+use std::{
+    fmt,
+    io::{BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    process::{Child, Command},
+    time::Duration,
+};
+
+use rustix::io::FdFlags;
+
+use crate::{netns::Netns, peer::First, wait};
+
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A process that does as it is told.
+pub(crate) struct Actor {
+    /// Its pid, and its name unless [`Actor::rename`] changed it
+    pub(crate) who: Who,
+    /// [`None`]: its parent is a peer, which it does not survive
+    child: Option<Child>,
+    control: BufReader<UnixStream>,
+    /// For its children to come
+    spares: Vec<UnixStream>,
+}
+
+/// The owner a record should name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Who {
+    pub(crate) pid: u32,
+    pub(crate) comm: String,
+    pub(crate) uid: u32,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, uid {})", self.pid, self.comm, self.uid)
+    }
+}
+
+/// A connected socket of an [`Actor`].
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    id: String,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    /// In hexadecimal, as `ss -e` shows it
+    pub(crate) cookie: String,
+}
+
+/// A listening socket of an [`Actor`], or of its parent.
+#[derive(Clone, Debug)]
+pub(crate) struct Listener {
+    id: String,
+    pub(crate) local: SocketAddr,
+}
+
+impl Actor {
+    pub(crate) fn spawn(netns: &Netns, comm: &str) -> Self {
+        const FORKS: usize = 3;
+        let (controls, theirs): (Vec<_>, Vec<OwnedFd>) = (0..=FORKS)
+            .map(|_| UnixStream::pair().unwrap())
+            .map(|(ours, theirs)| (ours, OwnedFd::from(theirs)))
+            .unzip();
+        let mut controls = controls.into_iter();
+        let control = controls.next().unwrap();
+
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("peer");
+        command.args(theirs.iter().map(|fd| fd.as_raw_fd().to_string()));
+        let inherit = move || {
+            for fd in &theirs {
+                rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only fcntl is called, which is a system call.
+        unsafe { command.pre_exec(inherit) };
+        let child = netns.enter(&mut command).spawn().unwrap();
+        let who = Who {
+            pid: child.id(),
+            comm: String::new(),
+            uid: 0,
+        };
+        let mut actor = Self::new(who, control, controls.collect());
+        actor.child = Some(child);
+        actor.rename(comm.as_bytes());
+        comm.clone_into(&mut actor.who.comm);
+        actor
+    }
+
+    fn new(who: Who, control: UnixStream, spares: Vec<UnixStream>) -> Self {
+        control.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            who,
+            child: None,
+            control: BufReader::new(control),
+            spares,
+        }
+    }
+
+    /// Tells it what to do, without waiting until it is done.
+    pub(crate) fn tell(&mut self, command: &str) {
+        self.control
+            .get_mut()
+            .write_all(format!("{command}\n").as_bytes())
+            .unwrap();
+    }
+
+    /// What came of the oldest command not yet asked for: the text after `ok` or `err`.
+    pub(crate) fn result(&mut self) -> Result<String, String> {
+        let mut answer = String::new();
+        match self.control.read_line(&mut answer) {
+            Ok(0) => panic!("peer {} ended", self.who),
+            Ok(_) => {}
+            Err(error) => panic!("no answer from peer {}: {error}", self.who),
+        }
+        let answer = answer.trim_end();
+        match answer.split_once(' ') {
+            Some(("ok", text)) => Ok(text.to_owned()),
+            Some(("err", text)) => Err(text.to_owned()),
+            _ if answer == "ok" => Ok(String::new()),
+            _ => panic!("peer {} answered {answer:?}", self.who),
+        }
+    }
+
+    pub(crate) fn answer(&mut self) -> String {
+        match self.result() {
+            Ok(text) => text,
+            Err(error) => panic!("peer {} failed: {error}", self.who),
+        }
+    }
+
+    pub(crate) fn ask(&mut self, command: &str) -> String {
+        self.tell(command);
+        self.answer()
+    }
+
+    pub(crate) fn rename(&mut self, comm: &[u8]) {
+        let hex: String = comm.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.ask(&format!("comm {hex}"));
+    }
+
+    pub(crate) fn become_user(&mut self, uid: u32) {
+        self.ask(&format!("setuid {uid}"));
+        self.who.uid = uid;
+    }
+
+    /// `flags`: `reuseport`, `dual`.
+    pub(crate) fn listen(&mut self, addr: SocketAddr, flags: &str) -> Listener {
+        let answer = self.ask(&format!("listen {addr} {flags}"));
+        let (id, local) = answer.split_once(' ').unwrap();
+        Listener {
+            id: id.to_owned(),
+            local: local.parse().unwrap(),
+        }
+    }
+
+    pub(crate) fn unlisten(&mut self, listener: &Listener) {
+        self.ask(&format!("unlisten {}", listener.id));
+    }
+
+    /// `how`: nothing, `thread NAME` or `uring`. Ask [`Actor::held`] for the connection.
+    pub(crate) fn tell_accept(&mut self, listener: &Listener, how: &str) {
+        self.tell(&format!("accept {} {how}", listener.id));
+    }
+
+    pub(crate) fn accept(&mut self, listener: &Listener) -> Held {
+        self.tell_accept(listener, "");
+        self.held()
+    }
+
+    /// `how`: nothing, `thread NAME`, `nonblocking`, `fastopen` or `uring`.
+    pub(crate) fn connect(&mut self, addr: SocketAddr, how: &str) -> Held {
+        self.tell(&format!("connect {addr} {how}"));
+        self.held()
+    }
+
+    pub(crate) fn held(&mut self) -> Held {
+        held(&self.answer())
+    }
+
+    pub(crate) fn act(&mut self, verb: &str, held: &Held) {
+        self.ask(&format!("{verb} {}", held.id));
+    }
+
+    /// Closes its end of a connection that this end closes first, or second.
+    pub(crate) fn close(&mut self, held: &Held) {
+        self.act("close", held);
+    }
+
+    pub(crate) fn tell_serve(&mut self, listener: &Listener, count: usize, first: First) {
+        self.tell(&format!("serve {} {count} {}", listener.id, first.word()));
+    }
+
+    /// Its result are the [`Actor::clients`], after one of them has dismissed it.
+    pub(crate) fn tell_serve_until_dismissed(&mut self, listener: &Listener, first: First) {
+        self.tell(&format!(
+            "serve-until-dismissed {} {}",
+            listener.id,
+            first.word()
+        ));
+    }
+
+    /// Makes one of the servers on this address accept no more.
+    pub(crate) fn dismiss(&mut self, addr: SocketAddr, first: First) -> Vec<SocketAddr> {
+        self.tell(&format!("dismiss {addr} {}", first.word()));
+        self.clients()
+    }
+
+    /// For a listener nobody else accepts from.
+    pub(crate) fn tell_serve_until_told(&mut self, listener: &Listener, first: First) {
+        self.tell(&format!(
+            "serve-until-told {} {}",
+            listener.id,
+            first.word()
+        ));
+    }
+
+    /// Ends [`Actor::tell_serve_until_told`]; whom it served.
+    pub(crate) fn stop_serving(&mut self) -> Vec<SocketAddr> {
+        self.tell("enough");
+        self.clients()
+    }
+
+    pub(crate) fn tell_dial(&mut self, addr: SocketAddr, count: usize, first: First) {
+        self.tell(&format!("dial {addr} {count} {}", first.word()));
+    }
+
+    /// The clients' ends that `serve` and `dial` answer with.
+    pub(crate) fn clients(&mut self) -> Vec<SocketAddr> {
+        let answer = self.answer();
+        let clients = answer.split(',').filter(|client| !client.is_empty());
+        clients.map(|client| client.parse().unwrap()).collect()
+    }
+
+    /// A child with copies of all its sockets. Its name is its parent's.
+    pub(crate) fn fork(&mut self) -> Self {
+        self.fork_as("fork")
+    }
+
+    /// A child that lives on when its parent ends. It must not be left waiting for anything but
+    /// its next command.
+    pub(crate) fn fork_orphan(&mut self) -> Self {
+        self.fork_as("fork orphan")
+    }
+
+    fn fork_as(&mut self, command: &str) -> Self {
+        let pid = self.ask(command).parse().unwrap();
+        let control = self.spares.remove(0);
+        let who = Who {
+            pid,
+            ..self.who.clone()
+        };
+        Self::new(who, control, Vec::new())
+    }
+
+    /// Waits until the process sleeps inside `accept` or `accept4`.
+    pub(crate) fn await_blocked_in_accept(&self) {
+        let path = format!("/proc/{}/syscall", self.who.pid);
+        let mut last = String::new();
+        let blocked = wait::poll(Duration::from_secs(10), || {
+            last = std::fs::read_to_string(&path).unwrap();
+            let number = last.split_whitespace().next()?.parse().ok()?;
+            [libc::SYS_accept, libc::SYS_accept4]
+                .contains(&number)
+                .then_some(())
+        });
+        assert!(
+            blocked.is_some(),
+            "peer {} does not wait in accept: {path}: {last}",
+            self.who
+        );
+    }
+
+    /// Ends the process as a crash would: the kernel closes what it had open.
+    pub(crate) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn held(answer: &str) -> Held {
+    let words: Vec<&str> = answer.split(' ').collect();
+    let [id, local, remote, cookie] = words[..] else {
+        panic!("not a connection: {answer:?}");
+    };
+    Held {
+        id: id.to_owned(),
+        local: local.parse().unwrap(),
+        remote: remote.parse().unwrap(),
+        cookie: cookie.to_owned(),
+    }
+}

@@ -1,0 +1,305 @@
+//! The tracer's story against the truth.
+
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
+
+use crate::{
+    actor::{Held, Who},
+    record::{self, Record},
+    truth::{Life, Step},
+};
+
+/// How far the tracer's time of an event may be from ftrace's: both hooks run one after the
+/// other, but a virtual machine can be stopped between them.
+const CLOCK_TOLERANCE_US: u64 = 50_000;
+
+/// Around `accept()` returning, either owner is right: the record of the acceptance and a
+/// transition on another CPU do not wait for each other.
+const ACCEPT_TOLERANCE_US: u64 = 1000;
+
+/// The step as the tracer reports it.
+///
+/// The kernel has no transition to TIME_WAIT: it closes the socket and makes another, smaller
+/// one. This is the one place that knows what the tracer makes of it.
+fn reported(step: &Step) -> (&'static str, &'static str) {
+    (step.old, step.new)
+}
+
+/// A connection as both sides tell it: its ends and the states it went through.
+type Story = (SocketAddr, Option<SocketAddr>, String);
+
+fn story_of_life(life: &Life) -> Story {
+    let (local, remote) = life.ends();
+    let remote = (!life.is_listener()).then_some(remote);
+    (local, remote, path(life.steps.iter().map(reported)))
+}
+
+fn story_of_records(records: &[&Record]) -> Story {
+    let first = records[0];
+    let steps = records
+        .iter()
+        .map(|record| (record.text("old").unwrap(), record.text("new").unwrap()));
+    (first.local(), first.remote(), path(steps))
+}
+
+fn path<'step>(steps: impl Iterator<Item = (&'step str, &'step str)>) -> String {
+    let mut path = String::new();
+    let mut last = None;
+    for (old, new) in steps {
+        if last != Some(old) {
+            // A first step, or one that does not continue the step before it.
+            write!(path, " {old}").unwrap();
+        }
+        write!(path, ">{new}").unwrap();
+        last = Some(new);
+    }
+    path
+}
+
+/// The transitions the tracer shows are those that happened, one for one: for each connection the
+/// same steps, in order, at the same time.
+pub(crate) fn same_transitions(truth: &[Life], records: &[&Record]) {
+    let mut connections: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+    for record in records
+        .iter()
+        .filter(|record| record.event() == "transition")
+    {
+        connections.entry(record.conn()).or_default().push(record);
+    }
+    let mut told: BTreeMap<Story, Vec<&Vec<&Record>>> = BTreeMap::new();
+    for records in connections.values() {
+        told.entry(story_of_records(records))
+            .or_default()
+            .push(records);
+    }
+    let mut happened: BTreeMap<Story, Vec<&Life>> = BTreeMap::new();
+    for life in truth {
+        happened.entry(story_of_life(life)).or_default().push(life);
+    }
+
+    let mut faults = Vec::new();
+    for (story, lives) in &happened {
+        let count = told.get(story).map_or(0, Vec::len);
+        for life in lives.iter().skip(count) {
+            let mut fault = format!("happened, but was not told: {}", name(story));
+            for step in &life.steps {
+                write!(fault, "\n    {step}").unwrap();
+            }
+            faults.push(fault);
+        }
+    }
+    for (story, tellings) in &told {
+        let count = happened.get(story).map_or(0, Vec::len);
+        for records in tellings.iter().skip(count) {
+            faults.push(format!(
+                "told, but did not happen: {}\n{}",
+                name(story),
+                record::lines(records)
+            ));
+        }
+    }
+    assert!(
+        faults.is_empty(),
+        "{} connections happened, {} were told; {} differences, the first of them:\n{}",
+        truth.len(),
+        connections.len(),
+        faults.len(),
+        faults[..faults.len().min(6)].join("\n")
+    );
+
+    for (story, tellings) in &mut told {
+        // The same ends and the same steps: told apart by time.
+        tellings.sort_by_key(|records| records[0].mono_us());
+        for (life, records) in happened[story].iter().zip(tellings) {
+            for (step, record) in life.steps.iter().zip(records.iter()) {
+                let apart = record.mono_us().abs_diff(step.at_ns / 1000);
+                assert!(
+                    apart <= CLOCK_TOLERANCE_US,
+                    "the time is {apart} us off:\n{step}\n{}",
+                    record.line
+                );
+            }
+        }
+    }
+}
+
+fn name((local, remote, path): &Story) -> String {
+    match remote {
+        Some(remote) => format!("{local} -> {remote}{path}"),
+        None => format!("{local}{path}"),
+    }
+}
+
+/// Who is behind a connection between two processes of a test.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
+    pub(crate) dialer: Who,
+    pub(crate) listener: Who,
+    /// [`None`]: nobody accepted
+    pub(crate) acceptor: Option<Who>,
+    /// Cookies of the client's and the server's socket, where known
+    pub(crate) cookies: [Option<String>; 2],
+}
+
+impl Pair {
+    pub(crate) fn new(client: &Held, dialer: &Who, server: &Held, acceptor: &Who) -> Self {
+        Self {
+            client: client.local,
+            server: client.remote,
+            dialer: dialer.clone(),
+            listener: acceptor.clone(),
+            acceptor: Some(acceptor.clone()),
+            cookies: [Some(client.cookie.clone()), Some(server.cookie.clone())],
+        }
+    }
+
+    /// A connection of which only the ends are known.
+    pub(crate) fn dialed(
+        client: SocketAddr,
+        server: SocketAddr,
+        dialer: &Who,
+        acceptor: &Who,
+    ) -> Self {
+        Self {
+            client,
+            server: SocketAddr::new(server.ip().to_canonical(), server.port()),
+            dialer: dialer.clone(),
+            listener: acceptor.clone(),
+            acceptor: Some(acceptor.clone()),
+            cookies: [None, None],
+        }
+    }
+
+    /// The listening process is not the accepting one.
+    pub(crate) fn listened_by(mut self, listener: &Who) -> Self {
+        self.listener = listener.clone();
+        self
+    }
+
+    fn matches(&self, local: SocketAddr, remote: SocketAddr) -> [bool; 2] {
+        [
+            (local, remote) == (self.client, self.server),
+            (local, remote) == (self.server, self.client),
+        ]
+    }
+}
+
+/// Whether the tracer can name who accepts through `io_uring`, and who sits in `accept()` since
+/// before it was started.
+pub(crate) fn accept_hook_sees_all(start: &Record) -> bool {
+    let hook = start
+        .get("hooks")
+        .and_then(|hooks| hooks.get("accept"))
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default();
+    // The hooks inside the kernel's accept; the others are those at the end of the system call.
+    hook.contains("__inet_accept") || hook.contains("sock_graft")
+}
+
+/// Every record about a connection names the process whose connection it is: on the client's side
+/// the one that connected, on the server's the listening one and then the accepting one.
+pub(crate) fn owners(pairs: &[Pair], records: &[&Record]) {
+    let mut sides: BTreeMap<(SocketAddr, SocketAddr), Vec<&Record>> = BTreeMap::new();
+    for record in records {
+        if let Some(remote) = record.remote() {
+            sides
+                .entry((record.local(), remote))
+                .or_default()
+                .push(record);
+        }
+    }
+    for (&(local, remote), records) in &sides {
+        assert!(
+            pairs
+                .iter()
+                .any(|pair| pair.matches(local, remote).contains(&true)),
+            "nobody made this connection:\n{}",
+            record::lines(records)
+        );
+    }
+    for pair in pairs {
+        let side = |local, remote| {
+            sides
+                .get(&(local, remote))
+                .unwrap_or_else(|| panic!("no record of {local} -> {remote}"))
+        };
+        let client = side(pair.client, pair.server);
+        for record in client {
+            assert_eq!(record.role(), "client", "{}", record::lines(client));
+            names(record, "connect", &pair.dialer, client);
+        }
+        let server = side(pair.server, pair.client);
+        server_side(pair, server);
+        for (records, cookie) in [client, server].into_iter().zip(&pair.cookies) {
+            if let Some(cookie) = cookie {
+                assert_eq!(
+                    records[0].conn(),
+                    cookie,
+                    "conn is not the socket's cookie:\n{}",
+                    record::lines(records)
+                );
+            }
+        }
+    }
+}
+
+fn server_side(pair: &Pair, records: &[&Record]) {
+    let accepts: Vec<_> = records
+        .iter()
+        .filter(|record| record.event() == "accept")
+        .collect();
+    let expected = usize::from(pair.acceptor.is_some());
+    assert_eq!(
+        accepts.len(),
+        expected,
+        "accept records:\n{}",
+        record::lines(records)
+    );
+    let accepted_us = accepts.first().map(|accept| accept.mono_us());
+    for record in records {
+        assert_eq!(record.role(), "server", "{}", record::lines(records));
+        let at_us = record.mono_us();
+        let before = accepted_us.is_none_or(|accept| at_us + ACCEPT_TOLERANCE_US < accept);
+        let after = accepted_us.is_some_and(|accept| at_us > accept + ACCEPT_TOLERANCE_US);
+        match (&pair.acceptor, record.source()) {
+            (_, "listener") if !after && !matches!(record.event(), "accept") => {
+                names(record, "listener", &pair.listener, records);
+            }
+            (Some(acceptor), _) if !before => names(record, "accept", acceptor, records),
+            _ => names(record, "listener", &pair.listener, records),
+        }
+    }
+    if let Some(accept) = accepts.first() {
+        assert_eq!(
+            accept.int("listener_pid"),
+            Some(pair.listener.pid.into()),
+            "listener_pid: {}",
+            accept.line
+        );
+        assert!(accept.int("wait_us").is_some(), "wait_us: {}", accept.line);
+    }
+}
+
+/// The record names this owner, known in this way.
+pub(crate) fn names(record: &Record, source: &str, who: &Who, context: &[&Record]) {
+    let named = (
+        record.source(),
+        record.int("pid"),
+        record.text("comm"),
+        record.int("uid"),
+    );
+    let expected = (
+        source,
+        Some(who.pid.into()),
+        Some(who.comm.as_str()),
+        Some(u64::from(who.uid)),
+    );
+    assert_eq!(
+        named,
+        expected,
+        "owner (how known, pid, comm, uid) in\n{}\namong\n{}",
+        record.line,
+        record::lines(context)
+    );
+}

@@ -1,0 +1,190 @@
+//! Connections that were there before the tracer.
+
+use serde_json::Value;
+
+use crate::{
+    actor::Actor,
+    check,
+    netns::{Ip, Netns},
+    peer::First,
+    record::{self, Record},
+    stage::{Exchange, Stage, part},
+};
+
+fn of_socket<'records>(records: &[&'records Record], cookie: &str) -> Vec<&'records Record> {
+    records
+        .iter()
+        .copied()
+        .filter(|record| record.conn() == cookie)
+        .collect()
+}
+
+pub(crate) fn connections_open_at_start() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    client.become_user(1234);
+    let mut open = Vec::new();
+    let mut listeners = Vec::new();
+    for ip in [Ip::V4, Ip::V6, Ip::Mapped] {
+        let listener = server.listen(netns.addr(ip, 0), "");
+        let addr = netns.addr(ip, listener.local.port());
+        server.tell_accept(&listener, "");
+        open.push(Exchange::default().meet(&mut client, &mut server, addr));
+        listeners.push(listener);
+    }
+
+    let stage = Stage::over(netns, &[]);
+    // A child of a listener that was there before.
+    let addr = stage.netns.addr(Ip::V4, listeners[0].local.port());
+    let later = Exchange::default().run(&mut client, &mut server, &listeners[0], addr);
+    for (near, far) in &open {
+        part(&mut client, near, &mut server, far, First::Client);
+    }
+    for listener in &listeners {
+        server.unlisten(listener);
+    }
+
+    let told = stage.end(0, &[]);
+    assert_eq!(told.records.lost(), 0);
+    let ours = told.ours();
+    check::same_transitions(&told.lives, &ours);
+    record::each_end_has_its_close(&ours);
+
+    let first_transition = told
+        .records
+        .all
+        .iter()
+        .position(|record| record.event() == "transition");
+    let last_socket = told
+        .records
+        .all
+        .iter()
+        .rposition(|record| record.event() == "socket");
+    assert!(
+        last_socket < first_transition,
+        "socket records come before all transitions"
+    );
+    let sockets = ours
+        .iter()
+        .filter(|record| record.event() == "socket")
+        .count();
+    assert_eq!(
+        sockets,
+        3 * open.len(),
+        "a listener, a client and a server of each family"
+    );
+
+    for (near, far) in &open {
+        for (held, who) in [(near, &client.who), (far, &server.who)] {
+            let of_it = of_socket(&ours, &held.cookie);
+            let lines = || record::lines(&of_it);
+            assert!(!of_it.is_empty(), "nothing about {held:?}");
+            let socket = of_it[0];
+            assert_eq!(socket.event(), "socket", "{}", lines());
+            assert_eq!(socket.text("state"), Some("ESTABLISHED"), "{}", lines());
+            assert_eq!(
+                (socket.local(), socket.remote()),
+                (held.local, Some(held.remote))
+            );
+            for record in &of_it {
+                check::names(record, "snapshot", who, &of_it);
+            }
+            let close = of_it.last().unwrap();
+            assert_eq!(close.event(), "close", "{}", lines());
+            assert_eq!(
+                close.get("partial"),
+                Some(&Value::Bool(true)),
+                "{}",
+                close.line
+            );
+        }
+    }
+    for listener in &listeners {
+        let of_it: Vec<_> = ours
+            .iter()
+            .copied()
+            .filter(|record| {
+                record.role() == "listener" && record.local().port() == listener.local.port()
+            })
+            .collect();
+        assert_eq!(of_it[0].event(), "socket", "{}", record::lines(&of_it));
+        assert_eq!(
+            of_it[0].text("state"),
+            Some("LISTEN"),
+            "{}",
+            record::lines(&of_it)
+        );
+        for record in &of_it {
+            check::names(record, "snapshot", &server.who, &of_it);
+        }
+    }
+    // The connection made later has nothing of the past, and its provisional owner too.
+    let [client_side, server_side] = later.cookies.clone().map(|cookie| {
+        let of_it = of_socket(&ours, &cookie.unwrap());
+        assert!(!of_it.is_empty());
+        assert!(of_it.iter().all(|record| record.get("partial").is_none()));
+        of_it
+    });
+    let mut both = client_side;
+    both.extend(server_side);
+    check::owners(&[later], &both);
+}
+
+pub(crate) fn left_out_on_request() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    server.tell_accept(&listener, "");
+    let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
+
+    let stage = Stage::over(netns, &["--no-existing"]);
+    // Seen again when something happens to it.
+    part(&mut client, &near, &mut server, &far, First::Server);
+    let told = stage.end(0, &[]);
+    let sockets: Vec<_> = told.records.of("socket").collect();
+    assert!(sockets.is_empty(), "{}", record::lines(&sockets));
+    let ours = told.ours();
+    check::same_transitions(&told.lives, &ours);
+    for close in ours.iter().filter(|record| record.event() == "close") {
+        assert_eq!(
+            close.get("partial"),
+            Some(&Value::Bool(true)),
+            "{}",
+            close.line
+        );
+    }
+}
+
+pub(crate) fn waiting_in_the_accept_queue() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    let near = client.connect(listener.local, "");
+
+    let stage = Stage::over(netns, &[]);
+    let far = server.accept(&listener);
+    part(&mut client, &near, &mut server, &far, First::Client);
+    let told = stage.end(0, &[]);
+    let ours = told.ours();
+    check::same_transitions(&told.lives, &ours);
+    record::each_end_has_its_close(&ours);
+    let of_it = of_socket(&ours, &far.cookie);
+    let lines = || record::lines(&of_it);
+    assert!(
+        !of_it.is_empty(),
+        "nothing about {far:?}:\n{}",
+        record::lines(&ours)
+    );
+    let accept = of_it.iter().position(|record| record.event() == "accept");
+    let accept = accept.unwrap_or_else(|| panic!("no accept record:\n{}", lines()));
+    for (at, record) in of_it.iter().enumerate() {
+        if at < accept {
+            check::names(record, "listener", &server.who, &of_it);
+        } else {
+            check::names(record, "accept", &server.who, &of_it);
+        }
+    }
+}

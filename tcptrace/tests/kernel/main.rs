@@ -1,0 +1,203 @@
+//! The tracer on the real kernel, against ftrace.
+//!
+//! Every scenario makes its own connections, between processes it knows, in a network namespace
+//! of its own, and compares what the tracer says with what ftrace recorded of the same time.
+//! Needs root. `TCPTRACE_BIN` names the program under test.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test: a failed expectation ends it, on the spot"
+)]
+
+mod actor;
+mod check;
+mod existing;
+mod filters;
+mod handover;
+mod hostile;
+mod loopback;
+mod loss;
+mod netns;
+mod owners;
+mod peer;
+mod process;
+mod prompt;
+mod record;
+mod selection;
+mod stage;
+mod tracer;
+mod truth;
+mod wait;
+
+use std::{
+    cell::RefCell,
+    panic::{self, PanicHookInfo},
+    process::ExitCode,
+};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+/// A scenario that this kernel cannot play, and why.
+pub(crate) struct Impossible(pub(crate) String);
+
+type Outcome = Result<(), Impossible>;
+
+#[derive(Clone, Copy)]
+enum Scenario {
+    Always(fn()),
+    WherePossible(fn() -> Outcome),
+}
+
+use Scenario::{Always, WherePossible};
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    (
+        "loopback::three_hundred_connections",
+        Always(loopback::three_hundred_connections),
+    ),
+    (
+        "owners::server_blocked_in_accept_before_start",
+        Always(owners::server_blocked_in_accept_before_start),
+    ),
+    ("owners::prefork_workers", Always(owners::prefork_workers)),
+    ("owners::reuseport", Always(owners::reuseport)),
+    ("owners::threads", Always(owners::threads)),
+    (
+        "owners::nonblocking_connect",
+        Always(owners::nonblocking_connect),
+    ),
+    ("owners::refused_connect", Always(owners::refused_connect)),
+    ("owners::fast_open", Always(owners::fast_open)),
+    (
+        "owners::io_uring_connect",
+        WherePossible(owners::io_uring_connect),
+    ),
+    (
+        "owners::io_uring_accept",
+        WherePossible(owners::io_uring_accept),
+    ),
+    ("owners::never_accepted", Always(owners::never_accepted)),
+    (
+        "selection::one_worker_of_two",
+        Always(selection::one_worker_of_two),
+    ),
+    (
+        "selection::client_process",
+        Always(selection::client_process),
+    ),
+    ("loss::full_ring", Always(loss::full_ring)),
+    (
+        "loss::small_ring_in_a_burst",
+        Always(loss::small_ring_in_a_burst),
+    ),
+    (
+        "loss::reader_that_stops_reading",
+        Always(loss::reader_that_stops_reading),
+    ),
+    ("hostile::names_in_json", Always(hostile::names_in_json)),
+    (
+        "hostile::names_in_a_piped_table",
+        Always(hostile::names_in_a_piped_table),
+    ),
+    (
+        "hostile::names_in_a_terminal",
+        Always(hostile::names_in_a_terminal),
+    ),
+    (
+        "existing::connections_open_at_start",
+        Always(existing::connections_open_at_start),
+    ),
+    (
+        "existing::left_out_on_request",
+        Always(existing::left_out_on_request),
+    ),
+    (
+        "existing::waiting_in_the_accept_queue",
+        Always(existing::waiting_in_the_accept_queue),
+    ),
+    ("filters::endpoints", Always(filters::endpoints)),
+    ("filters::events", Always(filters::events)),
+    ("filters::summary", Always(filters::summary)),
+    ("filters::count", Always(filters::count)),
+    ("filters::duration", Always(filters::duration)),
+    ("process::signals", Always(process::signals)),
+    ("process::closed_pipe", Always(process::closed_pipe)),
+    ("process::rotation", Always(process::rotation)),
+    ("process::without_root", Always(process::without_root)),
+    ("process::usage", Always(process::usage)),
+    (
+        "handover::child_closes_for_the_acceptor",
+        Always(handover::child_closes_for_the_acceptor),
+    ),
+    (
+        "handover::child_closes_for_the_client",
+        Always(handover::child_closes_for_the_client),
+    ),
+    (
+        "prompt::unanswered_connect",
+        Always(prompt::unanswered_connect),
+    ),
+    ("prompt::quiet_line", Always(prompt::quiet_line)),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if args.get(1).is_some_and(|arg| arg == "peer") {
+        return peer::main(&args[2..]);
+    }
+    let mut arguments = Arguments::from_args();
+    if !arguments.list {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!(
+                "the kernel tests trace and make network namespaces, which needs root; \
+                 run them through `cargo xtask test`, or with sudo"
+            );
+            return ExitCode::FAILURE;
+        }
+        truth::prepare();
+    }
+    // One after the other: several scenarios measure time.
+    arguments.test_threads.get_or_insert(1);
+    panic::set_hook(Box::new(note_panic));
+    let trials = SCENARIOS
+        .iter()
+        .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    truth::clean_up();
+    conclusion.exit_code()
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the message for [`play`], so that it is printed once, and with its place.
+fn note_panic(info: &PanicHookInfo<'_>) {
+    let message = info.payload_as_str().unwrap_or_default();
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    PANIC.set(Some(format!("{message}\n(at {place})")));
+    if std::thread::current().name() != Some("main") {
+        eprintln!("{message}\n(at {place})");
+    }
+}
+
+/// The message of a panic that was caught.
+pub(crate) fn last_panic() -> String {
+    PANIC.take().unwrap_or_default()
+}
+
+fn play(scenario: Scenario) -> Result<Completion, Failed> {
+    let play = || match scenario {
+        Always(scenario) => {
+            scenario();
+            Ok(())
+        }
+        WherePossible(scenario) => scenario(),
+    };
+    match panic::catch_unwind(play) {
+        Ok(Ok(())) => Ok(Completion::Completed),
+        Ok(Err(Impossible(reason))) => Ok(Completion::ignored_with(reason)),
+        Err(_) => Err(last_panic().into()),
+    }
+}

@@ -1,0 +1,157 @@
+//! A network namespace that exists as long as somebody holds it, and has no name to leave behind.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::{
+        fd::AsFd as _,
+        unix::{fs::MetadataExt as _, process::CommandExt as _},
+    },
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use crate::wait;
+
+static COUNT: AtomicU16 = AtomicU16::new(0);
+
+/// A namespace with a loopback device that carries addresses nobody else on the host uses.
+pub(crate) struct Netns {
+    file: File,
+    /// Its inode: how the tracer names it
+    pub(crate) inode: u64,
+    /// A loopback address that tells this scenario's connections from all others in host-wide
+    /// traces, which say nothing of namespaces
+    pub(crate) v4: Ipv4Addr,
+    /// The same for IPv6
+    pub(crate) v6: Ipv6Addr,
+}
+
+impl Netns {
+    pub(crate) fn new() -> Self {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let pid = std::process::id();
+        let [_, _, high, low] = pid.to_be_bytes();
+        let v4 = Ipv4Addr::new(127, 64 + (count % 128) as u8, high, low);
+        let v6 = Ipv6Addr::new(
+            0xfd74,
+            0x6370,
+            (pid >> 16) as u16,
+            pid as u16,
+            count,
+            0,
+            0,
+            1,
+        );
+
+        // A namespace belongs to a thread, so a thread of its own makes it.
+        let file = std::thread::spawn(|| {
+            // SAFETY: this thread ends here; no other code runs in the new namespace by surprise.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+                .expect("a network namespace");
+            File::open("/proc/thread-self/ns/net").unwrap()
+        })
+        .join()
+        .unwrap();
+        let inode = file.metadata().unwrap().ino();
+        let netns = Self {
+            file,
+            inode,
+            v4,
+            v6,
+        };
+        netns.ip(&format!("link set lo up\naddr add {v6}/128 dev lo nodad\n"));
+        netns
+    }
+
+    /// Runs a batch of `ip` commands inside.
+    pub(crate) fn ip(&self, batch: &str) {
+        let mut ip = Command::new("ip");
+        ip.args(["-batch", "-"]).stdin(Stdio::piped());
+        let mut child = self.enter(&mut ip).spawn().expect("the command ip");
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(batch.as_bytes())
+            .unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success(), "ip -batch: {status}\n{batch}");
+    }
+
+    /// Makes the command start inside.
+    pub(crate) fn enter<'command>(&self, command: &'command mut Command) -> &'command mut Command {
+        let file = self.file.try_clone().unwrap();
+        let enter = move || join(&file);
+        // SAFETY: between fork and exec only setns is called, which is a system call.
+        unsafe { command.pre_exec(enter) }
+    }
+
+    /// The address to listen on for each way of speaking TCP, and to connect to.
+    pub(crate) fn addr(&self, ip: Ip, port: u16) -> SocketAddr {
+        let ip = match ip {
+            Ip::V4 => IpAddr::V4(self.v4),
+            Ip::V6 => IpAddr::V6(self.v6),
+            Ip::Mapped => IpAddr::V6(self.v4.to_ipv6_mapped()),
+        };
+        SocketAddr::new(ip, port)
+    }
+
+    /// Waits until no connection is on its way to anywhere: besides listeners and pairs in
+    /// `TIME_WAIT`, only `open` sockets exist.
+    pub(crate) fn settle(&self, open: usize) {
+        let mut last = Vec::new();
+        let settled = wait::poll(Duration::from_secs(20), || {
+            last = self.sockets();
+            (last.len() == open).then_some(())
+        });
+        assert!(
+            settled.is_some(),
+            "{} sockets should be left in the namespace; these are:\n{}",
+            open,
+            last.join("\n")
+        );
+    }
+
+    fn sockets(&self) -> Vec<String> {
+        const TIME_WAIT: &str = "06";
+        const LISTEN: &str = "0A";
+        let file = self.file.try_clone().unwrap();
+        std::thread::spawn(move || {
+            join(&file).unwrap();
+            ["tcp", "tcp6"]
+                .into_iter()
+                .flat_map(|name| {
+                    let table =
+                        std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap();
+                    let lines: Vec<String> = table.lines().skip(1).map(str::to_owned).collect();
+                    lines
+                })
+                .filter(|line| {
+                    let state = line.split_whitespace().nth(3);
+                    state != Some(TIME_WAIT) && state != Some(LISTEN)
+                })
+                .collect()
+        })
+        .join()
+        .unwrap()
+    }
+}
+
+fn join(file: &File) -> io::Result<()> {
+    rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(Into::into)
+}
+
+/// What a socket speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ip {
+    V4,
+    V6,
+    /// IPv4 through IPv6 sockets
+    Mapped,
+}

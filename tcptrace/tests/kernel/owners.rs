@@ -1,0 +1,274 @@
+//! Every way to open a connection, and whose it is then.
+
+use std::net::SocketAddr;
+
+use crate::{
+    Impossible, Outcome,
+    actor::{Actor, Listener},
+    check::{self, Pair},
+    netns::{Ip, Netns},
+    peer::First,
+    record,
+    stage::{Exchange, Stage, part},
+};
+
+/// A client and a server that listens.
+fn company(netns: &Netns) -> (Actor, Actor, Listener, SocketAddr) {
+    let client = Actor::spawn(netns, "client");
+    let mut server = Actor::spawn(netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    let addr = listener.local;
+    (client, server, listener, addr)
+}
+
+pub(crate) fn server_blocked_in_accept_before_start() {
+    let netns = Netns::new();
+    let (mut client, mut server, listener, addr) = company(&netns);
+    server.tell_accept(&listener, "");
+    server.await_blocked_in_accept();
+
+    let stage = Stage::over(netns, &["--no-existing"]);
+    let exchange = Exchange::default();
+    let (near, far) = exchange.meet(&mut client, &mut server, addr);
+    part(&mut client, &near, &mut server, &far, First::Client);
+    let pair = Pair::new(&near, &client.who, &far, &server.who);
+    stage.end(0, &[]).check(&[pair], &[]);
+}
+
+pub(crate) fn prefork_workers() {
+    let stage = Stage::open(&[]);
+    let (mut client, mut parent, listener, addr) = company(&stage.netns);
+    let mut workers = [parent.fork(), parent.fork()];
+    for (worker, comm) in workers.iter_mut().zip(["worker one", "worker two"]) {
+        worker.rename(comm.as_bytes());
+        worker.who.comm = comm.to_owned();
+    }
+
+    let mut pairs = Vec::new();
+    // Both wait in accept(); which one gets the connection is the kernel's choice.
+    for worker in &mut workers {
+        worker.tell_serve_until_dismissed(&listener, First::Server);
+    }
+    client.tell_dial(addr, 40, First::Server);
+    let mut dialed = client.clients();
+    for _ in &workers {
+        dialed.extend(client.dismiss(addr, First::Server));
+    }
+    for worker in &mut workers {
+        for end in worker.clients() {
+            let pair = Pair::dialed(end, addr, &client.who, &worker.who);
+            pairs.push(pair.listened_by(&parent.who));
+        }
+    }
+    assert_eq!(pairs.len(), dialed.len());
+    // And in turns, so that it is known whose connection each one is.
+    for turn in 0..20 {
+        let worker = &mut workers[turn % 2];
+        let exchange = Exchange::default();
+        pairs.push(
+            exchange
+                .run(&mut client, worker, &listener, addr)
+                .listened_by(&parent.who),
+        );
+    }
+
+    stage.end(0, &[]).check(&pairs, &[(addr, &parent.who)]);
+}
+
+pub(crate) fn reuseport() {
+    let stage = Stage::open(&[]);
+    let mut client = Actor::spawn(&stage.netns, "client");
+    let mut servers = ["one", "two"].map(|comm| Actor::spawn(&stage.netns, comm));
+    let one = servers[0].listen(stage.netns.addr(Ip::V6, 0), "reuseport");
+    let two = servers[1].listen(one.local, "reuseport");
+    let addr = one.local;
+    let listeners = [one, two];
+    for (server, listener) in servers.iter_mut().zip(&listeners) {
+        server.tell_serve_until_told(listener, First::Client);
+    }
+    client.tell_dial(addr, 60, First::Client);
+    let dialed = client.clients();
+    let mut pairs = Vec::new();
+    let mut shares = Vec::new();
+    for server in &mut servers {
+        let clients = server.stop_serving();
+        shares.push(clients.len());
+        pairs.extend(
+            clients
+                .into_iter()
+                .map(|end| Pair::dialed(end, addr, &client.who, &server.who)),
+        );
+    }
+    assert_eq!(pairs.len(), dialed.len());
+    assert!(
+        shares.iter().all(|share| *share > 0),
+        "the kernel chose one server only: {shares:?}"
+    );
+
+    let told = stage.end(0, &[]);
+    told.check(&pairs, &[]);
+}
+
+/// The connection is the process's: its name is the main thread's, not that of the thread that
+/// made the call.
+pub(crate) fn threads() {
+    let stage = Stage::open(&[]);
+    let (mut client, mut server, listener, addr) = company(&stage.netns);
+    let exchange = Exchange {
+        connect: "thread dialler",
+        accept: "thread taker",
+        ..Exchange::default()
+    };
+    let pairs: Vec<_> = (0..10)
+        .map(|_| exchange.run(&mut client, &mut server, &listener, addr))
+        .collect();
+    stage.end(0, &[]).check(&pairs, &[(addr, &server.who)]);
+}
+
+pub(crate) fn nonblocking_connect() {
+    let stage = Stage::open(&[]);
+    let (mut client, mut server, listener, addr) = company(&stage.netns);
+    let exchange = Exchange {
+        connect: "nonblocking",
+        first: First::Server,
+        ..Exchange::default()
+    };
+    let pairs: Vec<_> = (0..10)
+        .map(|_| exchange.run(&mut client, &mut server, &listener, addr))
+        .collect();
+    stage.end(0, &[]).check(&pairs, &[(addr, &server.who)]);
+}
+
+pub(crate) fn refused_connect() {
+    let stage = Stage::open(&[]);
+    let mut client = Actor::spawn(&stage.netns, "refused");
+    let addrs = [Ip::V4, Ip::V6, Ip::Mapped].map(|ip| {
+        // A port that was free a moment ago, in a namespace nobody else is in.
+        let listener = client.listen(stage.netns.addr(ip, 0), "");
+        client.unlisten(&listener);
+        stage.netns.addr(ip, listener.local.port())
+    });
+    for addr in addrs {
+        for how in ["", "nonblocking", "thread other"] {
+            client.tell(&format!("connect {addr} {how}"));
+            assert_eq!(client.result(), Err("ECONNREFUSED".to_owned()));
+        }
+    }
+
+    let told = stage.end(0, &[]);
+    assert_eq!(told.records.lost(), 0);
+    let ours = told.ours();
+    check::same_transitions(&told.lives, &ours);
+    record::each_end_has_its_close(&ours);
+    let attempts: Vec<_> = ours
+        .iter()
+        .copied()
+        .filter(|record| record.role() != "listener")
+        .collect();
+    for record in &attempts {
+        assert_eq!(record.role(), "client", "{}", record.line);
+        check::names(record, "connect", &client.who, &attempts);
+    }
+    let closes: Vec<_> = attempts
+        .iter()
+        .filter(|record| record.event() == "close")
+        .collect();
+    assert_eq!(
+        closes.len(),
+        9,
+        "close records:\n{}",
+        record::lines(&attempts)
+    );
+    for close in closes {
+        assert_eq!(close.text("reason"), Some("refused"), "{}", close.line);
+        assert_eq!(close.text("errno"), Some("ECONNREFUSED"), "{}", close.line);
+    }
+}
+
+pub(crate) fn fast_open() {
+    let stage = Stage::open(&[]);
+    let (mut client, mut server, listener, addr) = company(&stage.netns);
+    // Both sides, without a cookie, and for every listener (Documentation/networking/ip-sysctl).
+    client.ask("write-file /proc/sys/net/ipv4/tcp_fastopen 1543");
+    let mut pairs = Vec::new();
+    for _ in 0..10 {
+        server.tell_accept(&listener, "");
+        let exchange = Exchange {
+            connect: "fastopen",
+            ..Exchange::default()
+        };
+        let (near, far) = exchange.meet(&mut client, &mut server, addr);
+        // The byte that came with the SYN.
+        server.act("receive", &far);
+        part(&mut client, &near, &mut server, &far, First::Client);
+        pairs.push(Pair::new(&near, &client.who, &far, &server.who));
+    }
+    stage.end(0, &[]).check(&pairs, &[(addr, &server.who)]);
+}
+
+/// `io_uring` is there since 5.1; where it is not, somebody has switched it off.
+fn need_io_uring() -> Outcome {
+    match io_uring::IoUring::new(2) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Impossible(format!("io_uring is not allowed here: {error}"))),
+    }
+}
+
+pub(crate) fn io_uring_connect() -> Outcome {
+    need_io_uring()?;
+    let stage = Stage::open(&[]);
+    let (mut client, mut server, listener, addr) = company(&stage.netns);
+    let exchange = Exchange {
+        connect: "uring",
+        ..Exchange::default()
+    };
+    let pairs: Vec<_> = (0..5)
+        .map(|_| exchange.run(&mut client, &mut server, &listener, addr))
+        .collect();
+    stage.end(0, &[]).check(&pairs, &[(addr, &server.who)]);
+    Ok(())
+}
+
+/// Where no hook sees who accepts through `io_uring`, the listening process stays the owner.
+pub(crate) fn io_uring_accept() -> Outcome {
+    need_io_uring()?;
+    let stage = Stage::open(&[]);
+    let (mut client, mut parent, listener, addr) = company(&stage.netns);
+    let mut worker = parent.fork();
+    worker.rename(b"uring worker");
+    "uring worker".clone_into(&mut worker.who.comm);
+    let exchange = Exchange {
+        accept: "uring",
+        ..Exchange::default()
+    };
+    let mut pairs: Vec<_> = (0..5)
+        .map(|_| {
+            exchange
+                .run(&mut client, &mut worker, &listener, addr)
+                .listened_by(&parent.who)
+        })
+        .collect();
+    let told = stage.end(0, &[]);
+    if !check::accept_hook_sees_all(told.records.start()) {
+        for pair in &mut pairs {
+            pair.acceptor = None;
+        }
+    }
+    told.check(&pairs, &[(addr, &parent.who)]);
+    Ok(())
+}
+
+/// The listener goes while a connection waits for it.
+pub(crate) fn never_accepted() {
+    let stage = Stage::open(&[]);
+    let (mut client, mut server, listener, addr) = company(&stage.netns);
+    let near = client.connect(addr, "");
+    server.unlisten(&listener);
+    client.close(&near);
+    let pair = Pair {
+        acceptor: None,
+        cookies: [Some(near.cookie.clone()), None],
+        ..Pair::dialed(near.local, addr, &client.who, &server.who)
+    };
+    stage.end(0, &[]).check(&[pair], &[(addr, &server.who)]);
+}

@@ -1,0 +1,446 @@
+//! The process at one end of a connection: it does what the test tells it, one line at a time.
+//!
+//! Everything a test claims about owners rests on these being processes of their own, with a pid
+//! the test knows. A command is a line on the control socket, and so is its answer: `ok …` or
+//! `err ERRNO`. Commands are synchronous, so that a test never has to guess how far a peer is.
+
+mod uring;
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::{
+        fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::net::UnixStream,
+    },
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags},
+    net::{AddressFamily, SocketFlags, SocketType, sockopt},
+    process::Signal,
+};
+
+/// How long a peer waits for its counterpart before it reports failure instead.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Who closes first, in commands that make many connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    Client,
+    Server,
+}
+
+impl First {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+
+    fn parse(word: &str) -> Self {
+        match word {
+            "client" => Self::Client,
+            "server" => Self::Server,
+            _ => panic!("who closes first: {word:?}"),
+        }
+    }
+}
+
+/// Runs a peer. `args`: the control socket's descriptor, then spare ones for forked children.
+pub(crate) fn main(args: &[String]) -> ExitCode {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    let mut controls = args.iter().map(|fd| {
+        let fd: RawFd = fd.parse().unwrap();
+        // SAFETY: the harness left these descriptors open for us, and nothing else uses them.
+        UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) })
+    });
+    let control = controls.next().expect("a control socket");
+    let mut peer = Peer {
+        control: BufReader::new(control),
+        spares: controls.collect(),
+        listeners: Vec::new(),
+        streams: Vec::new(),
+    };
+    peer.obey();
+    ExitCode::SUCCESS
+}
+
+struct Peer {
+    control: BufReader<UnixStream>,
+    spares: Vec<UnixStream>,
+    listeners: Vec<Option<TcpListener>>,
+    streams: Vec<Option<TcpStream>>,
+}
+
+impl Peer {
+    /// Until the harness hangs up.
+    fn obey(&mut self) {
+        let mut line = String::new();
+        while self.control.read_line(&mut line).is_ok_and(|len| len > 0) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let answer = match self.run(&words) {
+                Ok(text) => format!("ok {text}\n"),
+                Err(error) => format!("err {}\n", name_of(&error)),
+            };
+            if self.control.get_mut().write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    }
+
+    fn run(&mut self, words: &[&str]) -> io::Result<String> {
+        match *words {
+            ["listen", addr, ref flags @ ..] => self.listen(addr, flags),
+            ["unlisten", id] => {
+                drop(self.listeners[index(id)].take());
+                Ok(String::new())
+            }
+            ["accept", id] => self.accept(index(id), None),
+            ["accept", id, "thread", name] => self.accept(index(id), Some(name)),
+            ["accept", id, "uring"] => {
+                let listener = self.listeners[index(id)].as_ref().unwrap();
+                let stream = uring::accept(listener)?;
+                self.keep(stream)
+            }
+            ["connect", addr] => self.keep(TcpStream::connect(addr_of(addr))?),
+            ["connect", addr, "thread", name] => {
+                let addr = addr_of(addr);
+                let stream = in_thread(name, || TcpStream::connect(addr))?;
+                self.keep(stream)
+            }
+            ["connect", addr, "nonblocking"] => {
+                let stream = connect_nonblocking(addr_of(addr))?;
+                self.keep(stream)
+            }
+            ["connect", addr, "fastopen"] => {
+                let stream = connect_fastopen(addr_of(addr))?;
+                self.keep(stream)
+            }
+            ["connect", addr, "uring"] => {
+                let stream = uring::connect(addr_of(addr))?;
+                self.keep(stream)
+            }
+            // Leaves the connect under way, for addresses that do not answer.
+            ["connect", addr, "begin"] => {
+                let (stream, _) = begin_connect(addr_of(addr))?;
+                self.keep_local(stream)
+            }
+            ["serve", id, count, first] => {
+                self.serve(index(id), count.parse().unwrap(), First::parse(first))
+            }
+            ["dial", addr, count, first] => dial(
+                addr_of(addr),
+                count.parse().unwrap(),
+                b'x',
+                First::parse(first),
+            ),
+            ["dismiss", addr, first] => dial(addr_of(addr), 1, DISMISSED, First::parse(first)),
+            // As `dial`, until the time is over; the count is not known before.
+            ["dial-for", addr, millis, first] => {
+                let time = Duration::from_millis(millis.parse().unwrap());
+                dial_for(addr_of(addr), time, First::parse(first))
+            }
+            ["serve-until-dismissed", id, first] => {
+                self.serve_until_dismissed(index(id), First::parse(first))
+            }
+            ["serve-until-told", id, first] => {
+                self.serve_until_told(index(id), First::parse(first))
+            }
+            ["send", id] => {
+                self.stream(id).write_all(b"x")?;
+                Ok(String::new())
+            }
+            ["receive", id] => {
+                let mut byte = [0];
+                self.stream(id).read_exact(&mut byte)?;
+                Ok(String::new())
+            }
+            ["eof", id] => {
+                let mut rest = Vec::new();
+                self.stream(id).read_to_end(&mut rest)?;
+                Ok(String::new())
+            }
+            ["close", id] => {
+                drop(self.streams[index(id)].take());
+                Ok(String::new())
+            }
+            ["comm", hex] => {
+                let name = unhex(hex);
+                let name = std::ffi::CString::new(name).unwrap();
+                rustix::thread::set_name(&name)?;
+                Ok(String::new())
+            }
+            ["setuid", uid] => {
+                // SAFETY: changes this process's credentials, which nothing here relies on.
+                match unsafe { libc::setuid(uid.parse().unwrap()) } {
+                    0 => Ok(String::new()),
+                    _ => Err(io::Error::last_os_error()),
+                }
+            }
+            ["write-file", path, text] => std::fs::write(path, text).map(|()| String::new()),
+            ["fork"] => self.fork(Some(Signal::KILL)),
+            ["fork", "orphan"] => self.fork(None),
+            _ => panic!("unknown command {words:?}"),
+        }
+    }
+
+    fn stream(&mut self, id: &str) -> &mut TcpStream {
+        self.streams[index(id)].as_mut().expect("an open stream")
+    }
+
+    /// Answers `ID LOCAL REMOTE COOKIE`.
+    fn keep(&mut self, stream: TcpStream) -> io::Result<String> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let peer = stream.peer_addr()?;
+        let kept = self.keep_local(stream)?;
+        let (head, cookie) = kept.rsplit_once(' ').unwrap();
+        Ok(format!("{head} {} {cookie}", canonical(peer)))
+    }
+
+    /// Answers `ID LOCAL COOKIE`.
+    fn keep_local(&mut self, stream: TcpStream) -> io::Result<String> {
+        let cookie = sockopt::socket_cookie(&stream)?;
+        let local = canonical(stream.local_addr()?);
+        self.streams.push(Some(stream));
+        Ok(format!("{} {local} {cookie:x}", self.streams.len() - 1))
+    }
+
+    /// Answers `ID ADDR`.
+    fn listen(&mut self, addr: &str, flags: &[&str]) -> io::Result<String> {
+        let addr = addr_of(addr);
+        let socket = rustix::net::socket_with(
+            family_of(addr),
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        for flag in flags {
+            match *flag {
+                "reuseport" => sockopt::set_socket_reuseport(&socket, true)?,
+                "dual" => sockopt::set_ipv6_v6only(&socket, false)?,
+                _ => panic!("unknown flag {flag:?}"),
+            }
+        }
+        rustix::net::bind(&socket, &addr)?;
+        rustix::net::listen(&socket, 1024)?;
+        let listener = TcpListener::from(socket);
+        let local = listener.local_addr()?;
+        self.listeners.push(Some(listener));
+        Ok(format!("{} {local}", self.listeners.len() - 1))
+    }
+
+    fn accept(&mut self, id: usize, thread: Option<&str>) -> io::Result<String> {
+        let listener = self.listeners[id].as_ref().unwrap();
+        let (stream, _) = match thread {
+            Some(name) => in_thread(name, || listener.accept())?,
+            None => listener.accept()?,
+        };
+        self.keep(stream)
+    }
+
+    /// Answers with the remote ends of the connections it accepted.
+    fn serve(&mut self, id: usize, count: usize, first: First) -> io::Result<String> {
+        let listener = self.listeners[id].as_ref().unwrap();
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (stream, client) = listener.accept()?;
+            clients.push(canonical(client).to_string());
+            converse_as_server(stream, first)?;
+        }
+        Ok(clients.join(","))
+    }
+
+    /// Serves whoever comes, sleeping in `accept()` as workers of a prefork server do, until a
+    /// client dismisses it.
+    fn serve_until_dismissed(&mut self, id: usize, first: First) -> io::Result<String> {
+        let listener = self.listeners[id].as_ref().unwrap();
+        let mut clients = Vec::new();
+        loop {
+            let (stream, client) = listener.accept()?;
+            clients.push(canonical(client).to_string());
+            if converse_as_server(stream, first)? == DISMISSED {
+                return Ok(clients.join(","));
+            }
+        }
+    }
+
+    /// Serves whoever comes until the next line from the harness. For a listener that no other
+    /// process accepts from.
+    fn serve_until_told(&mut self, id: usize, first: First) -> io::Result<String> {
+        let listener = self.listeners[id].as_ref().unwrap();
+        let mut clients = Vec::new();
+        loop {
+            let mut fds = [
+                PollFd::new(listener, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.control.get_ref().as_fd(), PollFlags::IN),
+            ];
+            rustix::event::poll(&mut fds, None)?;
+            if !fds[0].revents().is_empty() {
+                let (stream, client) = listener.accept()?;
+                clients.push(canonical(client).to_string());
+                converse_as_server(stream, first)?;
+            } else if !fds[1].revents().is_empty() {
+                let mut line = String::new();
+                self.control.read_line(&mut line)?;
+                return Ok(clients.join(","));
+            }
+        }
+    }
+
+    /// Answers with the child's pid; the child obeys the next spare control socket.
+    ///
+    /// `parent_death`: what becomes of the child when this process ends.
+    fn fork(&mut self, parent_death: Option<Signal>) -> io::Result<String> {
+        let control = self.spares.remove(0);
+        // SAFETY: this process has one thread at this moment: `in_thread` joins its own.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                rustix::process::set_parent_process_death_signal(parent_death)?;
+                self.control = BufReader::new(control);
+                self.obey();
+                std::process::exit(0);
+            }
+            pid => Ok(pid.to_string()),
+        }
+    }
+}
+
+/// What a client says to a server that shall accept no more.
+const DISMISSED: u8 = b'q';
+
+/// The client's word.
+fn converse_as_server(mut stream: TcpStream, first: First) -> io::Result<u8> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut bytes = [0; 16];
+    stream.read_exact(&mut bytes[..1])?;
+    stream.write_all(b"y")?;
+    if first == First::Client {
+        let rest = stream.read(&mut bytes[1..])?;
+        assert_eq!(rest, 0, "more than the one byte");
+    }
+    Ok(bytes[0])
+}
+
+fn converse_as_client(mut stream: TcpStream, word: u8, first: First) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut bytes = [0; 16];
+    stream.write_all(&[word])?;
+    stream.read_exact(&mut bytes[..1])?;
+    if first == First::Server {
+        let rest = stream.read(&mut bytes)?;
+        assert_eq!(rest, 0, "more than the one byte");
+    }
+    Ok(())
+}
+
+/// Answers with the local ends of the connections it made.
+fn dial(addr: SocketAddr, count: usize, word: u8, first: First) -> io::Result<String> {
+    let mut clients = Vec::with_capacity(count);
+    for _ in 0..count {
+        let stream = TcpStream::connect(addr)?;
+        clients.push(canonical(stream.local_addr()?).to_string());
+        converse_as_client(stream, word, first)?;
+    }
+    Ok(clients.join(","))
+}
+
+fn dial_for(addr: SocketAddr, time: Duration, first: First) -> io::Result<String> {
+    let end = Instant::now() + time;
+    let mut count = 0;
+    while Instant::now() < end {
+        converse_as_client(TcpStream::connect(addr)?, b'x', first)?;
+        count += 1;
+    }
+    Ok(count.to_string())
+}
+
+fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn_scoped(scope, work)?
+            .join()
+            .unwrap()
+    })
+}
+
+fn begin_connect(addr: SocketAddr) -> io::Result<(TcpStream, Result<(), rustix::io::Errno>)> {
+    let socket = rustix::net::socket_with(
+        family_of(addr),
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    let result = rustix::net::connect(&socket, &addr);
+    if let Err(error) = result
+        && error != rustix::io::Errno::INPROGRESS
+    {
+        return Err(error.into());
+    }
+    Ok((TcpStream::from(socket), result))
+}
+
+fn connect_nonblocking(addr: SocketAddr) -> io::Result<TcpStream> {
+    let (stream, _) = begin_connect(addr)?;
+    let mut fds = [PollFd::new(&stream, PollFlags::OUT)];
+    rustix::event::poll(&mut fds, None)?;
+    sockopt::socket_error(&stream)??;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+fn connect_fastopen(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = rustix::net::socket_with(
+        family_of(addr),
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let flags = rustix::net::SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
+    rustix::net::sendto(&socket, b"x", flags, &addr)?;
+    Ok(TcpStream::from(socket))
+}
+
+fn family_of(addr: SocketAddr) -> AddressFamily {
+    if addr.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    }
+}
+
+/// The address as the tracer shows it: an IPv4-mapped one is plain IPv4.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+fn addr_of(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn index(text: &str) -> usize {
+    text.parse().unwrap()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+fn name_of(error: &io::Error) -> String {
+    let name = match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => "ECONNREFUSED",
+        Some(libc::ENOSYS) => "ENOSYS",
+        Some(libc::EPERM) => "EPERM",
+        _ => return format!("{error:?}"),
+    };
+    name.to_owned()
+}

@@ -1,0 +1,218 @@
+//! The tracer as a citizen: signals, pipes, files, permissions, exit status.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    actor::Actor,
+    check,
+    netns::{Ip, Netns},
+    peer::First,
+    record::Records,
+    stage::{Exchange, Stage},
+    tracer::{self, Tracer},
+    truth::{self, Truth},
+    wait,
+};
+
+/// The user and group `nobody`.
+const NOBODY: u32 = 65534;
+
+/// A folder that is gone when the test is.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tcptrace-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// Everything that happened before the signal is printed, at the end of a busy moment too.
+pub(crate) fn signals() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let stage = Stage::open(&["--no-existing"]);
+        let mut client = Actor::spawn(&stage.netns, "client");
+        let mut server = Actor::spawn(&stage.netns, "server");
+        let listener = server.listen(stage.netns.addr(Ip::V4, 0), "");
+        server.tell_serve(&listener, 500, First::Client);
+        client.tell_dial(listener.local, 500, First::Client);
+        client.clients();
+        server.clients();
+        let told = stage.end_with(signal, 0, &[]);
+        assert_eq!(told.records.lost(), 0);
+        check::same_transitions(&told.lives, &told.ours());
+    }
+}
+
+pub(crate) fn closed_pipe() {
+    for args in [&["--json"][..], &[]] {
+        let netns = Netns::new();
+        let mut server = Actor::spawn(&netns, "server");
+        let mut client = Actor::spawn(&netns, "client");
+        let listener = server.listen(netns.addr(Ip::V4, 0), "");
+        let mut child = Command::new(tracer::binary())
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut first)
+            .unwrap();
+        // The pipe is closed now. It takes something to write before the tracer knows.
+        let status = wait::poll(Duration::from_secs(20), || {
+            Exchange::default().run(&mut client, &mut server, &listener, listener.local);
+            child.try_wait().unwrap()
+        });
+        if status.is_none() {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            status.and_then(|status| status.code()),
+            Some(0),
+            "{args:?}: {stderr}"
+        );
+        assert_eq!(stderr, "", "{args:?}: not silent");
+    }
+}
+
+/// `-o` with a log rotation in the middle: no line is lost or cut.
+pub(crate) fn rotation() {
+    let folder = Folder::new("rotation");
+    let log = folder.0.join("log");
+    let rotated = folder.0.join("log.1");
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    let truth = Truth::record();
+    let tracer = Tracer::spawn(&["--json", "--no-existing", "-o", log.to_str().unwrap()]);
+    let has_text = |path: &Path| fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    let started = wait::poll(Duration::from_secs(20), || has_text(&log).then_some(()));
+    assert!(started.is_some(), "nothing in {}", log.display());
+
+    server.tell_serve_until_told(&listener, First::Client);
+    client.tell(&format!("dial-for {} 1500 client", listener.local));
+    let grown = |path: &Path, len: u64| fs::metadata(path).is_ok_and(|file| file.len() > len);
+    wait::poll(Duration::from_secs(5), || {
+        grown(&log, 100_000).then_some(())
+    });
+    fs::rename(&log, &rotated).unwrap();
+    tracer.signal(Signal::HUP);
+    let reopened = wait::poll(Duration::from_secs(5), || has_text(&log).then_some(()));
+    client.answer();
+    server.stop_serving();
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    tracer.signal(Signal::INT);
+    let (stdout, status, stderr) = tracer.wait_text();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(
+        reopened.is_some(),
+        "no new {} after SIGHUP; {stderr}",
+        log.display()
+    );
+    assert_eq!(stdout, "", "standard output, though -o was given");
+    let old = fs::read_to_string(&rotated).unwrap();
+    let new = fs::read_to_string(&log).unwrap();
+    for text in [&old, &new] {
+        assert!(
+            text.ends_with('\n'),
+            "a cut line: {:?}",
+            text.lines().last()
+        );
+    }
+    let records = Records::parse(&(old + &new));
+    records.keep_their_promises();
+    assert_eq!(records.lost(), 0);
+    check::same_transitions(&lives, &records.within(netns.inode));
+}
+
+pub(crate) fn without_root() {
+    // Where anybody can reach it.
+    let folder = Folder::new("without-root");
+    let copy = folder.0.join("tcptrace");
+    fs::copy(tracer::binary(), &copy).unwrap();
+    for path in [&folder.0, &copy] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let output = Command::new(&copy)
+        .args(["--json", "-d", "1"])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert!(
+        stderr.contains("CAP_BPF"),
+        "no capability is named: {stderr}"
+    );
+    assert!(stderr.starts_with("tcptrace: "), "{stderr}");
+    let messages = stderr
+        .lines()
+        .filter(|line| line.starts_with("tcptrace: "))
+        .count();
+    assert_eq!(messages, 1, "more than one message: {stderr}");
+}
+
+pub(crate) fn usage() {
+    let cases: [&[&str]; 14] = [
+        &["--nonsense"],
+        &["-p", "abc"],
+        &["-p", "0"],
+        &["-p", "-1"],
+        &["--port", "65536"],
+        &["--port", "0"],
+        &["--port", "9-5"],
+        &["--port", ""],
+        &["--events", "transition,bogus"],
+        &["--duration", "soon"],
+        &["-n", "-3"],
+        &["-n", "many"],
+        &["--buffer", "much"],
+        &["--format", "xml"],
+    ];
+    let mut faults = Vec::new();
+    for args in cases {
+        // A mistake taken for an order would trace on.
+        let mut args = args.to_vec();
+        if args[0] != "--duration" {
+            args.extend(["--duration", "1"]);
+        }
+        let tracer = Tracer::spawn(&args);
+        let (stdout, status, stderr) = tracer.wait_text();
+        if status.code() != Some(2) || !stdout.is_empty() || stderr.is_empty() {
+            faults.push(format!(
+                "{args:?}: {status}, output {stdout:.200?}, errors {stderr:?}"
+            ));
+        }
+    }
+    assert!(
+        faults.is_empty(),
+        "expected status 2 and a message:\n{}",
+        faults.join("\n")
+    );
+}

@@ -1,0 +1,372 @@
+//! The tracer's NDJSON, and what must hold for every line of it, whatever was traced.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+};
+
+use serde_json::Value;
+
+/// One line.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    value: Value,
+    pub(crate) line: String,
+}
+
+impl Record {
+    pub(crate) fn parse(line: &str) -> Self {
+        let value = serde_json::from_str(line)
+            .unwrap_or_else(|error| panic!("not JSON: {error}: {line:?}"));
+        Self {
+            value,
+            line: line.to_owned(),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.value.get(key)
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        let value = self.get(key)?;
+        let text = value.as_str();
+        assert!(text.is_some(), "{key} is not a string: {}", self.line);
+        text
+    }
+
+    pub(crate) fn int(&self, key: &str) -> Option<u64> {
+        let value = self.get(key)?;
+        let int = value.as_u64();
+        assert!(int.is_some(), "{key} is not a whole number: {}", self.line);
+        int
+    }
+
+    fn need_text(&self, key: &str) -> &str {
+        self.text(key)
+            .unwrap_or_else(|| panic!("no {key}: {}", self.line))
+    }
+
+    fn need_int(&self, key: &str) -> u64 {
+        self.int(key)
+            .unwrap_or_else(|| panic!("no {key}: {}", self.line))
+    }
+
+    pub(crate) fn event(&self) -> &str {
+        self.need_text("event")
+    }
+
+    pub(crate) fn mono_us(&self) -> u64 {
+        self.need_int("mono_us")
+    }
+
+    pub(crate) fn conn(&self) -> &str {
+        self.need_text("conn")
+    }
+
+    pub(crate) fn role(&self) -> &str {
+        self.need_text("role")
+    }
+
+    pub(crate) fn source(&self) -> &str {
+        self.need_text("pid_source")
+    }
+
+    pub(crate) fn is_about_a_connection(&self) -> bool {
+        !matches!(self.event(), "start" | "lost" | "end")
+    }
+
+    pub(crate) fn is(&self, event: &str, new: &str) -> bool {
+        self.event() == event && self.text("new") == Some(new)
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.end("laddr", "lport")
+    }
+
+    /// [`None`] for listeners.
+    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+        self.get("raddr").map(|_| self.end("raddr", "rport"))
+    }
+
+    fn end(&self, addr: &str, port: &str) -> SocketAddr {
+        let ip: IpAddr = self
+            .need_text(addr)
+            .parse()
+            .unwrap_or_else(|error| panic!("{addr}: {error}: {}", self.line));
+        let port = u16::try_from(self.need_int(port)).unwrap();
+        SocketAddr::new(ip, port)
+    }
+
+    /// What holds for this line alone.
+    fn keeps_its_promises(&self) {
+        let line = &self.line;
+        no_blanks(&self.value, line);
+        assert_eq!(self.int("v"), Some(1), "{line}");
+        assert!(
+            is_timestamp(self.need_text("ts")),
+            "ts is not RFC 3339 UTC with ns: {line}"
+        );
+        assert!(self.mono_us() > 0, "{line}");
+        if !self.is_about_a_connection() {
+            return;
+        }
+
+        let conn = self.conn();
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        assert!(
+            conn.bytes().all(hex) && !conn.starts_with('0'),
+            "conn is not hexadecimal: {line}"
+        );
+        let local = self.local();
+        assert_ne!(local.port(), 0, "{line}");
+        let listener = self.role() == "listener";
+        match self.remote() {
+            Some(_) if listener => panic!("a listener has no remote end: {line}"),
+            None if !listener => panic!("no remote end: {line}"),
+            Some(remote) => {
+                assert_ne!(remote.port(), 0, "{line}");
+                assert!(!remote.ip().is_unspecified(), "{line}");
+                assert!(!local.ip().is_unspecified(), "{line}");
+            }
+            None => {}
+        }
+        let roles = ["client", "server", "listener", "unknown"];
+        assert!(roles.contains(&self.role()), "{line}");
+        let family = self.need_text("family");
+        assert_eq!(
+            family,
+            if local.is_ipv4() { "ipv4" } else { "ipv6" },
+            "{line}"
+        );
+        let mapped = self.get("mapped");
+        assert!(
+            mapped.is_none() || (family == "ipv4" && mapped == Some(&Value::Bool(true))),
+            "{line}"
+        );
+
+        let sources = [
+            "connect", "accept", "listener", "listen", "snapshot", "handover", "unknown",
+        ];
+        assert!(sources.contains(&self.source()), "{line}");
+        let unknown = self.source() == "unknown";
+        assert_eq!(
+            self.int("pid").is_none(),
+            unknown,
+            "pid and pid_source disagree: {line}"
+        );
+        assert_ne!(self.int("pid"), Some(0), "{line}");
+        if self.event() == "transition" {
+            assert_ne!(self.need_text("old"), self.need_text("new"), "{line}");
+        }
+    }
+}
+
+/// What is not known is left out: no null and no empty text anywhere.
+fn no_blanks(value: &Value, line: &str) {
+    match value {
+        Value::Null => panic!("null: {line}"),
+        Value::String(text) => assert!(!text.is_empty(), "empty text: {line}"),
+        Value::Array(values) => values.iter().for_each(|value| no_blanks(value, line)),
+        Value::Object(fields) => fields.values().for_each(|value| no_blanks(value, line)),
+        Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// `2026-11-22T11:45:21.123456789Z`
+fn is_timestamp(text: &str) -> bool {
+    let form = "0000-00-00T00:00:00.000000000Z";
+    text.len() == form.len()
+        && text.bytes().zip(form.bytes()).all(|(byte, form)| {
+            if form == b'0' {
+                byte.is_ascii_digit()
+            } else {
+                byte == form
+            }
+        })
+}
+
+/// All lines of a run.
+pub(crate) struct Records {
+    pub(crate) all: Vec<Record>,
+}
+
+impl Records {
+    pub(crate) fn parse(text: &str) -> Self {
+        Self {
+            all: text.lines().map(Record::parse).collect(),
+        }
+    }
+
+    pub(crate) fn of(&self, event: &str) -> impl Iterator<Item = &Record> {
+        self.all
+            .iter()
+            .filter(move |record| record.event() == event)
+    }
+
+    pub(crate) fn start(&self) -> &Record {
+        &self.all[0]
+    }
+
+    pub(crate) fn end(&self) -> &Record {
+        self.all.last().unwrap()
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.end().need_int("lost")
+    }
+
+    /// The records about connections in a network namespace.
+    pub(crate) fn within(&self, netns: u64) -> Vec<&Record> {
+        self.all
+            .iter()
+            .filter(|record| record.is_about_a_connection() && record.need_int("netns") == netns)
+            .collect()
+    }
+
+    /// What `interface.md` promises of every run.
+    pub(crate) fn keep_their_promises(&self) {
+        assert!(self.all.len() >= 2, "no start or no end: {:?}", self.all);
+        for record in &self.all {
+            record.keeps_its_promises();
+        }
+        assert_eq!(self.start().event(), "start", "the first line");
+        assert_eq!(self.end().event(), "end", "the last line");
+        assert_eq!(self.of("start").count(), 1);
+        assert_eq!(self.of("end").count(), 1);
+        for key in ["version", "kernel"] {
+            self.start().need_text(key);
+        }
+        let hooks = self.start().get("hooks");
+        assert!(
+            hooks.is_some_and(Value::is_object),
+            "hooks: {}",
+            self.start().line
+        );
+
+        let lost: u64 = self.of("lost").map(|record| record.need_int("count")).sum();
+        assert_eq!(
+            self.lost(),
+            lost,
+            "end.lost, and the sum of the lost records"
+        );
+        for record in self.of("lost") {
+            let causes = ["ring_full", "map_full", "sink_full", "recursion"];
+            assert!(
+                causes.contains(&record.need_text("cause")),
+                "{}",
+                record.line
+            );
+            assert_ne!(record.need_int("count"), 0, "{}", record.line);
+        }
+        let transitions = self.of("transition").count() as u64;
+        if transitions > 0 {
+            assert_eq!(
+                self.end().need_int("transitions"),
+                transitions,
+                "{}",
+                self.end().line
+            );
+        }
+        for records in self.by_connection().values() {
+            lives_one_life(records, self.lost() == 0);
+        }
+    }
+
+    fn by_connection(&self) -> BTreeMap<&str, Vec<&Record>> {
+        let mut connections: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+        for record in self
+            .all
+            .iter()
+            .filter(|record| record.is_about_a_connection())
+        {
+            connections.entry(record.conn()).or_default().push(record);
+        }
+        connections
+    }
+}
+
+/// What holds for all records of one connection.
+fn lives_one_life(records: &[&Record], whole: bool) {
+    let lines = || lines(records);
+    let first = records[0];
+    for pair in records.windows(2) {
+        assert!(
+            pair[0].mono_us() <= pair[1].mono_us(),
+            "time goes back:\n{}",
+            lines()
+        );
+    }
+    for record in records {
+        assert_eq!(
+            record.local(),
+            first.local(),
+            "the local end changes:\n{}",
+            lines()
+        );
+        assert_eq!(
+            record.remote(),
+            first.remote(),
+            "the remote end changes:\n{}",
+            lines()
+        );
+        assert_eq!(
+            record.role(),
+            first.role(),
+            "the role changes:\n{}",
+            lines()
+        );
+    }
+    let closes = records
+        .iter()
+        .filter(|record| record.event() == "close")
+        .count();
+    assert!(closes <= 1, "{closes} close records:\n{}", lines());
+    if !whole {
+        return;
+    }
+    let mut state = None;
+    for record in records {
+        match record.event() {
+            "socket" => state = record.text("state"),
+            "transition" => {
+                if state.is_some() {
+                    assert_eq!(record.text("old"), state, "a step is missing:\n{}", lines());
+                }
+                state = record.text("new");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Every connection whose socket came to `CLOSE` was closed, once.
+pub(crate) fn each_end_has_its_close(records: &[&Record]) {
+    let mut ends: HashMap<&str, (usize, usize)> = HashMap::new();
+    for record in records {
+        let counts = ends.entry(record.conn()).or_default();
+        if record.is("transition", "CLOSE") {
+            counts.0 += 1;
+        } else if record.event() == "close" {
+            counts.1 += 1;
+        }
+    }
+    for (conn, (transitions, closes)) in ends {
+        let of_it: Vec<_> = records
+            .iter()
+            .copied()
+            .filter(|record| record.conn() == conn)
+            .collect();
+        assert_eq!(
+            transitions,
+            closes,
+            "connection {conn}: transitions to CLOSE, and close records:\n{}",
+            lines(&of_it)
+        );
+    }
+}
+
+pub(crate) fn lines(records: &[&Record]) -> String {
+    let lines: Vec<_> = records.iter().map(|record| record.line.as_str()).collect();
+    lines.join("\n")
+}

@@ -1,0 +1,179 @@
+//! `-p`: the connections of some processes, each with its whole history.
+
+use crate::{
+    actor::Actor,
+    check,
+    netns::{Ip, Netns},
+    peer::First,
+    record::{self, Record},
+    stage::Exchange,
+    tracer::Tracer,
+    truth::{self, Life, Truth},
+};
+
+/// What a tracer that was told to watch some processes showed, without listeners: workers hold
+/// their parent's, too.
+fn connections<'records>(records: &[&'records Record]) -> Vec<&'records Record> {
+    records
+        .iter()
+        .copied()
+        .filter(|record| record.role() != "listener")
+        .collect()
+}
+
+fn exactly(records: &[&Record], lives: &[Life], of: &dyn Fn(&Life) -> bool) {
+    let shown = connections(records);
+    let lives: Vec<_> = lives
+        .iter()
+        .filter(|life| !life.is_listener() && of(life))
+        .cloned()
+        .collect();
+    assert!(!lives.is_empty(), "the test did nothing");
+    check::same_transitions(&lives, &shown);
+    record::each_end_has_its_close(&shown);
+}
+
+pub(crate) fn one_worker_of_two() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut parent = Actor::spawn(&netns, "parent");
+    let listener = parent.listen(netns.addr(Ip::V4, 0), "");
+    let addr = listener.local;
+    let mut workers = [parent.fork(), parent.fork()];
+    let [one, two] = workers.each_ref().map(|worker| worker.who.pid.to_string());
+
+    let truth = Truth::record();
+    let tracers = [
+        Tracer::start(&["-p", &one]),
+        Tracer::start(&["-p", &format!("{one},{two}")]),
+        Tracer::start(&["-p", &one, "--pid", &two, "--no-existing"]),
+    ];
+
+    // Worker one sleeps in accept() when the connection comes, so the transitions before it are
+    // the business of nobody but the listener; worker two finds it in the queue.
+    let mut ends = [Vec::new(), Vec::new()];
+    for turn in 0..20 {
+        let worker = turn % 2;
+        let server = &mut workers[worker];
+        let exchange = Exchange::default();
+        let (near, far) = if worker == 0 {
+            server.tell_accept(&listener, "");
+            server.await_blocked_in_accept();
+            exchange.meet(&mut client, server, addr)
+        } else {
+            let near = client.connect(addr, "");
+            (near, server.accept(&listener))
+        };
+        let first = if turn % 4 < 2 {
+            First::Client
+        } else {
+            First::Server
+        };
+        crate::stage::part(&mut client, &near, server, &far, first);
+        ends[worker].push(far.remote);
+    }
+
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let [only_one, list, repeated] = tracers.map(|tracer| tracer.finish().fine());
+    for records in [&only_one, &list, &repeated] {
+        assert_eq!(records.lost(), 0);
+        // Nothing of other namespaces either.
+        let all = records
+            .all
+            .iter()
+            .filter(|record| record.is_about_a_connection());
+        assert_eq!(all.count(), records.within(netns.inode).len());
+    }
+
+    let accepted_by_one = |life: &Life| life.ends().0 == addr && ends[0].contains(&life.ends().1);
+    let shown = only_one.within(netns.inode);
+    exactly(&shown, &lives, &accepted_by_one);
+    for records in [&list, &repeated] {
+        exactly(&records.within(netns.inode), &lives, &|life| {
+            life.ends().0 == addr
+        });
+    }
+
+    // The history before accept() comes first, and whole.
+    for end in &ends[0] {
+        let of_it: Vec<_> = shown
+            .iter()
+            .copied()
+            .filter(|record| record.remote() == Some(*end) && record.event() != "close")
+            .collect();
+        assert!(
+            of_it[0].is("transition", "SYN_RECV"),
+            "{}",
+            record::lines(&of_it)
+        );
+        assert!(
+            of_it[1].is("transition", "ESTABLISHED"),
+            "{}",
+            record::lines(&of_it)
+        );
+        for record in &of_it {
+            match record.source() {
+                "listener" => {
+                    check::names(record, "listener", &parent.who, &of_it);
+                }
+                _ => check::names(record, "accept", &workers[0].who, &of_it),
+            }
+        }
+    }
+}
+
+pub(crate) fn client_process() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut other = Actor::spawn(&netns, "other");
+    let mut server = Actor::spawn(&netns, "server");
+    let truth = Truth::record();
+    let tracers =
+        [&client, &server].map(|actor| Tracer::start(&["-p", &actor.who.pid.to_string()]));
+
+    let listener = server.listen(netns.addr(Ip::V6, 0), "");
+    let addr = listener.local;
+    let mut ends = Vec::new();
+    for turn in 0..10 {
+        let dialer = if turn % 2 == 0 {
+            &mut client
+        } else {
+            &mut other
+        };
+        let exchange = Exchange::default();
+        let pair = exchange.run(dialer, &mut server, &listener, addr);
+        if turn % 2 == 0 {
+            ends.push(pair.client);
+        }
+    }
+    // Refused: it never gets further than SYN_SENT.
+    server.unlisten(&listener);
+    client.tell(&format!("connect {addr}"));
+    assert_eq!(client.result(), Err("ECONNREFUSED".to_owned()));
+
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let [of_client, of_server] = tracers.map(|tracer| tracer.finish().fine());
+    let of_client = of_client.within(netns.inode);
+    exactly(&of_client, &lives, &|life| {
+        ends.contains(&life.ends().0) || life.steps.last().unwrap().old == "SYN_SENT"
+    });
+    for record in &of_client {
+        check::names(record, "connect", &client.who, &of_client);
+    }
+    let of_server = of_server.within(netns.inode);
+    exactly(&of_server, &lives, &|life| life.ends().0 == addr);
+    // Its listener was made, and is its own.
+    let listening: Vec<_> = of_server
+        .iter()
+        .copied()
+        .filter(|record| record.role() == "listener")
+        .collect();
+    let listener: Vec<_> = lives
+        .iter()
+        .filter(|life| life.is_listener())
+        .cloned()
+        .collect();
+    check::same_transitions(&listener, &listening);
+}

@@ -1,0 +1,161 @@
+//! What most scenarios have in common: a namespace, the truth, and a tracer over both.
+
+use std::net::SocketAddr;
+
+use rustix::process::Signal;
+
+use crate::{
+    actor::{Actor, Held, Listener, Who},
+    check::{self, Pair},
+    netns::Netns,
+    peer::First,
+    record::{self, Record, Records},
+    tracer::Tracer,
+    truth::{self, Life, Truth},
+};
+
+pub(crate) struct Stage {
+    pub(crate) netns: Netns,
+    truth: Truth,
+    pub(crate) tracer: Tracer,
+}
+
+impl Stage {
+    /// The tracer is attached when this returns.
+    pub(crate) fn open(args: &[&str]) -> Self {
+        Self::over(Netns::new(), args)
+    }
+
+    /// Over a namespace in which something may be going on already.
+    pub(crate) fn over(netns: Netns, args: &[&str]) -> Self {
+        let truth = Truth::record();
+        let tracer = Tracer::start(args);
+        Self {
+            netns,
+            truth,
+            tracer,
+        }
+    }
+
+    /// Waits until all connections but `open` sockets have ended, then interrupts the tracer.
+    ///
+    /// `wildcards`: ports of listeners on all addresses.
+    pub(crate) fn end(self, open: usize, wildcards: &[u16]) -> Told {
+        self.end_with(Signal::INT, open, wildcards)
+    }
+
+    pub(crate) fn end_with(self, signal: Signal, open: usize, wildcards: &[u16]) -> Told {
+        self.netns.settle(open);
+        // At once: much of what happened may still be on its way through the tracer.
+        self.tracer.signal(signal);
+        let steps = self.truth.stop();
+        let records = self.tracer.wait().fine();
+        let lives = truth::lives_in(&steps, &self.netns, wildcards);
+        assert!(!lives.is_empty(), "the test did nothing");
+        Told {
+            records,
+            lives,
+            netns: self.netns,
+        }
+    }
+}
+
+/// Both stories of a scenario.
+pub(crate) struct Told {
+    pub(crate) records: Records,
+    pub(crate) lives: Vec<Life>,
+    netns: Netns,
+}
+
+impl Told {
+    /// The records of the scenario's namespace.
+    pub(crate) fn ours(&self) -> Vec<&Record> {
+        self.records.within(self.netns.inode)
+    }
+
+    /// Nothing is missing, nothing is too much, everything has its owner.
+    pub(crate) fn check(&self, pairs: &[Pair], listeners: &[(SocketAddr, &Who)]) {
+        assert_eq!(self.records.lost(), 0, "{}", self.records.end().line);
+        let ours = self.ours();
+        check::same_transitions(&self.lives, &ours);
+        record::each_end_has_its_close(&ours);
+        check::owners(pairs, &ours);
+        for (local, who) in listeners {
+            let of_it: Vec<_> = ours
+                .iter()
+                .copied()
+                .filter(|record| record.role() == "listener" && record.local() == *local)
+                .collect();
+            assert!(!of_it.is_empty(), "no record of the listener on {local}");
+            for record in &of_it {
+                check::names(record, "listen", who, &of_it);
+            }
+        }
+    }
+}
+
+/// One connection: how it is opened on each side, and who closes it first.
+pub(crate) struct Exchange<'how> {
+    pub(crate) connect: &'how str,
+    pub(crate) accept: &'how str,
+    pub(crate) first: First,
+}
+
+impl Default for Exchange<'_> {
+    fn default() -> Self {
+        Self {
+            connect: "",
+            accept: "",
+            first: First::Client,
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// From the first SYN to the last FIN.
+    pub(crate) fn run(
+        &self,
+        client: &mut Actor,
+        server: &mut Actor,
+        listener: &Listener,
+        addr: SocketAddr,
+    ) -> Pair {
+        server.tell_accept(listener, self.accept);
+        let (near, far) = self.meet(client, server, addr);
+        part(client, &near, server, &far, self.first);
+        Pair::new(&near, &client.who, &far, &server.who)
+    }
+
+    /// Connects to a server that has been told to accept.
+    pub(crate) fn meet(
+        &self,
+        client: &mut Actor,
+        server: &mut Actor,
+        addr: SocketAddr,
+    ) -> (Held, Held) {
+        let near = client.connect(addr, self.connect);
+        let far = server.held();
+        assert_eq!((near.local, near.remote), (far.remote, far.local));
+        (near, far)
+    }
+}
+
+/// A byte each way, then both close.
+pub(crate) fn part(client: &mut Actor, near: &Held, server: &mut Actor, far: &Held, first: First) {
+    client.act("send", near);
+    server.act("receive", far);
+    server.act("send", far);
+    client.act("receive", near);
+    match first {
+        First::Client => {
+            client.close(near);
+            server.act("eof", far);
+            server.close(far);
+        }
+        First::Server => {
+            server.close(far);
+            client.act("eof", near);
+            client.close(near);
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The program under test, as a child process.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    process::{Pid, Signal},
+    time::ClockId,
+};
+
+use crate::{
+    record::{Record, Records},
+    wait,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `TCPTRACE_BIN`, or the release build beside the test executable.
+pub(crate) fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("TCPTRACE_BIN") {
+        return path.into();
+    }
+    let own = std::env::current_exe().unwrap();
+    own.ancestors()
+        .map(|folder| folder.join("release/tcptrace"))
+        .find(|path| path.is_file())
+        .expect("TCPTRACE_BIN, or target/release/tcptrace: run `cargo xtask build`")
+}
+
+/// A line of output, and when it came.
+#[derive(Clone, Debug)]
+struct Line {
+    text: String,
+    mono_us: u64,
+}
+
+#[derive(Default)]
+struct Output {
+    lines: Vec<Line>,
+    ended: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    output: Mutex<Output>,
+    news: Condvar,
+    paused: Mutex<bool>,
+    resumed: Condvar,
+}
+
+/// A running tracer.
+pub(crate) struct Tracer {
+    child: Child,
+    shared: Arc<Shared>,
+    stdout: Option<JoinHandle<()>>,
+    stderr: Option<JoinHandle<String>>,
+    args: Vec<String>,
+}
+
+/// What it said, to its end.
+pub(crate) struct Finished {
+    pub(crate) records: Records,
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
+}
+
+impl Tracer {
+    /// Returns when the first line has come: what happens from now on is seen.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut json = vec!["--json"];
+        json.extend(args);
+        let tracer = Self::spawn(&json);
+        let start = tracer.wait_for("the start line", PATIENCE, |record| {
+            record.event() == "start"
+        });
+        assert!(start.is_some());
+        tracer
+    }
+
+    /// Only the connections of the test, for what needs no look at the others.
+    pub(crate) fn spawn(args: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.args(args);
+        Self::spawn_command(&mut command)
+    }
+
+    pub(crate) fn spawn_command(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let shared = Arc::new(Shared::default());
+        let stdout = child.stdout.take().unwrap();
+        let reader = {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || read_lines(stdout, &shared))
+        };
+        let mut stderr = child.stderr.take().unwrap();
+        let errors = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            stderr.read_to_end(&mut text).unwrap();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let args = command
+            .get_args()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
+        Self {
+            child,
+            shared,
+            stdout: Some(reader),
+            stderr: Some(errors),
+            args,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The first line that fits, and how long after its event it came. Fails the test when the
+    /// time is over or the tracer ends before.
+    pub(crate) fn wait_for(
+        &self,
+        what: &str,
+        time: Duration,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Option<(Record, Duration)> {
+        let deadline = Instant::now() + time;
+        let mut seen = 0;
+        let mut output = self.shared.output.lock().unwrap();
+        loop {
+            for line in &output.lines[seen..] {
+                let record = Record::parse(&line.text);
+                if fits(&record) {
+                    let late = line.mono_us.saturating_sub(record.mono_us());
+                    return Some((record, Duration::from_micros(late)));
+                }
+            }
+            seen = output.lines.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if output.ended || left.is_zero() {
+                let ended = output.ended;
+                let lines: Vec<_> = output.lines.iter().map(|line| line.text.clone()).collect();
+                drop(output);
+                let why = if ended {
+                    "ended"
+                } else {
+                    "was waited for in vain"
+                };
+                let stderr = if ended {
+                    self.stderr_so_far()
+                } else {
+                    String::new()
+                };
+                panic!(
+                    "tcptrace {}: {what}: the tracer {why}\nlast lines of {}:\n{}\n{stderr}",
+                    self.args.join(" "),
+                    lines.len(),
+                    lines[lines.len().saturating_sub(8)..].join("\n"),
+                );
+            }
+            output = self.shared.news.wait_timeout(output, left).unwrap().0;
+        }
+    }
+
+    /// Its standard error reaches its end when the process does, so a thread reads it; a child
+    /// that has closed its output is on its way out.
+    fn stderr_so_far(&self) -> String {
+        let done = wait::poll(Duration::from_secs(2), || {
+            self.stderr.as_ref()?.is_finished().then_some(())
+        });
+        match done {
+            Some(()) => "(it wrote to standard error; run it by hand to see)".to_owned(),
+            None => String::new(),
+        }
+    }
+
+    /// Raw text so far, for the formats that are not JSON.
+    pub(crate) fn text(&self) -> String {
+        let output = self.shared.output.lock().unwrap();
+        let mut text = String::new();
+        for line in &output.lines {
+            text += &line.text;
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Stops, or resumes, reading its output.
+    pub(crate) fn pause_reading(&self, paused: bool) {
+        *self.shared.paused.lock().unwrap() = paused;
+        self.shared.resumed.notify_all();
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Interrupts it as Ctrl-C does. What happened before must be in the output.
+    pub(crate) fn finish(self) -> Finished {
+        self.signal(Signal::INT);
+        self.wait()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(self) -> Finished {
+        let (text, status, stderr) = self.wait_text();
+        Finished {
+            records: Records::parse(&text),
+            status,
+            stderr,
+        }
+    }
+
+    /// [`Tracer::wait`] for formats that are not JSON.
+    pub(crate) fn wait_text(mut self) -> (String, ExitStatus, String) {
+        let status = wait::poll(PATIENCE, || self.child.try_wait().unwrap());
+        let Some(status) = status else {
+            panic!("tcptrace {}: does not end", self.args.join(" "));
+        };
+        self.stdout.take().unwrap().join().unwrap();
+        let stderr = self.stderr.take().unwrap().join().unwrap();
+        (self.text(), status, stderr)
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // Already ended and waited for, unless the test failed.
+        self.pause_reading(false);
+        if self.child.try_wait().unwrap().is_none() {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
+    }
+}
+
+impl Finished {
+    /// It ended as after Ctrl-C, and every promise about its output was kept.
+    pub(crate) fn fine(self) -> Records {
+        self.ended_with(0)
+    }
+
+    pub(crate) fn ended_with(self, code: i32) -> Records {
+        assert_eq!(
+            self.status.code(),
+            Some(code),
+            "exit status; standard error:\n{}",
+            self.stderr
+        );
+        self.records.keep_their_promises();
+        self.records
+    }
+}
+
+fn read_lines(stdout: impl std::io::Read, shared: &Shared) {
+    let mut stdout = BufReader::new(stdout);
+    let mut bytes = Vec::new();
+    loop {
+        let paused = shared.paused.lock().unwrap();
+        let still = shared.resumed.wait_while(paused, |paused| *paused);
+        drop(still.unwrap_or_else(PoisonError::into_inner));
+        bytes.clear();
+        let read = stdout.read_until(b'\n', &mut bytes).unwrap();
+        let mono_us = now_us();
+        let mut output = shared.output.lock().unwrap();
+        if read == 0 {
+            output.ended = true;
+            shared.news.notify_all();
+            return;
+        }
+        let whole = bytes.pop_if(|last| *last == b'\n').is_some();
+        let text = String::from_utf8(bytes.clone()).expect("the output is UTF-8");
+        assert!(whole, "the last line is cut: {text:?}");
+        output.lines.push(Line { text, mono_us });
+        shared.news.notify_all();
+    }
+}
+
+/// `CLOCK_MONOTONIC`, the clock of `mono_us`.
+pub(crate) fn now_us() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000 + now.tv_nsec.cast_unsigned() / 1000
+}
