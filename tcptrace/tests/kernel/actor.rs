@@ -1,7 +1,7 @@
 //! The harness's side of a [peer](crate::peer).
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     os::{
@@ -142,8 +142,11 @@ impl Actor {
     }
 
     pub(crate) fn rename(&mut self, comm: &[u8]) {
-        let hex: String = comm.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.ask(&format!("comm {hex}"));
+        let mut command = "comm ".to_owned();
+        for byte in comm {
+            write!(command, "{byte:02x}").unwrap();
+        }
+        self.ask(&command);
     }
 
     pub(crate) fn become_user(&mut self, uid: u32) {

@@ -18,7 +18,7 @@ const ACCEPT_TOLERANCE_US: u64 = 1000;
 
 /// The step as the tracer reports it.
 ///
-/// The kernel has no transition to TIME_WAIT: it closes the socket and makes another, smaller
+/// The kernel has no transition to `TIME_WAIT`: it closes the socket and makes another, smaller
 /// one. This is the one place that knows what the tracer makes of it.
 fn reported(step: &Step) -> (&'static str, &'static str) {
     (step.old, step.new)

@@ -13,6 +13,8 @@ use crate::{
     truth::{self, Life, Truth},
 };
 
+type Wanted<'ports> = Box<dyn Fn(&Life) -> bool + 'ports>;
+
 /// Several tracers watch the same connections, each through a filter of its own.
 pub(crate) fn endpoints() {
     let netns = Netns::new();
@@ -29,7 +31,6 @@ pub(crate) fn endpoints() {
         let (local, remote) = life.ends();
         local.port() == port || (!life.is_listener() && remote.port() == port)
     };
-    type Wanted<'ports> = Box<dyn Fn(&Life) -> bool + 'ports>;
     let cases: Vec<(Vec<String>, Wanted<'_>)> = vec![
         (vec!["-4".into()], Box::new(|life| life.ends().0.is_ipv4())),
         (vec!["-6".into()], Box::new(|life| life.ends().0.is_ipv6())),

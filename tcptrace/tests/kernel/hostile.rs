@@ -111,11 +111,19 @@ pub(crate) fn names_in_a_piped_table() {
         &["--wide"][..],
         &["--color", "always"],
         &["-s"],
-        &["-T", "iso", "--utc"],
+        &["-T", "date", "--utc"],
     ] {
         let netns = Netns::new();
         let tracer = Tracer::spawn(args);
-        make_until_shown(&netns, || tracer.text());
+        make_until_shown(&netns, || {
+            let text = tracer.text();
+            if text.is_empty()
+                && let Some(stderr) = tracer.last_words()
+            {
+                panic!("{args:?}: the tracer ended: {stderr}");
+            }
+            text
+        });
         tracer.signal(Signal::INT);
         let (text, status, stderr) = tracer.wait_text();
         assert!(status.success(), "{args:?}: {status}\n{stderr}");

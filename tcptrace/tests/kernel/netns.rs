@@ -35,18 +35,11 @@ impl Netns {
     pub(crate) fn new() -> Self {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
-        let [_, _, high, low] = pid.to_be_bytes();
-        let v4 = Ipv4Addr::new(127, 64 + (count % 128) as u8, high, low);
-        let v6 = Ipv6Addr::new(
-            0xfd74,
-            0x6370,
-            (pid >> 16) as u16,
-            pid as u16,
-            count,
-            0,
-            0,
-            1,
-        );
+        let [top, upper, high, low] = pid.to_be_bytes();
+        let [_, second] = (0x40 + count % 0x80).to_be_bytes();
+        let v4 = Ipv4Addr::new(127, second, high, low);
+        let pids = [[top, upper], [high, low]].map(u16::from_be_bytes);
+        let v6 = Ipv6Addr::new(0xfd74, 0x6370, pids[0], pids[1], count, 0, 0, 1);
 
         // A namespace belongs to a thread, so a thread of its own makes it.
         let file = std::thread::spawn(|| {

@@ -105,7 +105,7 @@ pub(crate) fn rotation() {
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
-    let truth = Truth::record();
+    let truth = Truth::with_buffer(64 << 10);
     let tracer = Tracer::spawn(&["--json", "--no-existing", "-o", log.to_str().unwrap()]);
     let has_text = |path: &Path| fs::metadata(path).is_ok_and(|file| file.len() > 0);
     let started = wait::poll(Duration::from_secs(20), || has_text(&log).then_some(()));

@@ -24,7 +24,7 @@ fn prompt(mut delays: Vec<Duration>) {
     assert!(worst <= 10 * PROMISED, "a line came late: {delays:?}");
 }
 
-/// The kernel tells of SYN_SENT before it chooses the port, and of nothing else until the peer
+/// The kernel tells of `SYN_SENT` before it chooses the port, and of nothing else until the peer
 /// answers. Here no peer does.
 pub(crate) fn unanswered_connect() {
     let netns = Netns::new();

@@ -310,9 +310,10 @@ fn lives_one_life(records: &[&Record], whole: bool) {
             "the remote end changes:\n{}",
             lines()
         );
-        assert_eq!(
-            record.role(),
-            first.role(),
+        // What was open at start may be understood later, but then for good.
+        assert!(
+            [first.role(), records.last().unwrap().role()].contains(&record.role())
+                && (first.role() == "unknown" || record.role() == first.role()),
             "the role changes:\n{}",
             lines()
         );

@@ -48,6 +48,7 @@ struct Output {
 
 #[derive(Default)]
 struct Shared {
+    errors: Mutex<String>,
     output: Mutex<Output>,
     news: Condvar,
     paused: Mutex<bool>,
@@ -59,7 +60,7 @@ pub(crate) struct Tracer {
     child: Child,
     shared: Arc<Shared>,
     stdout: Option<JoinHandle<()>>,
-    stderr: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<()>>,
     args: Vec<String>,
 }
 
@@ -83,14 +84,10 @@ impl Tracer {
         tracer
     }
 
-    /// Only the connections of the test, for what needs no look at the others.
+    /// In whatever format; when it is attached is for the caller to find out.
     pub(crate) fn spawn(args: &[&str]) -> Self {
         let mut command = Command::new(binary());
         command.args(args);
-        Self::spawn_command(&mut command)
-    }
-
-    pub(crate) fn spawn_command(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -104,11 +101,14 @@ impl Tracer {
             std::thread::spawn(move || read_lines(stdout, &shared))
         };
         let mut stderr = child.stderr.take().unwrap();
-        let errors = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            stderr.read_to_end(&mut text).unwrap();
-            String::from_utf8_lossy(&text).into_owned()
-        });
+        let errors = {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                stderr.read_to_end(&mut text).unwrap();
+                *shared.errors.lock().unwrap() = String::from_utf8_lossy(&text).into_owned();
+            })
+        };
         let args = command
             .get_args()
             .map(|arg| arg.to_string_lossy().into_owned())
@@ -120,10 +120,6 @@ impl Tracer {
             stderr: Some(errors),
             args,
         }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// The first line that fits, and how long after its event it came. Fails the test when the
@@ -156,11 +152,7 @@ impl Tracer {
                 } else {
                     "was waited for in vain"
                 };
-                let stderr = if ended {
-                    self.stderr_so_far()
-                } else {
-                    String::new()
-                };
+                let stderr = self.last_words().unwrap_or_default();
                 panic!(
                     "tcptrace {}: {what}: the tracer {why}\nlast lines of {}:\n{}\n{stderr}",
                     self.args.join(" "),
@@ -172,16 +164,12 @@ impl Tracer {
         }
     }
 
-    /// Its standard error reaches its end when the process does, so a thread reads it; a child
-    /// that has closed its output is on its way out.
-    fn stderr_so_far(&self) -> String {
-        let done = wait::poll(Duration::from_secs(2), || {
-            self.stderr.as_ref()?.is_finished().then_some(())
-        });
-        match done {
-            Some(()) => "(it wrote to standard error; run it by hand to see)".to_owned(),
-            None => String::new(),
-        }
+    /// Its standard error, if it has ended by itself: a child that has closed its output is on
+    /// its way out.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let ended = || self.stderr.as_ref()?.is_finished().then_some(());
+        wait::poll(Duration::from_millis(500), ended)?;
+        Some(self.shared.errors.lock().unwrap().clone())
     }
 
     /// Raw text so far, for the formats that are not JSON.
@@ -229,7 +217,8 @@ impl Tracer {
             panic!("tcptrace {}: does not end", self.args.join(" "));
         };
         self.stdout.take().unwrap().join().unwrap();
-        let stderr = self.stderr.take().unwrap().join().unwrap();
+        self.stderr.take().unwrap().join().unwrap();
+        let stderr = self.shared.errors.lock().unwrap().clone();
         (self.text(), status, stderr)
     }
 }
