@@ -188,13 +188,19 @@ impl Actor {
         held(&self.answer())
     }
 
-    pub(crate) fn act(&mut self, verb: &str, held: &Held) {
-        self.ask(&format!("{verb} {}", held.id));
+    /// `verb`: `send` or `receive` a byte, be `readable`, receive `eof`, `shutdown` its direction, `linger` on
+    /// for no time, meet an `error`.
+    pub(crate) fn act(&mut self, verb: &str, held: &Held) -> String {
+        self.ask(&format!("{verb} {}", held.id))
     }
 
     /// Closes its end of a connection that this end closes first, or second.
     pub(crate) fn close(&mut self, held: &Held) {
         self.act("close", held);
+    }
+
+    pub(crate) fn tell_close(&mut self, held: &Held) {
+        self.tell(&format!("close {}", held.id));
     }
 
     pub(crate) fn tell_serve(&mut self, listener: &Listener, count: usize, first: First) {

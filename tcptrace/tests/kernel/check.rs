@@ -19,7 +19,9 @@ const ACCEPT_TOLERANCE_US: u64 = 1000;
 /// The step as the tracer reports it.
 ///
 /// The kernel has no transition to `TIME_WAIT`: it closes the socket and makes another, smaller
-/// one. This is the one place that knows what the tracer makes of it.
+/// one. This is the one place that knows what the tracer makes of it, and of steps that lead to
+/// where they began: `close()` after `shutdown()` makes the kernel report `FIN_WAIT2` to
+/// `FIN_WAIT2`.
 fn reported(step: &Step) -> (&'static str, &'static str) {
     (step.old, step.new)
 }

@@ -11,6 +11,7 @@
 
 mod actor;
 mod check;
+mod endings;
 mod existing;
 mod filters;
 mod handover;
@@ -77,6 +78,20 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         WherePossible(owners::io_uring_accept),
     ),
     ("owners::never_accepted", Always(owners::never_accepted)),
+    (
+        "endings::shutdown_before_close",
+        Always(endings::shutdown_before_close),
+    ),
+    (
+        "endings::simultaneous_close",
+        Always(endings::simultaneous_close),
+    ),
+    ("endings::reset_by_linger", Always(endings::reset_by_linger)),
+    (
+        "endings::reset_for_unread_data",
+        Always(endings::reset_for_unread_data),
+    ),
+    ("endings::killed_process", Always(endings::killed_process)),
     (
         "selection::one_worker_of_two",
         Always(selection::one_worker_of_two),

@@ -8,7 +8,7 @@ mod uring;
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{
         fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream,
@@ -160,11 +160,29 @@ impl Peer {
                 self.stream(id).read_exact(&mut byte)?;
                 Ok(String::new())
             }
+            ["readable", id] => {
+                self.stream(id).peek(&mut [0])?;
+                Ok(String::new())
+            }
             ["eof", id] => {
                 let mut rest = Vec::new();
                 self.stream(id).read_to_end(&mut rest)?;
                 Ok(String::new())
             }
+            ["shutdown", id] => {
+                self.stream(id).shutdown(Shutdown::Write)?;
+                Ok(String::new())
+            }
+            // Closing it will reset the connection.
+            ["linger", id] => {
+                let now = Some(Duration::ZERO);
+                sockopt::set_socket_linger(self.stream(id), now)?;
+                Ok(String::new())
+            }
+            ["error", id] => match self.stream(id).read(&mut [0]) {
+                Ok(len) => panic!("{len} bytes in place of an error"),
+                Err(error) => Ok(name_of(&error)),
+            },
             ["close", id] => {
                 drop(self.streams[index(id)].take());
                 Ok(String::new())
@@ -438,8 +456,7 @@ fn unhex(text: &str) -> Vec<u8> {
 fn name_of(error: &io::Error) -> String {
     let name = match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => "ECONNREFUSED",
-        Some(libc::ENOSYS) => "ENOSYS",
-        Some(libc::EPERM) => "EPERM",
+        Some(libc::ECONNRESET) => "ECONNRESET",
         _ => return format!("{error:?}"),
     };
     name.to_owned()

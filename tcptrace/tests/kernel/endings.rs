@@ -1,0 +1,139 @@
+//! The ways a connection ends.
+
+use crate::{
+    actor::{Actor, Held},
+    check::Pair,
+    netns::Ip,
+    stage::{Exchange, Stage, Told},
+};
+
+/// A connection that stands, and what is around it.
+struct Scene {
+    stage: Stage,
+    client: Actor,
+    server: Actor,
+    near: Held,
+    far: Held,
+    pair: Pair,
+}
+
+impl Scene {
+    fn set() -> Self {
+        let stage = Stage::open(&["--no-existing"]);
+        let mut client = Actor::spawn(&stage.netns, "client");
+        let mut server = Actor::spawn(&stage.netns, "server");
+        let listener = server.listen(stage.netns.addr(Ip::V4, 0), "");
+        server.tell_accept(&listener, "");
+        let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
+        let pair = Pair::new(&near, &client.who, &far, &server.who);
+        Self {
+            stage,
+            client,
+            server,
+            near,
+            far,
+            pair,
+        }
+    }
+
+    fn end(self) -> Ended {
+        let told = self.stage.end(0, &[]);
+        told.check(&[self.pair], &[]);
+        Ended {
+            told,
+            near: self.near,
+            far: self.far,
+        }
+    }
+}
+
+struct Ended {
+    told: Told,
+    near: Held,
+    far: Held,
+}
+
+impl Ended {
+    /// How each end closed, the client's first.
+    fn reasons(&self, client: &str, server: &str) {
+        for (held, reason) in [(&self.near, client), (&self.far, server)] {
+            let ours = self.told.ours();
+            let close = ours
+                .iter()
+                .find(|record| record.event() == "close" && record.conn() == held.cookie)
+                .unwrap();
+            assert_eq!(close.text("reason"), Some(reason), "{}", close.line);
+        }
+    }
+}
+
+/// `close()` finds the socket in a state it does not leave by it.
+pub(crate) fn shutdown_before_close() {
+    let mut scene = Scene::set();
+    scene.client.act("shutdown", &scene.near);
+    scene.server.act("eof", &scene.far);
+    scene.client.close(&scene.near);
+    scene.server.act("shutdown", &scene.far);
+    scene.server.close(&scene.far);
+    scene.end().reasons("normal", "normal");
+
+    // And with the other FIN still to come when both directions are shut.
+    let mut scene = Scene::set();
+    scene.server.act("shutdown", &scene.far);
+    scene.client.act("eof", &scene.near);
+    scene.client.act("shutdown", &scene.near);
+    scene.client.close(&scene.near);
+    scene.server.close(&scene.far);
+    scene.end().reasons("normal", "normal");
+}
+
+/// Both ends close, each before it has seen the other do so; whether the kernel sees it so too is
+/// a matter of luck, which the truth tells.
+pub(crate) fn simultaneous_close() {
+    for _ in 0..10 {
+        let mut scene = Scene::set();
+        scene.client.tell_close(&scene.near);
+        scene.server.tell_close(&scene.far);
+        scene.client.answer();
+        scene.server.answer();
+        scene.end().reasons("normal", "normal");
+    }
+}
+
+pub(crate) fn reset_by_linger() {
+    let mut scene = Scene::set();
+    scene.client.act("linger", &scene.near);
+    scene.client.close(&scene.near);
+    assert_eq!(scene.server.act("error", &scene.far), "ECONNRESET");
+    scene.server.close(&scene.far);
+    scene.end().reasons("reset_sent", "reset_received");
+}
+
+pub(crate) fn reset_for_unread_data() {
+    let mut scene = Scene::set();
+    scene.client.act("send", &scene.near);
+    scene.server.act("readable", &scene.far);
+    scene.server.close(&scene.far);
+    assert_eq!(scene.client.act("error", &scene.near), "ECONNRESET");
+    scene.client.close(&scene.near);
+    scene.end().reasons("reset_received", "reset_sent");
+}
+
+/// The kernel closes for a process that is no more; the owner stays.
+pub(crate) fn killed_process() {
+    let scene = Scene::set();
+    let Scene {
+        stage,
+        client,
+        mut server,
+        near,
+        far,
+        pair,
+    } = scene;
+    client.kill();
+    server.act("eof", &far);
+    server.close(&far);
+    let told = stage.end(0, &[]);
+    told.check(&[pair], &[]);
+    Ended { told, near, far }.reasons("normal", "normal");
+}
