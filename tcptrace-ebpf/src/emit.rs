@@ -22,18 +22,17 @@ const BPF_RB_AVAIL_DATA: u64 = 0;
 /// Whether the agent sleeps; it is awake afterwards.
 #[inline(always)]
 fn wake() -> bool {
-    match ASLEEP.get_ptr_mut(0) {
-        // SAFETY: a live, aligned map value; the agent and other CPUs write whole words, and a
-        // lost race costs one wake-up too many.
-        Some(asleep) => unsafe {
-            if *asleep == 0 {
-                return false;
-            }
-            *asleep = 0;
-            true
-        },
-        None => false,
+    let Some(asleep) = ASLEEP.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a live, aligned map value. The agent and other CPUs write whole words; a lost race
+    // costs one wake-up too many.
+    if unsafe { *asleep } == 0 {
+        return false;
     }
+    // SAFETY: as above.
+    unsafe { *asleep = 0 };
+    true
 }
 
 /// Flags for `bpf_ringbuf_submit` after a record of `len` bytes: wake the agent if it sleeps,

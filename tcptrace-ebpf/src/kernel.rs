@@ -23,9 +23,10 @@ pub(crate) struct Typed(pub *const u8);
 impl Object for Typed {
     #[inline(always)]
     fn read<T: Copy>(self, offset: u32) -> T {
+        let field = self.0.wrapping_add(offset as usize).cast::<T>();
         // SAFETY: the verifier accepts this load only if `offset` is a constant that lies on a
         // member of the pointed-to type; a fault reads as zero (BPF_PROBE_MEM).
-        unsafe { *self.0.add(offset as usize).cast::<T>() }
+        unsafe { *field }
     }
 
     #[inline(always)]
@@ -42,16 +43,17 @@ impl Object for Probed {
     #[inline(always)]
     fn read<T: Copy>(self, offset: u32) -> T {
         let mut value = core::mem::MaybeUninit::<T>::zeroed();
-        // SAFETY: the helper writes size_of::<T>() bytes, zeroes on a fault; callers ask for
-        // integers and pointers only, for which any bytes are a value.
+        // SAFETY: the helper writes size_of::<T>() bytes, zeroes on a fault.
         unsafe {
             bpf_probe_read_kernel(
                 value.as_mut_ptr().cast(),
                 size_of::<T>() as u32,
                 (self.0 + u64::from(offset)) as *const _,
             );
-            value.assume_init()
         }
+        // SAFETY: zeroed above; callers ask for integers and pointers only, for which any bytes
+        // are a value.
+        unsafe { value.assume_init() }
     }
 
     #[inline(always)]

@@ -8,6 +8,23 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::inline_always,
+    reason = "a call loses the verifier's knowledge of a pointer's type, and costs a hook what it has least of"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "registers are 64 bits wide; a checked conversion is a branch the verifier must follow"
+)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "passed by value, a record would be copied within the 512 bytes of stack"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's macros pass contexts by value"
+)]
 
 mod emit;
 mod filter;

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{
 use tcptrace_common::record::Owner;
 
 use crate::{
-    kernel::{Object, Typed, current_task},
+    kernel::{Object as _, Typed, current_task},
     maps::off,
 };
 
@@ -34,7 +34,7 @@ pub(crate) fn current_tgid() -> u32 {
 }
 
 /// The running process, `tgid` 0 for a kernel thread. The name is that of the thread-group
-/// leader: threads, and io_uring's workers among them, carry names of their own.
+/// leader: threads, and those of `io_uring` among them, carry names of their own.
 #[inline(always)]
 pub(crate) fn current(owner: &mut Owner) {
     let task = current_task();

@@ -22,14 +22,15 @@ use crate::{
 /// Sends every step not yet sent.
 #[inline(always)]
 fn send(sock: &mut Sock, end: (u32, u8)) {
-    let mut at = sock.sent;
+    let first = sock.sent;
     let len = sock.path_len;
-    for _ in 0..PATH_LEN {
+    // The constant bound is for the verifier.
+    for nth in 0..PATH_LEN as u8 {
+        let at = first + nth;
         if at >= len {
             break;
         }
         emit::step(sock, at, end);
-        at += 1;
     }
     sock.sent = len;
 }
@@ -64,7 +65,11 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64, end: (u32, u8)) {
 #[inline(always)]
 fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
     let wanted = config!(emit) & EMIT_TRANSITION != 0;
-    if wanted && sock.flags & WAITING == 0 && sock.path_len == 1 && PENDING.insert(key, now_ns, 0).is_ok() {
+    if wanted
+        && sock.flags & WAITING == 0
+        && sock.path_len == 1
+        && PENDING.insert(key, now_ns, 0).is_ok()
+    {
         sock.flags |= WAITING;
         maps::count(count::HELD);
         emit::nudge();
@@ -92,12 +97,9 @@ pub(crate) fn contended(key: u64, sock: &mut Sock, end: (u32, u8)) {
             return;
         }
         // SAFETY: as above.
-        let (selected_now, len_now) = unsafe {
-            (
-                core::ptr::read_volatile(&raw const sock.selected),
-                core::ptr::read_volatile(&raw const sock.path_len),
-            )
-        };
+        let selected_now = unsafe { core::ptr::read_volatile(&raw const sock.selected) };
+        // SAFETY: as above.
+        let len_now = unsafe { core::ptr::read_volatile(&raw const sock.path_len) };
         if selected_now == selected && len_now == before {
             return;
         }

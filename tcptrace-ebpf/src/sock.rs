@@ -13,39 +13,39 @@ pub(crate) const WAITING: u8 = 2;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Sock {
-    /// Connection id; 0 while the kernel has not given the child its own (set_state)
+    /// Connection id; 0 while the kernel has not given the child its own (`set_state`)
     pub conn: u64,
-    /// When `accept()` returned it (accept)
+    /// When `accept()` returned it (`accept`)
     pub accept_ns: u64,
-    /// Start time of the holder, of several the first (seed)
+    /// Start time of the holder, of several the first (`seed`)
     pub holder_start_ns: u64,
-    /// States entered, oldest first; of a partial record the first has time 0 (set_state)
+    /// States entered, oldest first; of a partial record the first has time 0 (`set_state`)
     pub path: [Step; PATH_LEN],
     /// `[0]` who opened it, or its listener's owner; `[1]` who accepted it
     pub owners: [Owner; 2],
-    /// The four-tuple (set_state)
+    /// The four-tuple (`set_state`)
     pub tuple: Tuple,
-    /// Network namespace inode (set_state)
+    /// Network namespace inode (`set_state`)
     pub netns: u32,
-    /// Who closed it; 0: not known (set_state)
+    /// Who closed it; 0: not known (`set_state`)
     pub closer: u32,
-    /// The state before `path[0]` (set_state)
+    /// The state before `path[0]` (`set_state`)
     pub origin: u8,
-    /// Steps in `path` (set_state)
+    /// Steps in `path` (`set_state`)
     pub path_len: u8,
-    /// Steps already sent, or never to be (publish)
+    /// Steps already sent, or never to be (`publish`)
     pub sent: u8,
-    /// `PARTIAL`, `WAITING` (set_state)
+    /// `PARTIAL`, `WAITING` (`set_state`)
     pub flags: u8,
-    /// `ROLE_*` (set_state)
+    /// `ROLE_*` (`set_state`)
     pub role: u8,
     /// `SOURCE_*` of each owner
     pub sources: [u8; 2],
-    /// Which owner is in force (accept)
+    /// Which owner is in force (`accept`)
     pub slot: u8,
-    /// 1: the user's filter took it (set_state, accept, destroy)
+    /// 1: the user's filter took it (`set_state`, `accept`, `destroy`)
     pub selected: u8,
-    /// 1: its `socket` record is written (seed)
+    /// 1: its `socket` record is written (`seed`)
     pub listed: u8,
     /// Zero
     pub reserved: [u8; 6],

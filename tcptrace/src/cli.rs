@@ -36,6 +36,13 @@ pub struct Cli {
 pub enum Command {
     /// Say what this kernel allows, which hooks serve which fact, and what is missing
     Check(CheckArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, tcptrace(8)
+    Man,
 }
 
 /// Options of `check`.
@@ -139,6 +146,9 @@ pub struct TraceArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..),
           help_heading = "Run")]
     pub max_sockets: Option<u32>,
+    /// Write the bytes of the ring to FILE, to be replayed in tests
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub record_ring: Option<PathBuf>,
     /// Exit with 4 if anything was lost
     #[arg(long, help_heading = "Run")]
     pub fail_on_loss: bool,

@@ -9,7 +9,7 @@
 //! * [`kernel`]: what the running kernel is and allows;
 //! * [`bpf`]: the kernel side, loaded and attached; the only module that names `aya`;
 //! * [`event`], [`sink`], [`filter`]: pure, no file, no clock;
-//! * [`pipeline`], [`output`]: the loop and where its lines go;
+//! * [`pipeline`], [`output`], [`recording`]: the loop and where its lines go;
 //! * [`check`]: what can be known here, without tracing;
 //! * [`trace`]: all of it together.
 #![forbid(unsafe_code)]
@@ -21,8 +21,10 @@ pub mod error;
 pub mod event;
 pub mod filter;
 pub mod kernel;
+pub mod manual;
 pub mod output;
 pub mod pipeline;
+pub mod recording;
 pub mod settings;
 pub mod sink;
 pub mod trace;

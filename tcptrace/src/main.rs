@@ -7,6 +7,7 @@ use tcptrace::{
     check,
     cli::{Cli, Command},
     error::Error,
+    manual,
     settings::Settings,
     trace,
 };
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         Some(Command::Check(args)) => check::run(args),
+        Some(Command::Completions { shell }) => manual::completions(shell),
+        Some(Command::Man) => manual::page(),
         None => Settings::new(cli.trace).and_then(trace::run),
     };
     match result {

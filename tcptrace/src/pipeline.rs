@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use tcptrace_common::config::{EMIT_CLOSE, EMIT_TRANSITION};
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     event::Event,
     kernel::{self, Kernel},
     output::{Output, Written},
+    recording::Recorder,
     settings::Settings,
     sink::{End, Lost, Sink, Start},
 };
@@ -70,6 +72,7 @@ pub struct Pipeline {
     tally: Tally,
     lines: Vec<u8>,
     reported: Losses,
+    recorder: Option<Recorder>,
 }
 
 /// Everything counted on the way.
@@ -102,6 +105,7 @@ impl Pipeline {
             tally: Tally::default(),
             lines: Vec::with_capacity(2 * BATCH_BYTES),
             reported: Losses::default(),
+            recorder: None,
         }
     }
 
@@ -116,6 +120,11 @@ impl Pipeline {
             filters: self.settings.filters.clone(),
         };
         self.sink.start(&start, &mut self.lines);
+        if let Some(path) = &self.settings.record_ring {
+            let recorder = Recorder::create(path, kernel::wall_minus_mono_ns())
+                .with_context(|| format!("failed to create {}", path.display()))?;
+            self.recorder = Some(recorder);
+        }
         if let Some(fd) = self.output.stdout_fd() {
             self.tracer.ring.watch_hangup(fd);
         }
@@ -212,9 +221,11 @@ impl Pipeline {
                 settings,
                 tally,
                 lines,
+                recorder,
                 ..
             } = self;
             let records = tracer.ring.drain(|record| {
+                record_bytes(recorder, record);
                 print_record(record, settings, &mut **sink, tally, lines)
                     && lines.len() < BATCH_BYTES
             });
@@ -236,8 +247,10 @@ impl Pipeline {
             settings,
             tally,
             lines,
+            recorder,
             ..
         } = self;
+        record_bytes(recorder, record);
         print_record(record, settings, &mut **sink, tally, lines)
     }
 
@@ -300,6 +313,15 @@ impl Pipeline {
     fn lost(&mut self, lost: Lost) {
         self.tally.lost += lost.count;
         self.sink.lost(&lost, &mut self.lines);
+    }
+}
+
+fn record_bytes(recorder: &mut Option<Recorder>, record: &[u8]) {
+    if let Some(recording) = recorder
+        && let Err(why) = recording.add(record)
+    {
+        log::warn!("the recording of the ring ends here: {why}");
+        *recorder = None;
     }
 }
 

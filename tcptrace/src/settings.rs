@@ -55,6 +55,8 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Records of live sockets; none: by the machine's memory
     pub max_sockets: Option<u32>,
+    /// File for the bytes of the ring
+    pub record_ring: Option<PathBuf>,
     /// Whether a loss is an error
     pub fail_on_loss: bool,
     /// How much to say
@@ -118,6 +120,7 @@ impl Settings {
             count: args.count,
             ring_bytes: parse_ring_size(&args.buffer)?,
             max_sockets: args.max_sockets,
+            record_ring: args.record_ring,
             fail_on_loss: args.fail_on_loss,
             verbose: args.verbose,
             quiet: args.quiet,

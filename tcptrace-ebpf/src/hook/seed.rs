@@ -61,7 +61,12 @@ struct Meta {
 #[unsafe(link_section = "iter/task_file")]
 extern "C" fn seed_files(ctx: *const TaskFile) -> i32 {
     // SAFETY: the kernel passes a valid context; its pointers may be null at the last call.
-    let (meta, task, file) = unsafe { ((*ctx).meta, (*ctx).task, (*ctx).file) };
+    let &TaskFile {
+        meta,
+        task,
+        fd: _,
+        file,
+    } = unsafe { &*ctx };
     if task.is_null() || file.is_null() {
         return 0;
     }
@@ -119,7 +124,7 @@ fn cookie_of_file(file: *const u8, sk: Probed) -> u64 {
 #[unsafe(link_section = "iter/tcp")]
 extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
     // SAFETY: the kernel passes a valid context; its pointers may be null at the last call.
-    let (meta, sk) = unsafe { ((*ctx).meta, (*ctx).sk) };
+    let &Tcp { meta, sk, uid: _ } = unsafe { &*ctx };
     if sk.is_null() {
         return 0;
     }
@@ -255,15 +260,12 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
     record.new = record.old;
     record.span_ns = SPAN_UNKNOWN;
     record.flags |= FLAG_FIRST;
-    // SAFETY: `meta` is the iterator's own; the record is initialised plain memory. When the
-    // buffer is full the kernel calls us again for the same object.
-    let written = unsafe {
-        bpf_seq_write(
-            (*meta).seq,
-            (&raw const record).cast(),
-            size_of::<Record>() as u32,
-        )
-    };
+    // SAFETY: `meta` is the iterator's own.
+    let seq = unsafe { (*meta).seq };
+    // SAFETY: `seq` is the iterator's; the record is initialised plain memory. When the buffer
+    // is full the kernel calls us again for the same object.
+    let written =
+        unsafe { bpf_seq_write(seq, (&raw const record).cast(), size_of::<Record>() as u32) };
     if written == 0 {
         sock.listed = 1;
     }

@@ -19,7 +19,7 @@ use tcptrace_common::{
 
 use crate::{
     filter,
-    kernel::{self, Object, Probed, Typed},
+    kernel::{self, Object as _, Probed, Typed},
     maps::{self, CURRENT, SOCKS, config, off},
     owner, publish,
     sock::{PARTIAL, Sock},

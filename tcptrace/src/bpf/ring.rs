@@ -71,8 +71,10 @@ impl Ring {
         };
         // Edge-triggered: records that are submitted without a wake-up must not end the wait.
         let input = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        ring.watch(ring.events.as_fd(), RING_TOKEN, input).map_err(anyhow::Error::new)?;
-        ring.watch(ring.stop.as_fd(), STOP_TOKEN, input).map_err(anyhow::Error::new)?;
+        ring.watch(ring.events.as_fd(), RING_TOKEN, input)
+            .map_err(anyhow::Error::new)?;
+        ring.watch(ring.stop.as_fd(), STOP_TOKEN, input)
+            .map_err(anyhow::Error::new)?;
         Ok(ring)
     }
 
@@ -145,7 +147,11 @@ impl Ring {
             let mut count = [0; 8];
             let _already_read = rustix::io::read(&self.stop, &mut count);
         }
-        if by(HANGUP_TOKEN) { Woken::Hangup } else { Woken::Work }
+        if by(HANGUP_TOKEN) {
+            Woken::Hangup
+        } else {
+            Woken::Work
+        }
     }
 
     /// Sends the steps that have waited too long for their port.

@@ -26,7 +26,10 @@ pub struct Json {
 impl Json {
     /// `lines`: which lines a close becomes.
     pub fn new(lines: Lines) -> Self {
-        Self { clock: Clock::default(), lines }
+        Self {
+            clock: Clock::default(),
+            lines,
+        }
     }
 
     /// Begins a line with what is in every record.
@@ -84,7 +87,13 @@ impl Json {
     }
 
     /// A line that comes seldom: `body` is a struct.
-    fn seldom(&mut self, out: &mut Vec<u8>, mono_ns: u64, event: &'static str, body: &impl Serialize) {
+    fn seldom(
+        &mut self,
+        out: &mut Vec<u8>,
+        mono_ns: u64,
+        event: &'static str,
+        body: &impl Serialize,
+    ) {
         let begin = out.len();
         self.head(out, event, mono_ns);
         let joint = out.len();
@@ -269,7 +278,10 @@ struct EndLine {
     duration_us: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 const fn is_zero(value: &u64) -> bool {
     *value == 0
 }
@@ -365,7 +377,14 @@ mod tests {
 
     #[test]
     fn a_name_comes_back_as_it_was_and_drives_nothing() {
-        for name in ["nginx", "a b", "q\"uo\\te", "\u{1b}[31m", "nl\nx", "\u{7f}\u{9b}31m"] {
+        for name in [
+            "nginx",
+            "a b",
+            "q\"uo\\te",
+            "\u{1b}[31m",
+            "nl\nx",
+            "\u{7f}\u{9b}31m",
+        ] {
             assert_eq!(comm(name.as_bytes()), name);
         }
         assert_eq!(comm(b"\xff\xfe"), "\u{fffd}\u{fffd}");

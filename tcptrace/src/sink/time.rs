@@ -179,15 +179,23 @@ mod tests {
     #[test]
     fn rfc3339_has_nine_digits_on_either_side_of_the_epoch() {
         let mut clock = Clock::default();
-        clock.set(1_795_347_921_000_000_000);
-        assert_eq!(clock.rfc3339(7), "2026-11-22T11:45:21.000000007Z");
-        assert_eq!(clock.rfc3339(999_999_999), "2026-11-22T11:45:21.999999999Z");
+        let mut rfc3339 = |wall_minus_mono_ns, mono_ns| {
+            let mut out = Vec::new();
+            clock.set(wall_minus_mono_ns);
+            clock.push_rfc3339(mono_ns, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let begin = 1_795_347_921_000_000_000;
+        assert_eq!(rfc3339(begin, 7), "2026-11-22T11:45:21.000000007Z");
         assert_eq!(
-            clock.rfc3339(1_000_000_000),
+            rfc3339(begin, 999_999_999),
+            "2026-11-22T11:45:21.999999999Z"
+        );
+        assert_eq!(
+            rfc3339(begin, 1_000_000_000),
             "2026-11-22T11:45:22.000000000Z"
         );
-        clock.set(-1);
-        assert_eq!(clock.rfc3339(0), "1969-12-31T23:59:59.999999999Z");
+        assert_eq!(rfc3339(-1, 0), "1969-12-31T23:59:59.999999999Z");
     }
 
     #[test]

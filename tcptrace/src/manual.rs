@@ -1,0 +1,135 @@
+//! The manual page and the shells' completions, from the one description of the command line.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::CommandFactory as _;
+use clap_mangen::roff::{Inline, Roff, bold, roman};
+
+use crate::{cli::Cli, error::Error};
+
+/// Sections that the command line does not contain: title and paragraphs. A paragraph with a tab
+/// in it is an entry: what, and what about it.
+const SECTIONS: [(&str, &[&str]); 6] = [
+    (
+        "OUTPUT",
+        &[
+            "A table, one line per state transition, with a closing line that sums the connection up; \
+         or, with --json, one object per line. Both begin with the connections that are open.",
+            "PID\tthe process that owns the connection, never the one that happened to be on the CPU. \
+         A ~ behind it marks the listening process, shown until somebody accepts. A dash: not known.",
+            "CONN\tthe socket cookie, as ss -e prints it after sk:. It stays the same for the whole life \
+         of the connection and is never used twice.",
+            "LOCAL, REMOTE\tan arrow points to the server.",
+            "IN OLD\thow long the connection was in the old state.",
+        ],
+    ),
+    (
+        "SIGNALS",
+        &[
+            "SIGINT, SIGTERM\tprint everything that has happened, the summary, and end. A second one \
+         ends at once.",
+            "SIGHUP\treopen the file of -o; without -o, end.",
+        ],
+    ),
+    (
+        "EXIT STATUS",
+        &[
+            "0\tfine, Ctrl-C and a closed pipe included",
+            "1\tsomething failed on the way",
+            "2\tthe command line is wrong",
+            "3\tthis user or this kernel cannot trace; tcptrace check says why",
+            "4\trecords were lost, and --fail-on-loss was given",
+        ],
+    ),
+    (
+        "PRIVILEGES",
+        &[
+            "CAP_BPF and CAP_PERFMON. CAP_SYS_ADMIN to list the connections of other network namespaces \
+         at start, and to mount tracefs privately where it is not mounted and the kernel has neither \
+         trampolines nor kprobes. CAP_SYS_PTRACE to find the namespaces of other users' processes.",
+        ],
+    ),
+    (
+        "LIMITATIONS",
+        &[
+            "An owner that cannot be proven is left out. A connection that was open at start and is held \
+         by several processes is shown with the one that started first. Without trampolines and \
+         kprobes, connections accepted through io_uring keep their listener's owner.",
+        ],
+    ),
+    (
+        "SEE ALSO",
+        &["ss(8), tcpstates-bpfcc(8), tcplife-bpfcc(8), bpf(2), tcp(7)"],
+    ),
+];
+
+/// Prints tcptrace(8).
+pub fn page() -> Result<ExitCode, Error> {
+    let mut page = Vec::new();
+    render(&mut page).map_err(anyhow::Error::new)?;
+    print(&page)
+}
+
+/// Prints the completions of a shell.
+pub fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tcptrace", &mut script);
+    print(&script)
+}
+
+fn render(page: &mut Vec<u8>) -> io::Result<()> {
+    let man = clap_mangen::Man::new(Cli::command()).section("8");
+    man.render_title(page)?;
+    man.render_name_section(page)?;
+    man.render_synopsis_section(page)?;
+    man.render_description_section(page)?;
+    man.render_options_section(page)?;
+    man.render_subcommands_section(page)?;
+    for (title, paragraphs) in SECTIONS {
+        let mut roff = Roff::new();
+        roff.control("SH", [title]);
+        for paragraph in paragraphs {
+            if let Some((what, about)) = paragraph.split_once('\t') {
+                roff.control("TP", []);
+                roff.text([bold(what)]);
+                roff.text([roman(about)]);
+            } else {
+                roff.control("PP", []);
+                roff.text([Inline::from(*paragraph)]);
+            }
+        }
+        roff.to_writer(page)?;
+    }
+    man.render_extra_section(page)
+}
+
+fn print(text: &[u8]) -> Result<ExitCode, Error> {
+    match io::stdout().write_all(text) {
+        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(anyhow::Error::new(why).into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_every_section_and_option() {
+        let mut page = Vec::new();
+        render(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        for part in [
+            "OUTPUT",
+            "EXIT STATUS",
+            "LIMITATIONS",
+            "fail\\-on\\-loss",
+            "no\\-existing",
+        ] {
+            assert!(page.contains(part), "{part} is missing");
+        }
+    }
+}

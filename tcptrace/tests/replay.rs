@@ -1,0 +1,174 @@
+//! Recorded ring bytes through the whole of the agent's pure part, to text and JSON.
+//!
+//! `fixtures/*.bin` were written by `tcptrace --record-ring` on a real kernel; see
+//! `fixtures/README.md`. After a change that is meant to alter the output, run with
+//! `INSTA_UPDATE=always` and read the difference.
+#![expect(missing_docs, reason = "tests")]
+
+use proptest::prelude::*;
+use tcptrace::{
+    event::Event,
+    recording::Recording,
+    sink::{
+        End, Lines, Lost, Sink, Start,
+        json::Json,
+        table::{Look, Table},
+        time::{TimeColumn, TimeFormat},
+    },
+};
+
+const BOTH: Lines = Lines {
+    transition: true,
+    close: true,
+};
+
+fn table(colored: bool, wide: bool) -> Table {
+    Table::new(Look {
+        time: TimeColumn::new(TimeFormat::parse("clock", true).unwrap(), 0),
+        lines: BOTH,
+        colored,
+        wide,
+        header: true,
+    })
+}
+
+fn render(sink: &mut dyn Sink, recording: Recording<'_>) -> String {
+    let mut out = Vec::new();
+    sink.set_clock(recording.wall_minus_mono_ns);
+    let begin_ns = recording
+        .clone()
+        .find_map(|record| Event::decode(record).ok())
+        .map_or(0, |event| event.connection().mono_ns());
+    let start = Start {
+        mono_ns: begin_ns,
+        kernel: "6.18".to_owned(),
+        hooks: [("accept", "fentry/__inet_accept".to_owned())].into(),
+        filters: [("pid", "1,2".to_owned())].into(),
+    };
+    sink.start(&start, &mut out);
+    let mut end = End {
+        mono_ns: begin_ns,
+        ..End::default()
+    };
+    for record in recording {
+        let event = Event::decode(record).unwrap();
+        end.mono_ns = event.connection().mono_ns();
+        end.transitions += sink.event(&event, &mut out);
+    }
+    let lost = Lost {
+        mono_ns: end.mono_ns,
+        cause: "ring_full",
+        count: 12_345,
+        accepts: 1,
+        closes: 2,
+    };
+    sink.lost(&lost, &mut out);
+    sink.end(&end, &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+fn fixture() -> Vec<u8> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/loopback.bin");
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn a_recording_as_a_table() {
+    let bytes = fixture();
+    insta::assert_snapshot!(render(
+        &mut table(false, false),
+        Recording::open(&bytes).unwrap()
+    ));
+}
+
+#[test]
+fn a_recording_as_a_wide_table() {
+    let bytes = fixture();
+    insta::assert_snapshot!(render(
+        &mut table(false, true),
+        Recording::open(&bytes).unwrap()
+    ));
+}
+
+#[test]
+fn a_recording_as_json() {
+    let bytes = fixture();
+    let text = render(&mut Json::new(BOTH), Recording::open(&bytes).unwrap());
+    for line in text.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(no_empty_value(&value), "{line}");
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn colours_change_nothing_but_colours() {
+    let bytes = fixture();
+    let recording = Recording::open(&bytes).unwrap();
+    let colored = render(&mut table(true, false), recording);
+    let plain = anstream_free(&colored);
+    assert_eq!(plain, render(&mut table(false, false), recording));
+    assert!(colored.contains('\u{1b}'));
+}
+
+/// Takes SGR sequences, `ESC [ … m`, out of a text.
+fn anstream_free(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        rest = after.split_once('m').unwrap().1;
+    }
+    plain.push_str(rest);
+    plain
+}
+
+fn no_empty_value(value: &serde_json::Value) -> bool {
+    value
+        .as_object()
+        .unwrap()
+        .values()
+        .all(|value| !value.is_null() && value != "")
+}
+
+#[test]
+fn a_recording_of_another_version_is_refused() {
+    let mut bytes = fixture();
+    bytes[8] ^= 0xff;
+    assert!(Recording::open(&bytes).is_none());
+    assert!(Recording::open(&bytes[..7]).is_none());
+}
+
+proptest! {
+    /// Whatever bytes come, nothing panics, each record is whole lines of valid JSON, and the
+    /// table never holds a control character but the line feed.
+    #[test]
+    fn any_bytes_are_a_record_or_an_error(
+        bytes in proptest::collection::vec(any::<u8>(), 0..256),
+        kind in 0..6_u8,
+        wall_minus_mono_ns in any::<i64>(),
+    ) {
+        let mut bytes = bytes;
+        if let Some(byte) = bytes.get_mut(100) {
+            *byte = kind;
+        }
+        if let Ok(event) = Event::decode(&bytes) {
+            let mut json = Json::new(BOTH);
+            json.set_clock(wall_minus_mono_ns);
+            let mut out = Vec::new();
+            let lines = json.event(&event, &mut out);
+            let text = String::from_utf8(out).unwrap();
+            prop_assert_eq!(u64::try_from(text.lines().count()).unwrap(), lines);
+            for line in text.lines() {
+                let value: serde_json::Value = serde_json::from_str(line).unwrap();
+                prop_assert!(no_empty_value(&value));
+            }
+            let mut plain = table(false, true);
+            plain.set_clock(wall_minus_mono_ns);
+            let mut out = Vec::new();
+            plain.event(&event, &mut out);
+            let text = String::from_utf8(out).unwrap();
+            prop_assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
+        }
+    }
+}
