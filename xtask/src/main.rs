@@ -10,6 +10,7 @@ mod lint;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Task {
     Run(run::Args),
     /// Run all tests; those against the kernel need root
     Test(test::Args),
+    /// Run the kernel tests on other kernels, in virtual machines
+    Vm(vm::Args),
     /// Check formatting, lints and dependencies
     Lint,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::Build(args) => build::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Vm(args) => vm::run(&args),
         Task::Lint => lint::run(),
     };
     match done {

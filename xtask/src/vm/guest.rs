@@ -1,0 +1,135 @@
+//! A virtual machine, emulated in software: hardware virtualization need not be there.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::kernel::Kernel;
+
+/// A guest that says nothing for longer than this hangs. Each test has a shorter limit, of the
+/// guest's own time.
+const SILENCE: Duration = Duration::from_mins(10);
+
+const MEMORY_MIB: &str = "1024";
+
+/// Quiet, since emulated serial lines are slow; without what slows an emulated machine down or
+/// makes it wait; ended by a crash.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr \
+                            tsc=reliable no_timer_check random.trust_cpu=on";
+
+/// What to boot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine<'kernel> {
+    /// The kernel
+    pub(super) kernel: &'kernel Kernel,
+    /// How many processors
+    pub(super) cpus: u8,
+}
+
+/// What came out of it.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// What `init.sh` wrote
+    pub(super) results: String,
+    /// Why it did not come to its end
+    pub(super) cut_short: Option<String>,
+}
+
+impl fmt::Display for Machine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kernel.version)?;
+        if self.cpus > 1 {
+            write!(f, "-{}cpu", self.cpus)?;
+        }
+        Ok(())
+    }
+}
+
+impl Machine<'_> {
+    /// Boots, and waits until it is switched off.
+    pub(super) fn run(self, initramfs: &Path, folder: &Path) -> Result<Said> {
+        let console = folder.join("serial.log");
+        let results = folder.join("results.log");
+        for log in [&console, &results] {
+            fs::write(log, "")?;
+        }
+        let file = |path: &Path| format!("file:{}", path.display());
+
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none"])
+            .args(["-serial", &file(&console), "-serial", &file(&results)])
+            // One thread: emulated atomic instructions of several are not always atomic.
+            .args(["-accel", "tcg,thread=single"])
+            .args(["-cpu", "qemu64", "-m", MEMORY_MIB])
+            .args(["-smp", &self.cpus.to_string()])
+            .arg("-kernel")
+            .arg(&self.kernel.vmlinux)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", COMMAND_LINE])
+            .stdin(Stdio::null());
+        if self.cpus == 1 {
+            // Time passes with each instruction, and is skipped while there is nothing to do: a
+            // minute of TIME_WAIT takes a second, and a loaded host makes no test late.
+            qemu.args(["-icount", "shift=auto,sleep=off"]);
+        }
+        let mut qemu = qemu.spawn().context("cannot run qemu-system-x86_64")?;
+        let ended = wait(&mut qemu, &[&console, &results]);
+        if ended.is_err() {
+            qemu.kill()?;
+            qemu.wait()?;
+        }
+        let results = String::from_utf8_lossy(&fs::read(results)?).replace('\r', "");
+        let cut_short = match ended {
+            Err(error) => Some(error.to_string()),
+            Ok(()) if results.ends_with("## done\n") => None,
+            Ok(()) => Some(last_words(&console)?),
+        };
+        Ok(Said { results, cut_short })
+    }
+}
+
+fn wait(qemu: &mut Child, logs: &[&Path]) -> Result<()> {
+    let mut last_size = 0;
+    let mut last_news = Instant::now();
+    loop {
+        if let Some(status) = qemu.try_wait()? {
+            if status.success() {
+                return Ok(());
+            }
+            bail!("QEMU failed ({status})");
+        }
+        let size: u64 = logs
+            .iter()
+            .map(|log| fs::metadata(log).map_or(0, |log| log.len()))
+            .sum();
+        if size != last_size {
+            last_size = size;
+            last_news = Instant::now();
+        }
+        if last_news.elapsed() > SILENCE {
+            bail!("the guest said nothing for {} s", SILENCE.as_secs());
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A kernel that crashes says why.
+fn last_words(console: &Path) -> Result<String> {
+    const WORDS: [&str; 4] = ["BUG:", "Oops", "Kernel panic", "general protection"];
+    let console = fs::read(console)?;
+    let console = String::from_utf8_lossy(&console);
+    let crash = console
+        .lines()
+        .find(|line| WORDS.iter().any(|word| line.contains(word)));
+    Ok(match crash {
+        Some(line) => format!("the guest crashed: {}", line.trim()),
+        None => "the guest ended early".to_owned(),
+    })
+}

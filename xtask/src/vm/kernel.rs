@@ -1,0 +1,156 @@
+//! A kernel that can be booted.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::archive::{Archive, Candidate};
+use crate::workspace;
+
+/// What the tests need of what distributions leave out of the kernel itself. None of them needs
+/// another.
+const MODULES: [&str; 2] = ["veth", "sch_netem"];
+
+/// A kernel that can be booted.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    /// As in `6.12.107`
+    pub(super) version: String,
+    /// Uncompressed, which spares the emulated machine the work
+    pub(super) vmlinux: PathBuf,
+    /// Modules to load
+    pub(super) modules: Vec<PathBuf>,
+}
+
+impl Kernel {
+    /// The newest that `wanted` names and the archive still has.
+    pub(super) fn prepare(archive: &Archive, wanted: &str) -> Result<Self> {
+        let mut why = Vec::new();
+        for candidate in archive.find(wanted) {
+            match Self::get(archive, candidate) {
+                Ok(kernel) => return Ok(kernel),
+                Err(error) => {
+                    eprintln!("Linux {} cannot be had: {error:#}", candidate.version);
+                    why.push(candidate.version.as_str());
+                }
+            }
+        }
+        if why.is_empty() {
+            bail!("the archive has no kernel of that version");
+        }
+        bail!("the archive lists {} but has none", why.join(", "));
+    }
+
+    fn get(archive: &Archive, candidate: &Candidate) -> Result<Self> {
+        let folder = archive.kernels().join(&candidate.release);
+        if !folder.exists() {
+            eprintln!("getting {}...", candidate.packages.join(" and "));
+            // Under another name until it is whole.
+            let partial = folder.with_extension("partial");
+            if partial.exists() {
+                fs::remove_dir_all(&partial)?;
+            }
+            let unpacked = partial.join("unpacked");
+            archive.unpack(candidate, &unpacked)?;
+            decompress_kernel(&find(&unpacked, "vmlinuz")?, &partial.join("vmlinux"))?;
+            for module in MODULES {
+                match find(&unpacked, &format!("{module}.ko")) {
+                    Ok(found) => {
+                        decompress_module(&found, &partial.join(format!("{module}.ko")))?;
+                    }
+                    Err(error) => eprintln!("Linux {}: {error:#}", candidate.version),
+                }
+            }
+            fs::remove_dir_all(&unpacked)?;
+            fs::rename(&partial, &folder)?;
+        }
+        let modules = MODULES
+            .into_iter()
+            .map(|module| folder.join(format!("{module}.ko")))
+            .filter(|module| module.exists())
+            .collect();
+        Ok(Self {
+            version: candidate.version.clone(),
+            vmlinux: folder.join("vmlinux"),
+            modules,
+        })
+    }
+}
+
+/// The file below `folder` whose name begins with `name`.
+fn find(folder: &Path, name: &str) -> Result<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name().to_string_lossy().starts_with(name) {
+                return Ok(entry.path());
+            }
+        }
+    }
+    bail!("its packages have no {name}")
+}
+
+fn decompress_module(module: &Path, to: &Path) -> Result<()> {
+    if module
+        .extension()
+        .is_some_and(|extension| extension == "xz")
+    {
+        return decompress("xz", module, to);
+    }
+    fs::copy(module, to)?;
+    Ok(())
+}
+
+/// Takes the kernel out of its boot image, by the fields that `boot.rst` of the kernel's
+/// documentation describes.
+fn decompress_kernel(image: &Path, to: &Path) -> Result<()> {
+    let image = fs::read(image)?;
+    let payload = payload(&image).context("this is no boot image")?;
+    let program = match payload {
+        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => "xz",
+        _ => bail!("the kernel is compressed in an unknown way"),
+    };
+    let compressed = to.with_extension("compressed");
+    fs::write(&compressed, payload)?;
+    decompress(program, &compressed, to)?;
+    fs::remove_file(compressed)?;
+    Ok(())
+}
+
+/// The compressed kernel in a boot image.
+fn payload(image: &[u8]) -> Option<&[u8]> {
+    const SETUP_SECTORS: usize = 0x1f1;
+    const MAGIC: usize = 0x202;
+    const PAYLOAD_OFFSET: usize = 0x248;
+    const PAYLOAD_LENGTH: usize = 0x24c;
+    const SECTOR: usize = 512;
+    /// The build appends the uncompressed size.
+    const TRAILER: usize = 4;
+
+    let number = |at| {
+        let bytes = image.get(at..)?.first_chunk()?;
+        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+    };
+    if image.get(MAGIC..MAGIC + 4)? != b"HdrS" {
+        return None;
+    }
+    let setup = (usize::from(*image.get(SETUP_SECTORS)?) + 1) * SECTOR;
+    let start = setup + number(PAYLOAD_OFFSET)?;
+    image.get(start..start + number(PAYLOAD_LENGTH)?.checked_sub(TRAILER)?)
+}
+
+fn decompress(program: &str, from: &Path, to: &Path) -> Result<()> {
+    let mut command = Command::new(program);
+    command
+        .args(["--decompress", "--stdout", "--quiet"])
+        .arg(from)
+        .stdout(File::create(to)?);
+    workspace::run(&mut command).map(|_ran| ())
+}

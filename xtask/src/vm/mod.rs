@@ -1,0 +1,233 @@
+//! `cargo xtask vm`: the kernel tests on distribution kernels, in virtual machines.
+
+mod archive;
+mod docs;
+mod guest;
+mod initramfs;
+mod kernel;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build::{self, Built, Profile, Progress};
+use crate::setup::{self, Found};
+use crate::workspace;
+use archive::Archive;
+use guest::Machine;
+use initramfs::Initramfs;
+use kernel::Kernel;
+use report::{Outcome, Run};
+
+/// One of each series that differs in what it offers to a tracer.
+const SERIES: [&str; 8] = ["5.10", "6.1", "6.12", "6.16", "6.18", "7.0", "7.2", "7.3"];
+
+/// What is needed besides the eBPF build: a program, and the package it is in.
+const TOOLS: [(&str, &str); 7] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("lz4", "lz4"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+];
+
+/// What `cargo xtask vm` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Kernels: a series as in 6.12, a point version as in 6.12.107, or newest [default: one of
+    /// each series that differs]
+    #[arg(value_name = "VERSION")]
+    versions: Vec<String>,
+    /// Run only tests with this in their names
+    #[arg(short, long, value_name = "NAME")]
+    test: Option<String>,
+    /// Processors of the machine: with 1, its time does not depend on the host's load; with 2,
+    /// races can happen
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1],
+          value_parser = clap::value_parser!(u8).range(1..=2))]
+    cpus: Vec<u8>,
+    /// Write docs/kernels.md from the results of this run
+    #[arg(long)]
+    write_docs: bool,
+}
+
+/// Boots one kernel after the other, and fails if any test fails on any.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the virtual machines are x86-64 ones, which needs an x86-64 build");
+    }
+    let start = Instant::now();
+    setup::setup(Found::Shown)?;
+    ensure_tools()?;
+
+    let archive = Archive::open(&workspace::root().join(".tools/vm"))?;
+    let mut missing = Vec::new();
+    let kernels = prepare_kernels(&archive, args, &mut missing);
+
+    let built = build::build(Profile::Release, Progress::Shown)?;
+    let executable = build_kernel_tests(&built)?;
+    let tests = tests(&executable, args.test.as_deref())?;
+    let logs = built
+        .tcptrace
+        .ancestors()
+        .nth(2)
+        .context("the build is in no target folder")?
+        .join("vm");
+
+    let mut runs = Vec::new();
+    for kernel in &kernels {
+        for &cpus in &args.cpus {
+            let machine = Machine { kernel, cpus };
+            eprintln!("\n== Linux {machine}: {} tests", tests.len());
+            let folder = logs.join(machine.to_string());
+            let run = run_one(machine, &built, &executable, &tests, &folder)
+                .with_context(|| format!("Linux {machine}"))?;
+            eprintln!("{}; log in {}", run.counts(), folder.display());
+            runs.push(run);
+        }
+    }
+
+    eprint!("\n{}", report::table(&runs));
+    eprintln!("\n{} s in all", start.elapsed().as_secs());
+    if args.write_docs {
+        docs::write(&workspace::root().join("docs/kernels.md"), &runs)?;
+    }
+    conclude(&runs, &missing)
+}
+
+fn conclude(runs: &[Run], missing: &[String]) -> Result<()> {
+    for why in missing {
+        eprintln!("not run: {why}");
+    }
+    let failed = runs.iter().filter(|run| run.has_failed()).count();
+    match (failed, missing.len()) {
+        (0, 0) => Ok(()),
+        (0, _) => bail!("not all kernels could be had"),
+        (failed, _) => bail!("tests failed on {failed} of {} kernels", runs.len()),
+    }
+}
+
+/// What cannot be had goes to `missing`, with the reason.
+fn prepare_kernels(archive: &Archive, args: &Args, missing: &mut Vec<String>) -> Vec<Kernel> {
+    let versions: Vec<&str> = if args.versions.is_empty() {
+        SERIES.to_vec()
+    } else {
+        args.versions.iter().map(String::as_str).collect()
+    };
+    versions
+        .into_iter()
+        .filter_map(|version| match Kernel::prepare(archive, version) {
+            Ok(kernel) => Some(kernel),
+            Err(error) => {
+                missing.push(format!("Linux {version}: {error:#}"));
+                None
+            }
+        })
+        .collect()
+}
+
+fn run_one(
+    machine: Machine<'_>,
+    built: &Built,
+    executable: &Path,
+    tests: &[String],
+    folder: &Path,
+) -> Result<Run> {
+    std::fs::create_dir_all(folder)?;
+    let mut initramfs = Initramfs::new();
+    initramfs.program("bin/busybox", &program("busybox")?)?;
+    initramfs.program("usr/sbin/ip", &program("ip")?)?;
+    initramfs.program("usr/sbin/tc", &program("tc")?)?;
+    initramfs.program("bin/tcptrace", &built.tcptrace)?;
+    initramfs.program("bin/kernel-tests", executable)?;
+    for module in &machine.kernel.modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        initramfs.file(&format!("modules/{name}"), std::fs::read(module)?, 0o644);
+    }
+    initramfs.file("init", include_bytes!("init.sh").to_vec(), 0o755);
+    initramfs.file("tests", tests.join("\n").into_bytes(), 0o644);
+    let image = folder.join("initramfs.cpio");
+    initramfs.write(&image)?;
+
+    let start = Instant::now();
+    let said = machine.run(&image, folder)?;
+    std::fs::remove_file(&image)?;
+    let mut run = Run::parse(machine.to_string(), tests, &said.results);
+    run.seconds = start.elapsed().as_secs();
+    if let Some(why) = said.cut_short {
+        run.blame(&why);
+    }
+    for (name, outcome) in &run.tests {
+        if let Outcome::Failed(message) = outcome {
+            eprintln!("{name}: FAILED\n{}\n", indented(message));
+        }
+    }
+    Ok(run)
+}
+
+fn indented(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
+}
+
+fn ensure_tools() -> Result<()> {
+    let mut packages: Vec<_> = TOOLS
+        .into_iter()
+        .filter(|(program, _)| !workspace::has_program(program))
+        .map(|(_, package)| package)
+        .collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if !workspace::has_program("apt-get") {
+        bail!("install these packages first: {}", packages.join(", "));
+    }
+    eprintln!("installing {} with apt-get...", packages.join(", "));
+    setup::apt_install(&packages)
+}
+
+/// Where `name` is, in a folder of `PATH` or of those only root has in it.
+fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("there is no program {name}"))
+}
+
+/// The harness of the kernel tests, as `cargo xtask test` builds it.
+fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
+    let mut cargo = workspace::cargo("test");
+    cargo
+        .args(["--workspace", "--exclude", "tcptrace-ebpf"])
+        .args(["--features", "tcptrace/kernel-tests"])
+        .args(["--test", "kernel", "--no-run"])
+        .env("TCPTRACE_BPF_OBJECT", &built.bpf_object);
+    workspace::cargo_messages(&mut cargo)?
+        .iter()
+        .filter(|message| message["target"]["name"] == "kernel")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo named no executable")
+}
+
+fn tests(executable: &Path, filter: Option<&str>) -> Result<Vec<String>> {
+    let output = Command::new(executable)
+        .arg("--list")
+        .args(filter)
+        .output()?;
+    let tests: Vec<_> = String::from_utf8(output.stdout)?
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
+        .collect();
+    if tests.is_empty() {
+        bail!("no test has that in its name");
+    }
+    Ok(tests)
+}
