@@ -31,7 +31,7 @@ pub struct Config {
     pub by_lport: u8,
     /// 1: only connections whose remote port is set in the `PORTS` bitmap, row 1.
     pub by_rport: u8,
-    /// 1: only connections with either port set in the `PORTS` bitmap, row 2.
+    /// 1: only connections with either port set in the `PORTS` bitmap, row 2, and neither in row 3.
     pub by_port: u8,
     /// 1: the kernel lets tracing programs call `bpf_get_socket_cookie` (5.12 and later).
     pub cookie_helper: u8,
@@ -60,5 +60,9 @@ pub const PORT_WORDS: u32 = 1024;
 pub const PORTS_LOCAL: u32 = 0;
 /// Row of remote ports in the `PORTS` bitmap.
 pub const PORTS_REMOTE: u32 = 1;
-/// Row of ports of either end in the `PORTS` bitmap.
+/// Row of ports wanted at either end in the `PORTS` bitmap.
 pub const PORTS_ANY: u32 = 2;
+/// Row of ports wanted at neither end in the `PORTS` bitmap.
+pub const PORTS_NONE: u32 = 3;
+/// Rows in the `PORTS` bitmap.
+pub const PORT_ROWS: u32 = 4;

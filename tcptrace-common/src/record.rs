@@ -1,8 +1,8 @@
 //! The records that cross the ring.
 //!
 //! Fixed-width integers and byte arrays only, explicit padding, native byte order except where
-//! said. Every record begins with a [`Record`]; a [`KIND_CLOSE`] record continues as a
-//! [`CloseRecord`].
+//! said. Every record begins with a [`Record`]; those of [`KIND_CLOSE`] and [`KIND_STEPS`] continue
+//! as a [`PathRecord`].
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -19,6 +19,8 @@ pub const KIND_ACCEPT: u8 = 2;
 pub const KIND_CLOSE: u8 = 3;
 /// A connection that was open when tracing began.
 pub const KIND_SOCKET: u8 = 4;
+/// Several state changes at once: those that had to wait for the last one.
+pub const KIND_STEPS: u8 = 5;
 
 /// Role: not known (first seen half-way).
 pub const ROLE_UNKNOWN: u8 = 0;
@@ -56,7 +58,8 @@ pub const FLAG_DEDUCED: u8 = 8;
 pub const SPAN_UNKNOWN: u64 = u64::MAX;
 
 /// State changes kept for each socket. Between two visits to `CLOSE` the state graph of
-/// `net/ipv4/tcp.c` has no cycle, and its longest path (simultaneous open, then close) has seven.
+/// `net/ipv4/tcp.c` leads back to no state; `close()` after `shutdown()` reports the present one
+/// once more. The longest path, a simultaneous open and a simultaneous close, has eight.
 pub const PATH_LEN: usize = 8;
 
 /// A process that owns a socket. `tgid` 0: not known.
@@ -181,11 +184,12 @@ impl Step {
     }
 }
 
-/// [`KIND_CLOSE`]: the last state change and the totals of the connection.
+/// [`KIND_CLOSE`], [`KIND_STEPS`]: a state change, those that waited for it, and the connection's
+/// whole path; at a close also its totals.
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
-pub struct CloseRecord {
-    /// The last state change
+pub struct PathRecord {
+    /// The newest state change
     pub head: Record,
     /// Every state entered, oldest first
     pub path: [Step; PATH_LEN],
@@ -197,10 +201,12 @@ pub struct CloseRecord {
     pub path_len: u8,
     /// `sk_shutdown` at the end: 1 receive, 2 send
     pub shutdown: u8,
+    /// First step of `path` that no record has told of yet; `path_len` if all are told
+    pub untold: u8,
     /// Zero
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 const _: () = assert!(size_of::<Owner>() == 32);
 const _: () = assert!(size_of::<Record>() == 112);
-const _: () = assert!(size_of::<CloseRecord>() == 192);
+const _: () = assert!(size_of::<PathRecord>() == 192);

@@ -5,15 +5,15 @@ use tcptrace_common::{
     config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION},
     count,
     record::{
-        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_MAPPED, FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE,
-        KIND_TRANSITION, Record, SPAN_UNKNOWN,
+        FLAG_DEDUCED, FLAG_FIRST, FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_STEPS,
+        KIND_TRANSITION, PathRecord, Record, SPAN_UNKNOWN, Step,
     },
     tcp,
 };
 
 use crate::{
     maps::{self, ASLEEP, EVENTS, config},
-    sock::{PARTIAL, Sock},
+    sock::Sock,
     tuple::Tuple,
 };
 
@@ -65,7 +65,8 @@ pub(crate) fn nudge() {
 /// Fills the part common to all records.
 #[inline(always)]
 pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
-    let (owner, source) = sock.owner();
+    let slot = usize::from(sock.slot & 1);
+    let owner = &sock.owners[slot];
     record.conn = sock.conn;
     record.owner = *owner;
     // SAFETY: plain bytes to plain bytes of the same size.
@@ -76,16 +77,12 @@ pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
     record.peer_pid = 0;
     record.lport = tuple.lport;
     record.rport = tuple.rport;
-    record.flags = 0;
-    if sock.flags & PARTIAL != 0 {
-        record.flags |= FLAG_PARTIAL;
-    }
-    if tuple.mapped != 0 {
-        record.flags |= FLAG_MAPPED;
-    }
+    // Both are kept as the flags of a record, so that nothing branches here: the verifier
+    // follows every branch of every hook.
+    record.flags = (sock.flags & FLAG_PARTIAL) | tuple.mapped;
     record.family = tuple.family;
     record.role = sock.role;
-    record.source = if owner.tgid == 0 { 0 } else { source };
+    record.source = sock.sources[slot];
     record.reserved = 0;
 }
 
@@ -97,59 +94,67 @@ pub(crate) fn fill_step(record: &mut Record, sock: &Sock, index: u8) {
     record.kind = KIND_TRANSITION;
     record.new = step.state();
     record.seq = index;
+    // Of the first step the state before is `origin`, and how long it lasted nobody knows.
+    let mut before = Step::new(0, sock.origin);
+    if index != 0 {
+        before = sock.step(index - 1);
+    }
+    record.old = before.state();
     record.span_ns = SPAN_UNKNOWN;
-    if index == 0 {
-        record.old = sock.origin;
+    if before.mono_ns() != 0 {
+        record.span_ns = record.mono_ns - before.mono_ns();
+    }
+    if index == sock.first() {
         record.flags |= FLAG_FIRST;
-    } else {
-        let before = sock.step(index - 1);
-        record.old = before.state();
-        if before.mono_ns() != 0 {
-            record.span_ns = record.mono_ns - before.mono_ns();
-        }
-        if index == 1 && sock.flags & PARTIAL != 0 && sock.listed == 0 {
-            record.flags |= FLAG_FIRST;
-        }
     }
 }
 
-/// Fills in the totals of a socket that reached `CLOSE`.
+/// Fills in the path and the totals.
 #[inline(always)]
-fn fill_close(record: &mut CloseRecord, sock: &Sock, err: u32, shutdown: u8) {
-    record.head.kind = KIND_CLOSE;
-    record.head.peer_pid = sock.closer;
+fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, end: (u32, u8)) {
     record.path = sock.path;
     record.accept_ns = sock.accept_ns;
-    record.err = err;
+    record.err = end.0;
     record.path_len = sock.path_len;
-    record.shutdown = shutdown;
-    record.reserved = [0; 2];
+    record.shutdown = end.1;
+    record.untold = untold;
+    record.reserved = 0;
 }
 
-/// Sends the state change at `index`, with the totals if it is the last.
+/// Sends the steps from `from` on, in one record; with the totals if the last leads to `CLOSE`.
 ///
 /// `end` gives `sk_err` and `sk_shutdown`.
 #[inline(always)]
-pub(crate) fn step(sock: &Sock, index: u8, end: (u32, u8)) {
+pub(crate) fn steps(sock: &Sock, from: u8, end: (u32, u8)) {
     let wanted = config!(emit);
-    let last = sock.step(index).state() == tcp::CLOSE;
-    if last && wanted & EMIT_CLOSE != 0 {
-        let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
+    let number = sock.path_len.wrapping_sub(from);
+    let index = sock.path_len.wrapping_sub(1);
+    let closes = sock.step(index).state() == tcp::CLOSE && wanted & EMIT_CLOSE != 0;
+    if wanted & EMIT_TRANSITION == 0 && !closes {
+        return;
+    }
+    if closes || number > 1 {
+        let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
             if wanted & EMIT_TRANSITION != 0 {
-                maps::count(count::RING_FULL_TRANSITION);
+                maps::count(count::RING_FULL_TRANSITION, u64::from(number));
             }
-            maps::count(count::RING_FULL_CLOSE);
+            maps::count(count::RING_FULL_CLOSE, u64::from(closes));
             return;
         };
         // SAFETY: every field is written below before the record is submitted.
         let record = unsafe { &mut *slot.as_mut_ptr() };
         fill(&mut record.head, sock, &sock.tuple);
         fill_step(&mut record.head, sock, index);
-        fill_close(record, sock, end.0, end.1);
-        slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
-    } else if wanted & EMIT_TRANSITION != 0 {
+        fill_path(record, sock, from, end);
+        record.head.kind = KIND_STEPS;
+        if closes {
+            record.head.kind = KIND_CLOSE;
+            record.head.peer_pid = sock.closer;
+        }
+        slot.submit(submit_flags(size_of::<PathRecord>() as u64));
+    } else {
         let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
-            maps::count(count::RING_FULL_TRANSITION);
+            maps::count(count::RING_FULL_TRANSITION, 1);
             return;
         };
         // SAFETY: every field is written below before the record is submitted.
@@ -167,7 +172,7 @@ pub(crate) fn accept(sock: &Sock, now_ns: u64) {
         return;
     }
     let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
-        maps::count(count::RING_FULL_ACCEPT);
+        maps::count(count::RING_FULL_ACCEPT, 1);
         return;
     };
     // SAFETY: every field is written below before the record is submitted.
@@ -181,12 +186,10 @@ pub(crate) fn accept(sock: &Sock, now_ns: u64) {
     record.seq = sock.path_len;
     // The queue is entered by the step into ESTABLISHED: the second of a child's path.
     let queued = sock.step(1);
-    record.span_ns =
-        if sock.path_len >= 2 && queued.state() == tcp::ESTABLISHED && queued.mono_ns() != 0 {
-            now_ns - queued.mono_ns()
-        } else {
-            SPAN_UNKNOWN
-        };
+    record.span_ns = SPAN_UNKNOWN;
+    if sock.path_len >= 2 && queued.state() == tcp::ESTABLISHED && queued.mono_ns() != 0 {
+        record.span_ns = now_ns - queued.mono_ns();
+    }
     slot.submit(submit_flags(size_of::<Record>() as u64));
 }
 
@@ -196,19 +199,21 @@ pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, end: (u32, u8)) {
     if config!(emit) & EMIT_CLOSE == 0 {
         return;
     }
-    let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
-        maps::count(count::RING_FULL_CLOSE);
+    let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
+        maps::count(count::RING_FULL_CLOSE, 1);
         return;
     };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
     fill(&mut record.head, sock, &sock.tuple);
     record.head.mono_ns = now_ns;
+    record.head.kind = KIND_CLOSE;
+    record.head.peer_pid = sock.closer;
     record.head.old = sock.state();
     record.head.new = tcp::CLOSE;
     record.head.seq = sock.path_len;
     record.head.span_ns = SPAN_UNKNOWN;
     record.head.flags |= FLAG_DEDUCED;
-    fill_close(record, sock, end.0, end.1);
-    slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
+    fill_path(record, sock, sock.path_len, end);
+    slot.submit(submit_flags(size_of::<PathRecord>() as u64));
 }

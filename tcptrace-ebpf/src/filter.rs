@@ -1,7 +1,7 @@
 //! The user's filter, as far as the kernel can decide it.
 
 use tcptrace_common::config::{
-    FAMILY_V4, FAMILY_V6, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_REMOTE,
+    FAMILY_V4, FAMILY_V6, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
 };
 
 use crate::{
@@ -35,11 +35,12 @@ pub(crate) fn takes(tuple: &Tuple) -> bool {
     if config!(by_rport) != 0 && (tuple.rport == 0 || !listed(PORTS_REMOTE, tuple.rport)) {
         return false;
     }
-    if config!(by_port) != 0
-        && !listed(PORTS_ANY, tuple.lport)
-        && (tuple.rport == 0 || !listed(PORTS_ANY, tuple.rport))
-    {
-        return false;
+    if config!(by_port) != 0 {
+        let at_either_end =
+            |row| listed(row, tuple.lport) || (tuple.rport != 0 && listed(row, tuple.rport));
+        if !at_either_end(PORTS_ANY) || at_either_end(PORTS_NONE) {
+            return false;
+        }
     }
     true
 }

@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use tcptrace_common::{
-    config::{Config, PORT_WORDS},
+    config::{Config, PORT_ROWS, PORT_WORDS},
     count::COUNTS,
     layout::Layout,
 };
@@ -73,7 +73,7 @@ pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
 
 /// Bitmaps of the ports the user asked for, a row each. Written by the agent before attach.
 #[map]
-pub(crate) static PORTS: Array<u64> = Array::with_max_entries(3 * PORT_WORDS, 0);
+pub(crate) static PORTS: Array<u64> = Array::with_max_entries(PORT_ROWS * PORT_WORDS, 0);
 
 /// Records for the agent. Sized by the agent.
 #[map]
@@ -83,6 +83,12 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// sleeps, cleared by whoever wakes it.
 #[map]
 pub(crate) static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The listeners that `hook::seed` came by: network namespace and port to the address of the
+/// `struct sock`, or to 0 where several processes listen. Read in the same walk for the
+/// connections in their accept queues.
+#[map]
+pub(crate) static LISTENERS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
 
 /// Which pass `hook::seed` is in. Written by the agent.
 #[map]
@@ -96,18 +102,18 @@ pub(crate) static CURRENT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries
 #[map]
 pub(crate) static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTS, 0);
 
-/// Adds one to a counter. Two programs of one CPU may interrupt each other, so the addition is
-/// a single instruction.
+/// Adds to a counter. Two programs of one CPU may interrupt each other, so the addition is a
+/// single instruction.
 #[inline(always)]
-pub(crate) fn count(index: u32) {
+pub(crate) fn count(index: u32, by: u64) {
     if let Some(counter) = COUNT.get_ptr_mut(index) {
         // SAFETY: the pointer is a live, aligned map value of this CPU; the instruction changes
         // nothing else. `core` offers no atomics for this target.
         unsafe {
             core::arch::asm!(
-                "lock *(u64 *)({counter} + 0) += {one}",
+                "lock *(u64 *)({counter} + 0) += {by}",
                 counter = in(reg) counter,
-                one = in(reg) 1_u64,
+                by = in(reg) by,
             );
         }
     }

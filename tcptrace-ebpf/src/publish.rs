@@ -6,12 +6,7 @@
 //! accepted socket's lock.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use tcptrace_common::{
-    config::EMIT_TRANSITION,
-    count,
-    record::{PATH_LEN, ROLE_SERVER},
-    tcp,
-};
+use tcptrace_common::{config::EMIT_TRANSITION, count, record::ROLE_SERVER, tcp};
 
 use crate::{
     emit,
@@ -22,17 +17,11 @@ use crate::{
 /// Sends every step not yet sent.
 #[inline(always)]
 fn send(sock: &mut Sock, end: (u32, u8)) {
-    let first = sock.sent;
-    let len = sock.path_len;
-    // The constant bound is for the verifier.
-    for nth in 0..PATH_LEN as u8 {
-        let at = first + nth;
-        if at >= len {
-            break;
-        }
-        emit::step(sock, at, end);
+    let from = sock.sent;
+    if from < sock.path_len {
+        sock.sent = sock.path_len;
+        emit::steps(sock, from, end);
     }
-    sock.sent = len;
 }
 
 /// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
@@ -51,10 +40,11 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64, end: (u32, u8)) {
     }
     if sock.flags & WAITING != 0 {
         sock.flags &= !WAITING;
-        maps::count(count::RELEASED);
         // Whoever removes the entry sends the first step. If it is gone, `hook::flush` took it,
         // and took its place in the ring before that: ours comes after it.
-        if PENDING.remove(key).is_err() {
+        if PENDING.remove(key).is_ok() {
+            maps::count(count::RELEASED, 1);
+        } else {
             sock.sent = 1;
         }
     }
@@ -71,7 +61,7 @@ fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
         && PENDING.insert(key, now_ns, 0).is_ok()
     {
         sock.flags |= WAITING;
-        maps::count(count::HELD);
+        maps::count(count::HELD, 1);
         emit::nudge();
     }
 }
@@ -83,7 +73,7 @@ fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
 /// again after it has let go.
 #[inline(always)]
 pub(crate) fn contended(key: u64, sock: &mut Sock, end: (u32, u8)) {
-    for _ in 0..3 {
+    for _ in 0..2 {
         if LOCKS.insert(key, 1, u64::from(BPF_NOEXIST)).is_err() {
             return;
         }

@@ -1,13 +1,13 @@
 //! The record of one live socket.
 
-use tcptrace_common::record::{Owner, PATH_LEN, Step};
+use tcptrace_common::record::{FLAG_PARTIAL, Owner, PATH_LEN, Step};
 
 use crate::tuple::Tuple;
 
 /// Open before tracing began, or first seen half-way.
-pub(crate) const PARTIAL: u8 = 1;
+pub(crate) const PARTIAL: u8 = FLAG_PARTIAL;
 /// Its first step waits in `PENDING`.
-pub(crate) const WAITING: u8 = 2;
+pub(crate) const WAITING: u8 = 0x80;
 
 /// What is known of a socket. One writer per field, so that no two CPUs race on a byte.
 #[derive(Clone, Copy)]
@@ -103,13 +103,12 @@ impl Sock {
         self.path_len = at + 1;
     }
 
-    /// The owner in force.
+    /// The step that makes the connection's first record: none before it has been told of.
     #[inline(always)]
-    pub(crate) fn owner(&self) -> (&Owner, u8) {
-        if self.slot == 0 {
-            (&self.owners[0], self.sources[0])
-        } else {
-            (&self.owners[1], self.sources[1])
-        }
+    pub(crate) fn first(&self) -> u8 {
+        // A partial record's path begins with the state it was found in, which is no step; its
+        // first record may have been a `socket` record.
+        let partial = u8::from(self.flags & PARTIAL != 0);
+        partial + partial * self.listed * 0x40
     }
 }

@@ -1,5 +1,7 @@
 //! A connection's two ends.
 
+use tcptrace_common::record::FLAG_MAPPED;
+
 use crate::{kernel::Object, maps::off};
 
 const AF_INET: u16 = 2;
@@ -19,7 +21,7 @@ pub(crate) struct Tuple {
     pub rport: u16,
     /// 4, 6, or 0 while unread
     pub family: u8,
-    /// 1: an IPv6 socket with IPv4-mapped addresses
+    /// `FLAG_MAPPED`, for an IPv6 socket with IPv4-mapped addresses, or 0
     pub mapped: u8,
     /// 1: nothing of it is missing
     pub whole: u8,
@@ -83,7 +85,7 @@ impl Tuple {
             let local = v4_of_mapped(laddr);
             if remote.is_some() || (local.is_some() && raddr == [0; 2]) {
                 tuple.family = 4;
-                tuple.mapped = 1;
+                tuple.mapped = FLAG_MAPPED;
                 tuple.laddr[0] = u64::from(sk.read::<u32>(off!(sk_rcv_saddr)));
                 tuple.raddr[0] = u64::from(remote.unwrap_or(0));
             } else {

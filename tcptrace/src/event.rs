@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tcptrace_common::{
     record::{
-        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_MAPPED, FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE,
-        KIND_SOCKET, KIND_TRANSITION, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Record,
+        FLAG_DEDUCED, FLAG_FIRST, FLAG_MAPPED, FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_SOCKET,
+        KIND_STEPS, KIND_TRANSITION, PathRecord, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Record,
         SOURCE_ACCEPT, SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT,
         SPAN_UNKNOWN, Step,
     },
@@ -46,25 +46,37 @@ pub struct Connection(Record);
 
 /// What the last record says of the whole connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Totals(CloseRecord);
+pub struct Totals(PathRecord);
 
 impl Event {
-    /// Decodes one record of the ring or of a snapshot.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+    /// Decodes one record of the ring or of a snapshot, and hands on what it tells of, oldest
+    /// first, until `each` returns false. Returns what `each` returned last.
+    pub fn decode(bytes: &[u8], mut each: impl FnMut(&Self) -> bool) -> Result<bool, DecodeError> {
         let short = || DecodeError::Short { len: bytes.len() };
         let (record, _rest) = Record::read_from_prefix(bytes).map_err(|_too_short| short())?;
         let connection = Connection(record);
-        Ok(match record.kind {
-            KIND_SOCKET => Self::Socket(connection),
-            KIND_TRANSITION => Self::Transition(connection),
-            KIND_ACCEPT => Self::Accept(connection),
-            KIND_CLOSE => {
-                let (close, _rest) =
-                    CloseRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
-                Self::Close(connection, Totals(close))
+        match record.kind {
+            KIND_SOCKET => Ok(each(&Self::Socket(connection))),
+            KIND_TRANSITION => Ok(each(&Self::Transition(connection))),
+            KIND_ACCEPT => Ok(each(&Self::Accept(connection))),
+            KIND_CLOSE | KIND_STEPS => {
+                let (path, _rest) =
+                    PathRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
+                let totals = Totals(path);
+                let last = totals.path().len().saturating_sub(1);
+                for index in usize::from(path.untold)..last {
+                    if !each(&Self::Transition(totals.waited(index))) {
+                        return Ok(false);
+                    }
+                }
+                Ok(if record.kind == KIND_CLOSE {
+                    each(&Self::Close(connection, totals))
+                } else {
+                    each(&Self::Transition(connection))
+                })
             }
-            kind => return Err(DecodeError::Kind(kind)),
-        })
+            kind => Err(DecodeError::Kind(kind)),
+        }
     }
 
     /// What it says of the connection.
@@ -230,6 +242,38 @@ impl Totals {
         self.0.head.flags & FLAG_DEDUCED != 0
     }
 
+    /// A step of the path that had to wait for the last one.
+    fn waited(&self, index: usize) -> Connection {
+        let mut record = self.0.head;
+        let path = self.path();
+        let (step, before) = (path[index], index.checked_sub(1).map(|before| path[before]));
+        record.kind = KIND_TRANSITION;
+        record.mono_ns = step.mono_ns();
+        record.new = step.state();
+        record.span_ns = SPAN_UNKNOWN;
+        record.peer_pid = 0;
+        record.seq = u8::try_from(index).unwrap_or(u8::MAX);
+        record.flags &= !FLAG_FIRST;
+        match before {
+            Some(before) => {
+                record.old = before.state();
+                if before.mono_ns() != 0 {
+                    record.span_ns = step.mono_ns().saturating_sub(before.mono_ns());
+                }
+            }
+            None => {
+                // A life begins in CLOSE, or as a clone of a listener.
+                record.old = if record.role == ROLE_SERVER {
+                    tcp::LISTEN
+                } else {
+                    tcp::CLOSE
+                };
+                record.flags |= FLAG_FIRST;
+            }
+        }
+        Connection(record)
+    }
+
     /// The process that closed it
     pub fn closer_pid(&self) -> Option<u32> {
         (self.0.head.peer_pid != 0).then_some(self.0.head.peer_pid)
@@ -262,28 +306,45 @@ impl Totals {
         (self.0.accept_ns != 0).then(|| self.0.accept_ns.saturating_sub(queued.mono_ns()) / 1000)
     }
 
-    /// Each state it was in and for how long, µs; a state entered before we came is left out.
+    /// Each state it was in and for how long, µs, in the order they were entered; a state entered
+    /// before we came is left out. `close()` after `shutdown()` reports the present state once
+    /// more: its two parts are one.
     pub fn states(&self) -> impl Iterator<Item = (State, u64)> {
         let path = self.path();
-        path.iter().enumerate().filter_map(|(at, step)| {
-            let left_ns = match path.get(at + 1) {
-                Some(next) => next.mono_ns(),
-                None if step.state() == tcp::CLOSE => return None,
-                None => self.end_ns(),
-            };
-            (step.mono_ns() != 0).then(|| {
-                (
-                    State(step.state()),
-                    left_ns.saturating_sub(step.mono_ns()) / 1000,
-                )
+        let lasted_us = move |at: usize| {
+            let left_ns = path
+                .get(at + 1)
+                .map_or(self.end_ns(), |next| next.mono_ns());
+            left_ns.saturating_sub(path[at].mono_ns()) / 1000
+        };
+        let known = move |at: usize| {
+            path[at].mono_ns() != 0 && (at + 1 < path.len() || path[at].state() != tcp::CLOSE)
+        };
+        let repeats = move |at: usize| {
+            path[..at]
+                .iter()
+                .any(|earlier| earlier.state() == path[at].state() && earlier.mono_ns() != 0)
+        };
+        (0..path.len())
+            .filter(move |at| known(*at) && !repeats(*at))
+            .map(move |at| {
+                let state = path[at].state();
+                let us = (at..path.len())
+                    .filter(|later| known(*later) && path[*later].state() == state)
+                    .map(lasted_us)
+                    .sum();
+                (State(state), us)
             })
-        })
     }
 
     /// Why it ended, as far as the path and the socket's error prove it.
     pub fn reason(&self) -> &'static str {
-        let passed = |state| self.path().iter().any(|step| step.state() == state);
+        let path = self.path();
+        let passed = |state| path.iter().any(|step| step.state() == state);
         let both_fins = passed(tcp::FIN_WAIT2) || passed(tcp::CLOSING) || passed(tcp::LAST_ACK);
+        // Set by `tcp_close` before the state changes, by `tcp_done` after it.
+        let by_close = self.0.shutdown == SHUTDOWN_BOTH && !self.is_deduced();
+        let from = self.0.head.old;
         match self.0.err {
             ECONNREFUSED => "refused",
             ETIMEDOUT => "timeout",
@@ -291,6 +352,18 @@ impl Totals {
             ECONNRESET | EPIPE => "reset_received",
             0 if self.0.head.role == ROLE_LISTENER => "normal",
             0 if both_fins => "normal",
+            0 if by_close && from == tcp::SYN_SENT => "canceled",
+            // Neither FIN went out: `tcp_close` with linger 0 or unread data aborts.
+            0 if by_close && matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT) => "reset_sent",
+            // `inet_csk_listen_stop` ends what nobody has accepted.
+            0 if self.0.head.role == ROLE_SERVER
+                && self.0.accept_ns == 0
+                && self.0.shutdown == 0
+                && !self.is_deduced()
+                && matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT) =>
+            {
+                "listener_closed"
+            }
             _ => "unknown",
         }
     }
@@ -318,6 +391,9 @@ impl Totals {
         &self.0.path[..len]
     }
 }
+
+/// `SHUTDOWN_MASK`, include/net/sock.h
+const SHUTDOWN_BOTH: u8 = 3;
 
 // include/uapi/asm-generic/errno.h
 const EPIPE: u32 = 32;

@@ -2,24 +2,25 @@
 
 use tcptrace_common::config::PORT_WORDS;
 
-/// A set of ports: one bit each.
+/// A list of ports: those wanted, and those not wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortSet {
-    words: Vec<u64>,
+pub struct PortList {
+    wanted: Vec<u64>,
+    unwanted: Vec<u64>,
 }
 
-impl PortSet {
+impl PortList {
     /// Parses `80,443,8000-8100`; `!22` excludes. With exclusions alone, everything else is in.
     pub fn parse(list: &str) -> Result<Self, String> {
-        let mut included = vec![0; PORT_WORDS as usize];
-        let mut excluded = included.clone();
-        let mut any_included = false;
+        let mut wanted = vec![0; PORT_WORDS as usize];
+        let mut unwanted = wanted.clone();
+        let mut any_wanted = false;
         for item in list.split(',') {
             let (range, words) = if let Some(range) = item.strip_prefix('!') {
-                (range, &mut excluded)
+                (range, &mut unwanted)
             } else {
-                any_included = true;
-                (item, &mut included)
+                any_wanted = true;
+                (item, &mut wanted)
             };
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let (first, last) = (parse_port(first)?, parse_port(last)?);
@@ -30,23 +31,23 @@ impl PortSet {
                 words[usize::from(port / 64)] |= 1 << (port % 64);
             }
         }
-        if !any_included {
-            included.fill(u64::MAX);
+        if !any_wanted {
+            wanted.fill(u64::MAX);
         }
-        for (word, mask) in included.iter_mut().zip(excluded) {
+        for (word, mask) in wanted.iter_mut().zip(&unwanted) {
             *word &= !mask;
         }
-        Ok(Self { words: included })
+        Ok(Self { wanted, unwanted })
     }
 
-    /// The set as `PORT_WORDS` words, port 0 in the lowest bit of the first.
-    pub fn words(&self) -> &[u64] {
-        &self.words
+    /// The ports wanted, as `PORT_WORDS` words, port 0 in the lowest bit of the first.
+    pub fn wanted(&self) -> &[u64] {
+        &self.wanted
     }
 
-    /// Whether the port is in the set.
-    pub fn contains(&self, port: u16) -> bool {
-        self.words[usize::from(port / 64)] >> (port % 64) & 1 != 0
+    /// The ports excluded, likewise.
+    pub fn unwanted(&self) -> &[u64] {
+        &self.unwanted
     }
 }
 
@@ -64,21 +65,27 @@ fn parse_port(text: &str) -> Result<u16, String> {
 mod tests {
     use super::*;
 
+    fn is_in(words: &[u64], port: u16) -> bool {
+        words[usize::from(port / 64)] >> (port % 64) & 1 != 0
+    }
+
     #[test]
     fn ranges_and_exclusions() {
-        let set = PortSet::parse("80,8000-8100,!8080").unwrap();
+        let list = PortList::parse("80,8000-8100,!8080").unwrap();
         for port in [80, 8000, 8079, 8081, 8100] {
-            assert!(set.contains(port), "{port}");
+            assert!(is_in(list.wanted(), port), "{port}");
         }
         for port in [0, 79, 81, 8080, 8101, 65535] {
-            assert!(!set.contains(port), "{port}");
+            assert!(!is_in(list.wanted(), port), "{port}");
         }
+        assert!(is_in(list.unwanted(), 8080) && !is_in(list.unwanted(), 8081));
     }
 
     #[test]
     fn exclusions_alone_leave_the_rest() {
-        let set = PortSet::parse("!22").unwrap();
-        assert!(!set.contains(22) && set.contains(21) && set.contains(65535));
+        let list = PortList::parse("!22").unwrap();
+        assert!(!is_in(list.wanted(), 22) && is_in(list.wanted(), 21));
+        assert!(is_in(list.wanted(), 65535));
     }
 
     #[test]
@@ -92,7 +99,7 @@ mod tests {
             ("80,", "\"\""),
             ("1-2-3", "\"2-3\""),
         ] {
-            assert!(PortSet::parse(list).unwrap_err().contains(part), "{list}");
+            assert!(PortList::parse(list).unwrap_err().contains(part), "{list}");
         }
     }
 }

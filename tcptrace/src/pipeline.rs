@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use tcptrace_common::config::{EMIT_CLOSE, EMIT_TRANSITION};
 
 use crate::{
-    bpf::{Losses, Tracer, Woken},
+    bpf::{Losses, Snapshot, Tracer, Woken},
     error::Error,
     event::Event,
     kernel::{self, Kernel},
@@ -51,6 +51,8 @@ pub struct Outcome {
     pub end: End,
     /// Whether the reader went away
     pub closed: bool,
+    /// Whether anything was lost, accept records and totals included
+    pub anything_lost: bool,
     /// Records that could not be understood
     pub malformed: u64,
 }
@@ -82,6 +84,7 @@ struct Tally {
     transitions: u64,
     connections: u64,
     lost: u64,
+    anything_lost: bool,
     malformed: u64,
 }
 
@@ -119,7 +122,6 @@ impl Pipeline {
             hooks: self.tracer.hooks.facts(),
             filters: self.settings.filters.clone(),
         };
-        self.sink.start(&start, &mut self.lines);
         if let Some(path) = &self.settings.record_ring {
             let recorder = Recorder::create(path, kernel::wall_minus_mono_ns())
                 .with_context(|| format!("failed to create {}", path.display()))?;
@@ -128,7 +130,11 @@ impl Pipeline {
         if let Some(fd) = self.output.stdout_fd() {
             self.tracer.ring.watch_hangup(fd);
         }
-        let mut open = self.write()? && self.snapshot()?;
+        // The snapshot before the first line: who starts a load on reading it finds every owner
+        // known. What happens meanwhile waits in the ring.
+        let snapshot = self.tracer.snapshot(&self.kernel)?;
+        self.sink.start(&start, &mut self.lines);
+        let mut open = self.list(&snapshot)?;
 
         let mut looked = Instant::now();
         while open && !self.is_full() {
@@ -161,7 +167,7 @@ impl Pipeline {
             let woken = if records == 0 && held == 0 {
                 self.report_losses();
                 open = self.write()?;
-                self.tracer.ring.sleep()
+                self.tracer.sleep()
             } else {
                 self.tracer.ring.wait_a_turn()
             };
@@ -184,13 +190,13 @@ impl Pipeline {
         Ok(Outcome {
             end,
             closed: !open,
+            anything_lost: self.tally.anything_lost,
             malformed: self.tally.malformed,
         })
     }
 
-    /// Prints what was open before, and lets the kernel side know its owners.
-    fn snapshot(&mut self) -> Result<bool, Error> {
-        let snapshot = self.tracer.snapshot(&self.kernel)?;
+    /// Prints what was open before.
+    fn list(&mut self, snapshot: &Snapshot) -> Result<bool, Error> {
         for (inode, why) in &snapshot.unseen {
             log::info!("connections open in network namespace {inode} are not listed: {why}");
         }
@@ -283,7 +289,7 @@ impl Pipeline {
         } else {
             accepts + closes
         };
-        if ring > 0 || accepts > 0 {
+        if ring > 0 || accepts > 0 || closes > 0 {
             self.lost(Lost {
                 mono_ns,
                 cause: "ring_full",
@@ -311,6 +317,7 @@ impl Pipeline {
     }
 
     fn lost(&mut self, lost: Lost) {
+        self.tally.anything_lost = true;
         self.tally.lost += lost.count;
         self.sink.lost(&lost, &mut self.lines);
     }
@@ -333,14 +340,26 @@ fn print_record(
     tally: &mut Tally,
     lines: &mut Vec<u8>,
 ) -> bool {
-    let event = match Event::decode(record) {
-        Ok(event) => event,
-        Err(why) => {
-            tally.malformed += 1;
-            log::debug!("{why}");
-            return true;
-        }
-    };
+    let told = Event::decode(record, |event| {
+        print_event(event, settings, sink, tally, lines)
+    });
+    told.unwrap_or_else(|why| {
+        tally.malformed += 1;
+        log::debug!("{why}");
+        true
+    })
+}
+
+fn print_event(
+    event: &Event,
+    settings: &Settings,
+    sink: &mut dyn Sink,
+    tally: &mut Tally,
+    lines: &mut Vec<u8>,
+) -> bool {
+    if matches!(event, Event::Transition(_)) && settings.emit & EMIT_TRANSITION == 0 {
+        return true;
+    }
     let connection = event.connection();
     // Without transitions, a connection is first heard of when it closes, unless it was listed.
     let unlisted_close = settings.emit & EMIT_TRANSITION == 0
@@ -349,7 +368,7 @@ fn print_record(
     if connection.is_first() || unlisted_close {
         tally.connections += 1;
     }
-    tally.transitions += match &event {
+    tally.transitions += match event {
         Event::Transition(_) => 1,
         Event::Close(_, totals) if !totals.is_deduced() => {
             u64::from(settings.emit & EMIT_TRANSITION != 0)
@@ -357,7 +376,7 @@ fn print_record(
         _ => 0,
     };
     let begin = lines.len();
-    tally.records += sink.event(&event, lines);
+    tally.records += sink.event(event, lines);
     let Some(count) = settings.count else {
         return true;
     };

@@ -7,7 +7,7 @@ use tcptrace_common::config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION, FAMILY_V
 use crate::{
     cli::{ColorWhen, EventName, Format, TraceArgs},
     error::Error,
-    filter::PortSet,
+    filter::PortList,
     sink::time::TimeFormat,
 };
 
@@ -26,11 +26,11 @@ pub struct Settings {
     /// `FAMILY_*`
     pub families: u8,
     /// Local ports wanted
-    pub lports: Option<PortSet>,
+    pub lports: Option<PortList>,
     /// Remote ports wanted
-    pub rports: Option<PortSet>,
+    pub rports: Option<PortList>,
     /// Ports wanted at either end
-    pub ports: Option<PortSet>,
+    pub ports: Option<PortList>,
     /// The filters in force as they were typed, by option
     pub filters: BTreeMap<&'static str, String>,
     /// Whether to list connections open at start
@@ -71,7 +71,8 @@ impl Settings {
         let filters = typed_filters(&args);
         let ports = |option: &str, list: Option<String>| {
             list.map(|list| {
-                PortSet::parse(&list).map_err(|why| Error::usage(format!("{option} {list}: {why}")))
+                PortList::parse(&list)
+                    .map_err(|why| Error::usage(format!("{option} {list}: {why}")))
             })
             .transpose()
         };

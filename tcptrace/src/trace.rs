@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -49,6 +49,13 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
         )));
     }
     let settings = Arc::new(settings);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::new)?;
+    // Before anything is attached: a signal that comes meanwhile ends the trace, and in order.
+    let on_hangup = OnHangup::new(&settings);
+    let signals = runtime.block_on(async { Signals::watch() })?;
     let output = Output::open(settings.output.clone())?;
     let sink = sink(&settings, &output);
     let (kernel, mut tracer) = tracefs::within(|| {
@@ -68,11 +75,8 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     };
     let supervisor = Supervisor {
         duration: settings.duration,
-        on_hangup: match settings.output {
-            Some(_) => OnHangup::Reopen,
-            None if hangup_ignored() => OnHangup::Ignore,
-            None => OnHangup::Stop,
-        },
+        on_hangup,
+        signals,
         waker: tracer.ring.waker()?,
         control: Arc::new(Control::default()),
     };
@@ -84,10 +88,6 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
         output,
         Arc::clone(&supervisor.control),
     );
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::new)?;
     let outcome = runtime.block_on(supervisor.supervise(pipeline, logger))?;
     Ok(finish(&settings, &outcome))
 }
@@ -101,6 +101,36 @@ enum OnHangup {
     Stop,
     /// We were started to outlive it
     Ignore,
+}
+
+impl OnHangup {
+    /// Asks before handlers are installed.
+    fn new(settings: &Settings) -> Self {
+        match settings.output {
+            Some(_) => Self::Reopen,
+            None if hangup_ignored() => Self::Ignore,
+            None => Self::Stop,
+        }
+    }
+}
+
+/// The signals that steer a trace.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Call it within a runtime.
+    fn watch() -> Result<Self, Error> {
+        let watch = |kind| signal(kind).context("cannot watch for signals");
+        Ok(Self {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
 }
 
 /// Whether SIGHUP was ignored when we were started, as `nohup` does.
@@ -121,20 +151,17 @@ fn hangup_ignored() -> bool {
 struct Supervisor {
     duration: Option<Duration>,
     on_hangup: OnHangup,
+    signals: Signals,
     waker: bpf::Waker,
     control: Arc<Control>,
 }
 
 impl Supervisor {
     async fn supervise(
-        self,
+        mut self,
         pipeline: Pipeline,
         logger: Option<bpf::Logger>,
     ) -> Result<Outcome, Error> {
-        let watch = |kind| signal(kind).context("cannot watch for signals");
-        let mut interrupt = watch(SignalKind::interrupt())?;
-        let mut terminate = watch(SignalKind::terminate())?;
-        let mut hangup = watch(SignalKind::hangup())?;
         if let Some(logger) = logger {
             tokio::spawn(forward(logger));
         }
@@ -154,18 +181,18 @@ impl Supervisor {
                     return outcome.context("the reading thread failed")?;
                 }
                 () = &mut timer, if !self.stopping() => self.stop(),
-                _ = hangup.recv() => match self.on_hangup {
+                _ = self.signals.hangup.recv() => match self.on_hangup {
                     OnHangup::Reopen => self.reopen(),
                     OnHangup::Stop => self.stop(),
                     OnHangup::Ignore => {}
                 },
-                _ = interrupt.recv() => {
+                _ = self.signals.interrupt.recv() => {
                     if self.stopping() {
                         return Err(unwritten());
                     }
                     self.stop();
                 }
-                _ = terminate.recv() => {
+                _ = self.signals.terminate.recv() => {
                     if self.stopping() {
                         return Err(unwritten());
                     }
@@ -251,7 +278,7 @@ fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
         // Standard error may be closed; there is nowhere left to say so.
         let _unsaid = writeln!(std::io::stderr(), "{summary}");
     }
-    if settings.fail_on_loss && end.lost > 0 {
+    if settings.fail_on_loss && outcome.anything_lost {
         return ExitCode::from(LOST);
     }
     ExitCode::SUCCESS

@@ -105,7 +105,9 @@ fn accepted(key: u64) {
     // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     owner::current(&mut sock.owners[1]);
-    sock.sources[1] = SOURCE_ACCEPT;
+    if sock.owners[1].tgid != 0 {
+        sock.sources[1] = SOURCE_ACCEPT;
+    }
     sock.accept_ns = now_ns;
     if sock.role == 0 {
         sock.role = ROLE_SERVER;

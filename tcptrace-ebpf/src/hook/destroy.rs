@@ -8,12 +8,12 @@
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
-use tcptrace_common::{record::ROLE_SERVER, tcp};
+use tcptrace_common::{count, record::ROLE_SERVER, tcp};
 
 use crate::{
     emit, filter,
     kernel::{Object as _, Typed},
-    maps::{PENDING, SOCKS, config, off},
+    maps::{self, PENDING, SOCKS, config, off},
     publish,
     sock::WAITING,
 };
@@ -48,8 +48,8 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
             emit::deduced_close(sock, now_ns, end);
         }
     }
-    if sock.flags & WAITING != 0 {
-        let _gone = PENDING.remove(key);
+    if sock.flags & WAITING != 0 && PENDING.remove(key).is_ok() {
+        maps::count(count::RELEASED, 1);
     }
     let _gone = SOCKS.remove(key);
     0

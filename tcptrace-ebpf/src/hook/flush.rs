@@ -13,13 +13,14 @@ use aya_ebpf::{
 };
 use tcptrace_common::{
     config::EMIT_TRANSITION,
+    count,
     record::{ROLE_LISTENER, Record},
 };
 
 use crate::{
     emit, filter,
     kernel::{Object as _, Probed},
-    maps::{EVENTS, PENDING, SOCKS, config, off},
+    maps::{self, EVENTS, PENDING, SOCKS, config, off},
     tuple::Tuple,
 };
 
@@ -30,7 +31,9 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
     let key = unsafe { *ctx.as_ptr().cast::<u64>() };
     let sk = Probed(key);
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {
-        let _gone = PENDING.remove(key);
+        if PENDING.remove(key).is_ok() {
+            maps::count(count::RELEASED, 1);
+        }
         return 0;
     };
     // SAFETY: a live record, only read. If it is replaced meanwhile, the entry in `PENDING` is
@@ -55,7 +58,11 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
     // A socket recycled since: its cookie is not the one we recorded.
     let same = config!(cookie_helper) == 0 || sk.read::<u64>(off!(sk_cookie)) == record.conn;
     // The place in the ring is taken before the entry is: who finds the entry gone comes later.
-    if same && PENDING.remove(key).is_ok() && wanted {
+    let ours = same && PENDING.remove(key).is_ok();
+    if ours {
+        maps::count(count::RELEASED, 1);
+    }
+    if ours && wanted {
         slot.submit(u64::from(BPF_RB_FORCE_WAKEUP));
     } else {
         slot.discard(u64::from(BPF_RB_NO_WAKEUP));

@@ -12,9 +12,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_ns, bpf_seq_write, bpf_sock_from_file},
 };
 use tcptrace_common::{
+    count,
     record::{
-        FLAG_FIRST, KIND_SOCKET, Owner, ROLE_LISTENER, ROLE_UNKNOWN, Record, SOURCE_SNAPSHOT,
-        SPAN_UNKNOWN, Step,
+        FLAG_FIRST, KIND_SOCKET, Owner, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, Record,
+        SOURCE_LISTENER, SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step,
     },
     tcp,
 };
@@ -22,7 +23,7 @@ use tcptrace_common::{
 use crate::{
     emit, filter,
     kernel::{self, Object as _, Probed, Typed},
-    maps::{SEED_PASS, SOCKS, config, off},
+    maps::{self, LISTENERS, SEED_PASS, SOCKS, config, off},
     sock::{PARTIAL, Sock},
     tuple::Tuple,
 };
@@ -149,9 +150,66 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
         if sock.conn == 0 {
             sock.conn = cookie;
         }
+        if state == tcp::LISTEN {
+            note_listener(sk.0, sock);
+        } else if sk.read::<u64>(off!(sk_socket)) == 0 {
+            queued(sock);
+        }
         list(meta, sk.0, sock);
     }
     0
+}
+
+#[inline(always)]
+fn listener_key(sock: &Sock) -> u64 {
+    u64::from(sock.netns) << 16 | u64::from(sock.tuple.lport)
+}
+
+/// Remembers a listener. The kernel walks the listeners of a namespace before its connections.
+#[inline(always)]
+fn note_listener(key: u64, sock: &Sock) {
+    let port = listener_key(sock);
+    let mut address = key;
+    // SAFETY: the value is copied at once; only this walk writes the map.
+    if let Some(other) = unsafe { LISTENERS.get(port) } {
+        let owner = SOCKS.get_ptr_mut(*other).map_or(0, |other| {
+            // SAFETY: a live record; a listener that closes meanwhile leaves bytes of a record.
+            unsafe { (*other).owners[0].tgid }
+        });
+        if owner != sock.owners[0].tgid {
+            address = 0;
+        }
+    }
+    // Full: connections in this listener's queue stay without an owner until accepted.
+    let _full = LISTENERS.insert(port, address, 0);
+}
+
+/// A connection that no process has accepted belongs to its listener's owner, if the port has
+/// but one. Closed by its process, a connection has no `sk_socket` either, but is in none of the
+/// states of a queued one.
+#[inline(always)]
+fn queued(sock: &mut Sock) {
+    let state = sock.state();
+    if sock.owners[0].tgid != 0
+        || sock.slot != 0
+        || (state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT && state != tcp::SYN_RECV)
+    {
+        return;
+    }
+    // SAFETY: the value is copied at once; only this walk writes the map.
+    let Some(listener) = (unsafe { LISTENERS.get(listener_key(sock)) }) else {
+        return;
+    };
+    let Some(listener) = SOCKS.get_ptr_mut(*listener) else {
+        return;
+    };
+    // SAFETY: a live record.
+    let listener = unsafe { &*listener };
+    if listener.state() == tcp::LISTEN && listener.owners[0].tgid != 0 {
+        sock.owners[0] = listener.owners[0];
+        sock.sources[0] = SOURCE_LISTENER;
+        sock.role = ROLE_SERVER;
+    }
 }
 
 #[inline(always)]
@@ -226,6 +284,9 @@ fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
     }
     // Live events win: a record made meanwhile stays.
     if SOCKS.insert(sk.0, &sock, u64::from(BPF_NOEXIST)).is_err() {
+        if SOCKS.get_ptr_mut(sk.0).is_none() {
+            maps::count(count::MAP_FULL, 1);
+        }
         return;
     }
     // Closed meanwhile, and nobody there to remove what we have just inserted.
@@ -241,9 +302,10 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
         return;
     }
     if config!(by_pid) != 0 {
-        if filter::takes_process(sock.owners[0].tgid) {
+        let held = sock.sources[0] == SOURCE_SNAPSHOT;
+        if held && filter::takes_process(sock.owners[0].tgid) {
             sock.selected = u8::from(filter::takes(&sock.tuple));
-        } else if sock.owners[0].tgid != 0 && sock.state() != tcp::LISTEN {
+        } else if sock.sources[0] == SOURCE_SNAPSHOT && sock.state() != tcp::LISTEN {
             let _gone = SOCKS.remove(key);
             return;
         }

@@ -121,7 +121,7 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
         } else if config!(by_pid) != 0 {
             return;
         }
-        maps::count(count::RESCUED);
+        maps::count(count::RESCUED, 1);
     }
 
     let sock = if transition.is_birth() {
@@ -152,7 +152,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
 
     let empty = Sock::EMPTY;
     if SOCKS.insert(key, &empty, 0).is_err() {
-        maps::count(count::MAP_FULL);
+        maps::count(count::MAP_FULL, 1);
         return None;
     }
     let pointer = SOCKS.get_ptr_mut(key)?;
@@ -166,7 +166,9 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
             // kernel holds a reference to it while it clones.
             let listener = unsafe { &*listener };
             sock.owners[0] = listener.owners[0];
-            sock.sources[0] = SOURCE_LISTENER;
+            if sock.owners[0].tgid != 0 {
+                sock.sources[0] = SOURCE_LISTENER;
+            }
         }
     } else {
         (sock.role, sock.sources[0]) = match new {
@@ -176,6 +178,9 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
         };
         if proven && sock.role != ROLE_UNKNOWN {
             owner::current(&mut sock.owners[0]);
+        }
+        if sock.owners[0].tgid == 0 {
+            sock.sources[0] = SOURCE_UNKNOWN;
         }
         sock.conn = kernel::cookie(sk, now_ns);
     }
@@ -229,7 +234,7 @@ fn live(
         }
         debug!(
             ctx,
-            "socket {:x}: record of an earlier socket replaced", key
+            "record of connection {:x} replaced: another has its address", sock.conn
         );
     }
     if config!(by_pid) != 0 {
@@ -237,7 +242,7 @@ fn live(
     }
     let empty = Sock::EMPTY;
     if SOCKS.insert(key, &empty, 0).is_err() {
-        maps::count(count::MAP_FULL);
+        maps::count(count::MAP_FULL, 1);
         return None;
     }
     let pointer = SOCKS.get_ptr_mut(key)?;
@@ -254,7 +259,10 @@ fn live(
     sock.push(Step::new(0, old));
     sock.sent = 1;
     sock.selected = 1;
-    debug!(ctx, "socket {:x}: first seen in state {}", key, old);
+    debug!(
+        ctx,
+        "connection {:x} first seen in state {}", sock.conn, old
+    );
     Some(pointer)
 }
 

@@ -6,7 +6,7 @@ use aya::{
     programs::{ProgramError, tp_btf::BtfTracePointLink},
 };
 use tcptrace_common::{
-    config::{Config, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_REMOTE},
+    config::{Config, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE},
     layout::{ABSENT, Layout},
 };
 use zerocopy::IntoBytes as _;
@@ -14,11 +14,12 @@ use zerocopy::IntoBytes as _;
 use super::{
     attach::{self, Hooks, Mechanism},
     counts::{Counts, Losses},
-    ring::Ring,
+    ring::{Ring, Woken},
     snapshot,
 };
 use crate::{
     error::Error,
+    filter::PortList,
     kernel::{self, Kernel},
     settings::Settings,
 };
@@ -104,6 +105,12 @@ impl Tracer {
         self.ring.flush_held(&self.ebpf, now_ns);
     }
 
+    /// Waits until there is something to do.
+    pub fn sleep(&mut self) -> Woken {
+        let Self { ring, counts, .. } = self;
+        ring.sleep(|| counts.held() > 0)
+    }
+
     /// Ends the flow of records; those in the ring can still be read.
     pub fn detach(&mut self) {
         self.links.clear();
@@ -156,7 +163,7 @@ fn object(settings: &Settings, config: &Config, layout: &Layout, btf: &Btf) -> R
 }
 
 fn config(settings: &Settings) -> Config {
-    let by = |set: &Option<crate::filter::PortSet>| u8::from(set.is_some());
+    let by = |set: &Option<PortList>| u8::from(set.is_some());
     Config {
         wake_bytes: if settings.ring_bytes < TIMER_SUFFICES_BYTES {
             settings.ring_bytes / 4
@@ -179,13 +186,17 @@ fn fill_filters(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
         pids.insert(pid, 1, 0).map_err(anyhow::Error::new)?;
     }
     let mut ports: Array<&mut MapData, u64> = map(ebpf, "PORTS")?;
-    for (row, set) in [
-        (PORTS_LOCAL, &settings.lports),
-        (PORTS_REMOTE, &settings.rports),
-        (PORTS_ANY, &settings.ports),
+    for (row, list, words) in [
+        (
+            PORTS_LOCAL,
+            &settings.lports,
+            PortList::wanted as fn(&PortList) -> &[u64],
+        ),
+        (PORTS_REMOTE, &settings.rports, PortList::wanted),
+        (PORTS_ANY, &settings.ports, PortList::wanted),
+        (PORTS_NONE, &settings.ports, PortList::unwanted),
     ] {
-        let words = set.iter().flat_map(crate::filter::PortSet::words);
-        for (index, word) in (row * PORT_WORDS..).zip(words) {
+        for (index, word) in (row * PORT_WORDS..).zip(list.iter().flat_map(words)) {
             ports.set(index, word, 0).map_err(anyhow::Error::new)?;
         }
     }

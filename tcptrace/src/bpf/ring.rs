@@ -14,7 +14,7 @@ use aya::{
     maps::{Array, HashMap, MapData, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
 use super::load::take;
 use crate::error::Error;
@@ -115,21 +115,19 @@ impl Ring {
         self.wait(Some(TURN))
     }
 
-    /// Waits until there is something to do.
-    pub fn sleep(&mut self) -> Woken {
+    /// Waits until there is something to do. `held` tells whether steps are held back.
+    pub(super) fn sleep(&mut self, held: impl FnOnce() -> bool) -> Woken {
         if self.asleep.set(0, 1, 0).is_err() {
             return self.wait_a_turn();
         }
-        // A record submitted before the flag was up woke nobody. Readiness tells.
-        let mut ready = [rustix::event::PollFd::new(
-            &self.events,
-            rustix::event::PollFlags::IN,
-        )];
+        // What came before the flag was up woke nobody: a record shows in the readiness, a step
+        // held back in the counters.
+        let mut ready = [PollFd::new(&self.events, PollFlags::IN)];
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        if rustix::event::poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
+        if held() || poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
             return Woken::Work;
         }
         self.wait(None)
