@@ -88,10 +88,10 @@ pub struct Record {
     pub span_ns: u64,
     /// Owner at this moment
     pub owner: Owner,
-    /// Network byte order; IPv4 in the first four bytes
-    pub laddr: [u8; 16],
-    /// Network byte order; IPv4 in the first four bytes
-    pub raddr: [u8; 16],
+    /// Sixteen bytes in network order, as two words of memory; IPv4 in the first four bytes
+    pub laddr: [u64; 2],
+    /// Sixteen bytes in network order, as two words of memory; IPv4 in the first four bytes
+    pub raddr: [u64; 2],
     /// Network namespace inode
     pub netns: u32,
     /// See the record kinds; 0: not known
@@ -137,8 +137,8 @@ impl Record {
         conn: 0,
         span_ns: 0,
         owner: Owner::NONE,
-        laddr: [0; 16],
-        raddr: [0; 16],
+        laddr: [0; 2],
+        raddr: [0; 2],
         netns: 0,
         peer_pid: 0,
         lport: 0,

@@ -12,6 +12,7 @@ use tcptrace_common::{
 };
 
 use crate::{
+    kernel::copy,
     maps::{self, ASLEEP, EVENTS, config},
     sock::Sock,
     tuple::Tuple,
@@ -68,11 +69,9 @@ pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
     let slot = usize::from(sock.slot & 1);
     let owner = &sock.owners[slot];
     record.conn = sock.conn;
-    record.owner = *owner;
-    // SAFETY: plain bytes to plain bytes of the same size.
-    record.laddr = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(tuple.laddr) };
-    // SAFETY: as above.
-    record.raddr = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(tuple.raddr) };
+    copy(&mut record.owner, owner);
+    record.laddr = tuple.laddr;
+    record.raddr = tuple.raddr;
     record.netns = sock.netns;
     record.peer_pid = 0;
     record.lport = tuple.lport;
@@ -112,7 +111,7 @@ pub(crate) fn fill_step(record: &mut Record, sock: &Sock, index: u8) {
 /// Fills in the path and the totals.
 #[inline(always)]
 fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, end: (u32, u8)) {
-    record.path = sock.path;
+    copy(&mut record.path, &sock.path);
     record.accept_ns = sock.accept_ns;
     record.err = end.0;
     record.path_len = sock.path_len;

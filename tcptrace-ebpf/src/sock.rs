@@ -9,6 +9,11 @@ pub(crate) const PARTIAL: u8 = FLAG_PARTIAL;
 /// Its first step waits in `PENDING`.
 pub(crate) const WAITING: u8 = 0x80;
 
+/// A record of nothing, in read-only data: made on the stack it would cost a call that clears it
+/// byte by byte.
+#[unsafe(no_mangle)]
+pub(crate) static NOTHING: Sock = Sock::EMPTY;
+
 /// What is known of a socket. One writer per field, so that no two CPUs race on a byte.
 #[derive(Clone, Copy)]
 #[repr(C)]

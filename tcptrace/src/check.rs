@@ -45,13 +45,16 @@ struct Report {
     tracefs: bool,
     capabilities: BTreeMap<&'static str, bool>,
     facts: Vec<Fact>,
+    /// Better mechanisms that are not to be had, and why
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unavailable: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
 }
 
 /// Tries everything once and says how it went: status 0 if tracing works here, 3 if not.
-pub fn run(args: CheckArgs) -> Result<ExitCode, Error> {
-    let report = examine()?;
+pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
+    let report = examine(args)?;
     let mut text = Vec::new();
     if args.json {
         serde_json::to_writer(&mut text, &report).map_err(anyhow::Error::new)?;
@@ -68,19 +71,20 @@ pub fn run(args: CheckArgs) -> Result<ExitCode, Error> {
     Ok(ExitCode::from(if report.can_trace { 0 } else { 3 }))
 }
 
-fn examine() -> Result<Report, Error> {
+fn examine(args: &CheckArgs) -> Result<Report, Error> {
     let set = capability::effective();
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         kernel: kernel::release(),
         can_trace: false,
-        btf: std::path::Path::new(kernel::BTF_PATH).exists(),
+        btf: args.btf.exists(),
         tracefs: tracefs::is_mounted(),
         capabilities: capability::CAPABILITIES
             .iter()
             .map(|capability| (capability.name, capability::holds(set, *capability)))
             .collect(),
         facts: Vec::new(),
+        unavailable: BTreeMap::new(),
         problems: Vec::new(),
     };
     let missing = capability::missing();
@@ -88,11 +92,13 @@ fn examine() -> Result<Report, Error> {
         report.problems.push(capability::how_to_give(&missing));
         return Ok(report);
     }
-    let args = Cli::try_parse_from(["tcptrace", "--buffer", "4K", "--max-sockets", "16"])
+    let small = Cli::try_parse_from(["tcptrace", "--buffer", "4K", "--max-sockets", "16"])
         .map_err(anyhow::Error::new)?;
-    let settings = Settings::new(args.trace)?;
+    let mut settings = Settings::new(small.trace)?;
+    settings.hooks.clone_from(&args.hooks);
+    settings.btf.clone_from(&args.btf);
     let attached = tracefs::within(|| {
-        let kernel = Kernel::look()?;
+        let kernel = Kernel::look(&settings.btf)?;
         bpf::start(&settings, &kernel).map(|tracer| (tracer, kernel))
     })
     .map_err(anyhow::Error::new)?;
@@ -100,7 +106,13 @@ fn examine() -> Result<Report, Error> {
         Ok((tracer, _kernel)) => {
             report.can_trace = true;
             report.facts = facts(&tracer.hooks);
-            report.problems = problems(&report, &tracer.hooks);
+            report.unavailable = tracer
+                .hooks
+                .refused
+                .iter()
+                .map(|(mechanism, why)| (mechanism.to_string(), why.clone()))
+                .collect();
+            report.problems = problems(&report);
         }
         Err(why) => report.problems.push(why.to_string()),
     }
@@ -149,7 +161,7 @@ fn accept_quality(accept: Mechanism) -> (Quality, Option<String>) {
     }
 }
 
-fn problems(report: &Report, hooks: &Hooks) -> Vec<String> {
+fn problems(report: &Report) -> Vec<String> {
     let mut problems = Vec::new();
     for capability in capability::CAPABILITIES {
         if report.capabilities.get(capability.name) == Some(&false) {
@@ -158,9 +170,6 @@ fn problems(report: &Report, hooks: &Hooks) -> Vec<String> {
                 capability.name, capability.purpose
             ));
         }
-    }
-    for (mechanism, why) in &hooks.refused {
-        problems.push(format!("{mechanism} is not used: {why}"));
     }
     problems
 }
@@ -206,6 +215,12 @@ fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
             if let Some(note) = &fact.note {
                 writeln!(out, "  {:<11} {:<8} {note}", "", "")?;
             }
+        }
+    }
+    if !report.unavailable.is_empty() {
+        writeln!(out, "\n  Better for accept, and not to be had here:")?;
+        for (mechanism, why) in &report.unavailable {
+            writeln!(out, "  {mechanism:<28} {why}")?;
         }
     }
     if !report.problems.is_empty() {

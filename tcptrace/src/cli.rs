@@ -32,7 +32,7 @@ pub struct Cli {
 }
 
 /// What can be done besides tracing.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Say what this kernel allows, which hooks serve which fact, and what is missing
     Check(CheckArgs),
@@ -46,11 +46,35 @@ pub enum Command {
 }
 
 /// Options of `check`.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// Print one JSON object
     #[arg(short, long)]
     pub json: bool,
+    /// Use only these kinds of accept hooks: fentry, kprobe, kretprobe, tracepoint
+    #[arg(long, value_name = "LIST", value_delimiter = ',', hide = true)]
+    pub hooks: Vec<HookKind>,
+    /// Read the kernel's types from FILE
+    #[arg(
+        long,
+        value_name = "FILE",
+        hide = true,
+        default_value = "/sys/kernel/btf/vmlinux"
+    )]
+    pub btf: PathBuf,
+}
+
+/// Kinds of hooks, to forbid all others in tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HookKind {
+    /// BPF trampolines
+    Fentry,
+    /// Breakpoints
+    Kprobe,
+    /// Breakpoints on the return
+    Kretprobe,
+    /// Tracepoints of system calls
+    Tracepoint,
 }
 
 /// Options of the trace, as typed.
@@ -62,7 +86,7 @@ pub struct CheckArgs {
 pub struct TraceArgs {
     /// Only connections owned by these processes, from their first transition
     #[arg(short, long, value_name = "PID", value_delimiter = ',', help_heading = "Filter",
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = parse_pid, allow_hyphen_values = true)]
     pub pid: Vec<u32>,
     /// Only IPv4
     #[arg(short = '4', help_heading = "Filter")]
@@ -103,7 +127,7 @@ pub struct TraceArgs {
     )]
     pub format: Format,
     /// Same as --format json: one JSON object per line
-    #[arg(short, long, conflicts_with = "format", help_heading = "Output")]
+    #[arg(short, long, help_heading = "Output")]
     pub json: bool,
     /// Append to FILE in place of standard output; SIGHUP reopens it
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
@@ -133,7 +157,13 @@ pub struct TraceArgs {
     pub color: ColorWhen,
 
     /// Stop after this time: 10, 1.5s, 300ms, 5m, 1h
-    #[arg(short, long, value_name = "DUR", help_heading = "Run")]
+    #[arg(
+        short,
+        long,
+        value_name = "DUR",
+        allow_hyphen_values = true,
+        help_heading = "Run"
+    )]
     pub duration: Option<String>,
     /// Stop after this many records
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..),
@@ -149,15 +179,34 @@ pub struct TraceArgs {
     /// Write the bytes of the ring to FILE, to be replayed in tests
     #[arg(long, value_name = "FILE", hide = true)]
     pub record_ring: Option<PathBuf>,
+    /// Use only these kinds of accept hooks: fentry, kprobe, kretprobe, tracepoint
+    #[arg(long, value_name = "LIST", value_delimiter = ',', hide = true)]
+    pub hooks: Vec<HookKind>,
+    /// Read the kernel's types from FILE
+    #[arg(
+        long,
+        value_name = "FILE",
+        hide = true,
+        default_value = "/sys/kernel/btf/vmlinux"
+    )]
+    pub btf: PathBuf,
     /// Exit with 4 if anything was lost
     #[arg(long, help_heading = "Run")]
     pub fail_on_loss: bool,
     /// Say more about what happens inside; twice for the kernel side's debug messages
     #[arg(short, long, action = clap::ArgAction::Count, help_heading = "Run")]
     pub verbose: u8,
-    /// No header and no summary on standard error
+    /// Neither the table's header nor the summary at the end
     #[arg(short, long, help_heading = "Run")]
     pub quiet: bool,
+}
+
+fn parse_pid(text: &str) -> Result<u32, String> {
+    // PID_MAX_LIMIT of include/linux/threads.h
+    text.parse()
+        .ok()
+        .filter(|pid| (1..=1 << 22).contains(pid))
+        .ok_or_else(|| "not a process id; use numbers as in 4242 or 4242,4243".to_owned())
 }
 
 /// Kinds of records that `--events` names.

@@ -133,7 +133,7 @@ impl Connection {
 
     /// Remote address; none for a listener
     pub fn raddr(&self) -> Option<IpAddr> {
-        (!self.is_listener() && self.0.raddr != [0; 16]).then(|| self.address(self.0.raddr))
+        (!self.is_listener() && self.0.raddr != [0; 2]).then(|| self.address(self.0.raddr))
     }
 
     /// Local port; none if the socket never had one
@@ -227,7 +227,8 @@ impl Connection {
         self.0.flags & FLAG_PARTIAL != 0
     }
 
-    fn address(&self, bytes: [u8; 16]) -> IpAddr {
+    fn address(&self, words: [u64; 2]) -> IpAddr {
+        let bytes: [u8; 16] = zerocopy::transmute!(words);
         if self.is_v4() {
             IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))
         } else {
@@ -254,22 +255,19 @@ impl Totals {
         record.peer_pid = 0;
         record.seq = u8::try_from(index).unwrap_or(u8::MAX);
         record.flags &= !FLAG_FIRST;
-        match before {
-            Some(before) => {
-                record.old = before.state();
-                if before.mono_ns() != 0 {
-                    record.span_ns = step.mono_ns().saturating_sub(before.mono_ns());
-                }
+        if let Some(before) = before {
+            record.old = before.state();
+            if before.mono_ns() != 0 {
+                record.span_ns = step.mono_ns().saturating_sub(before.mono_ns());
             }
-            None => {
-                // A life begins in CLOSE, or as a clone of a listener.
-                record.old = if record.role == ROLE_SERVER {
-                    tcp::LISTEN
-                } else {
-                    tcp::CLOSE
-                };
-                record.flags |= FLAG_FIRST;
-            }
+        } else {
+            // A life begins in CLOSE, or as a clone of a listener.
+            record.old = if record.role == ROLE_SERVER {
+                tcp::LISTEN
+            } else {
+                tcp::CLOSE
+            };
+            record.flags |= FLAG_FIRST;
         }
         Connection(record)
     }

@@ -21,10 +21,13 @@ fn main() -> ExitCode {
     };
     env_logger::Builder::new()
         .filter_level(level)
+        // What the loader does with each instruction is of use to nobody who traces.
+        .filter_module("aya", log::LevelFilter::Warn)
+        .filter_module("aya_obj", log::LevelFilter::Warn)
         .format(|line, record| writeln!(line, "tcptrace: {}", record.args()))
         .init();
     let result = match cli.command {
-        Some(Command::Check(args)) => check::run(args),
+        Some(Command::Check(args)) => check::run(&args),
         Some(Command::Completions { shell }) => manual::completions(shell),
         Some(Command::Man) => manual::page(),
         None => Settings::new(cli.trace).and_then(trace::run),

@@ -39,7 +39,7 @@ impl Recorder {
 }
 
 /// A recording in memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Recording<'a> {
     /// How far the wall clock was ahead of `CLOCK_MONOTONIC`, ns
     pub wall_minus_mono_ns: i64,

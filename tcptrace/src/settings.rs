@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use tcptrace_common::config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION, FAMILY_V4, FAMILY_V6};
 
 use crate::{
-    cli::{ColorWhen, EventName, Format, TraceArgs},
+    cli::{ColorWhen, EventName, Format, HookKind, TraceArgs},
     error::Error,
     filter::PortList,
     sink::time::TimeFormat,
@@ -57,6 +57,10 @@ pub struct Settings {
     pub max_sockets: Option<u32>,
     /// File for the bytes of the ring
     pub record_ring: Option<PathBuf>,
+    /// Kinds of accept hooks allowed; empty: all
+    pub hooks: Vec<HookKind>,
+    /// Where the kernel describes its types
+    pub btf: PathBuf,
     /// Whether a loss is an error
     pub fail_on_loss: bool,
     /// How much to say
@@ -87,6 +91,7 @@ impl Settings {
         } else if events.is_empty() {
             events.push(EventName::All);
         }
+        let json = args.json || args.format == Format::Json;
         let wants = |name| events.contains(&name) || events.contains(&EventName::All);
         let mut emit = 0;
         for (name, bit) in [
@@ -111,9 +116,11 @@ impl Settings {
             filters,
             sockets: wants(EventName::Socket) && !args.no_existing,
             emit,
-            format: if args.json { Format::Json } else { args.format },
+            format: if json { Format::Json } else { args.format },
             output: args.output,
-            time: TimeFormat::parse(&args.time, args.utc)
+            // NDJSON has its own times; the zone, which may cost a look at many files, is not
+            // asked for.
+            time: TimeFormat::parse(&args.time, args.utc || json)
                 .map_err(|why| Error::usage(format!("-T {}: {why}", args.time)))?,
             wide: args.wide,
             color: args.color,
@@ -122,6 +129,8 @@ impl Settings {
             ring_bytes: parse_ring_size(&args.buffer)?,
             max_sockets: args.max_sockets,
             record_ring: args.record_ring,
+            hooks: args.hooks,
+            btf: args.btf,
             fail_on_loss: args.fail_on_loss,
             verbose: args.verbose,
             quiet: args.quiet,

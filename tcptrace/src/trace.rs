@@ -42,11 +42,7 @@ const LOST: u8 = 4;
 pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     let missing = capability::missing();
     if !missing.is_empty() {
-        return Err(Error::CannotTrace(format!(
-            "cannot trace without {}: {}",
-            missing.join(" and "),
-            capability::how_to_give(&missing)
-        )));
+        return Err(Error::CannotTrace(capability::how_to_give(&missing)));
     }
     let settings = Arc::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -59,11 +55,16 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     let output = Output::open(settings.output.clone())?;
     let sink = sink(&settings, &output);
     let (kernel, mut tracer) = tracefs::within(|| {
-        let kernel = Kernel::look()?;
+        let kernel = Kernel::look(&settings.btf)?;
         let tracer = bpf::start(&settings, &kernel)?;
         Ok::<_, Error>((kernel, tracer))
     })
     .map_err(anyhow::Error::new)??;
+    for pid in &settings.pids {
+        if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+            log::warn!("there is no process {pid} now");
+        }
+    }
     for (mechanism, why) in &tracer.hooks.refused {
         log::info!("accept: not by {mechanism}: {why}");
     }

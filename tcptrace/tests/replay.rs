@@ -32,7 +32,7 @@ fn table(colored: bool, wide: bool) -> Table {
     })
 }
 
-fn render(sink: &mut dyn Sink, recording: Recording<'_>) -> String {
+fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
     let mut out = Vec::new();
     sink.set_clock(recording.wall_minus_mono_ns);
     let begin_ns = recording
@@ -51,7 +51,7 @@ fn render(sink: &mut dyn Sink, recording: Recording<'_>) -> String {
         mono_ns: begin_ns,
         ..End::default()
     };
-    for record in recording {
+    for record in recording.clone() {
         for event in events(record) {
             end.mono_ns = event.connection().mono_ns();
             end.transitions += sink.event(&event, &mut out);
@@ -89,7 +89,7 @@ fn a_recording_as_a_table() {
     let bytes = fixture();
     insta::assert_snapshot!(render(
         &mut table(false, false),
-        Recording::open(&bytes).unwrap()
+        &Recording::open(&bytes).unwrap()
     ));
 }
 
@@ -98,14 +98,14 @@ fn a_recording_as_a_wide_table() {
     let bytes = fixture();
     insta::assert_snapshot!(render(
         &mut table(false, true),
-        Recording::open(&bytes).unwrap()
+        &Recording::open(&bytes).unwrap()
     ));
 }
 
 #[test]
 fn a_recording_as_json() {
     let bytes = fixture();
-    let text = render(&mut Json::new(BOTH), Recording::open(&bytes).unwrap());
+    let text = render(&mut Json::new(BOTH), &Recording::open(&bytes).unwrap());
     for line in text.lines() {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(no_empty_value(&value), "{line}");
@@ -117,9 +117,9 @@ fn a_recording_as_json() {
 fn colours_change_nothing_but_colours() {
     let bytes = fixture();
     let recording = Recording::open(&bytes).unwrap();
-    let colored = render(&mut table(true, false), recording);
+    let colored = render(&mut table(true, false), &recording);
     let plain = anstream_free(&colored);
-    assert_eq!(plain, render(&mut table(false, false), recording));
+    assert_eq!(plain, render(&mut table(false, false), &recording));
     assert!(colored.contains('\u{1b}'));
 }
 

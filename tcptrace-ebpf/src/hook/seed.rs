@@ -22,7 +22,7 @@ use tcptrace_common::{
 
 use crate::{
     emit, filter,
-    kernel::{self, Object as _, Probed, Typed},
+    kernel::{self, Object as _, Probed, Typed, copy},
     maps::{self, LISTENERS, SEED_PASS, SOCKS, config, off},
     sock::{PARTIAL, Sock},
     tuple::Tuple,
@@ -206,7 +206,7 @@ fn queued(sock: &mut Sock) {
     // SAFETY: a live record.
     let listener = unsafe { &*listener };
     if listener.state() == tcp::LISTEN && listener.owners[0].tgid != 0 {
-        sock.owners[0] = listener.owners[0];
+        copy(&mut sock.owners[0], &listener.owners[0]);
         sock.sources[0] = SOURCE_LISTENER;
         sock.role = ROLE_SERVER;
     }

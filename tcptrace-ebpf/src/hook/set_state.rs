@@ -19,10 +19,10 @@ use tcptrace_common::{
 
 use crate::{
     filter,
-    kernel::{self, Object as _, Probed, Typed},
+    kernel::{self, Object as _, Probed, Typed, copy},
     maps::{self, CURRENT, SOCKS, config, off},
     owner, publish,
-    sock::{PARTIAL, Sock},
+    sock::{NOTHING, PARTIAL, Sock},
     tuple::Tuple,
 };
 
@@ -150,8 +150,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
         }
     }
 
-    let empty = Sock::EMPTY;
-    if SOCKS.insert(key, &empty, 0).is_err() {
+    if SOCKS.insert(key, &NOTHING, 0).is_err() {
         maps::count(count::MAP_FULL, 1);
         return None;
     }
@@ -165,7 +164,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
             // SAFETY: a live record: a listener outlives the clone made of it, because the
             // kernel holds a reference to it while it clones.
             let listener = unsafe { &*listener };
-            sock.owners[0] = listener.owners[0];
+            copy(&mut sock.owners[0], &listener.owners[0]);
             if sock.owners[0].tgid != 0 {
                 sock.sources[0] = SOURCE_LISTENER;
             }
@@ -240,8 +239,7 @@ fn live(
     if config!(by_pid) != 0 {
         return None;
     }
-    let empty = Sock::EMPTY;
-    if SOCKS.insert(key, &empty, 0).is_err() {
+    if SOCKS.insert(key, &NOTHING, 0).is_err() {
         maps::count(count::MAP_FULL, 1);
         return None;
     }

@@ -12,6 +12,8 @@ use aya::{
 };
 use tcptrace_common::layout::{ABSENT, Layout};
 
+use crate::cli::HookKind;
+
 /// How the accepting process is learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mechanism {
@@ -28,6 +30,17 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
+    /// What it takes of the kernel.
+    pub const fn kind(self) -> Option<HookKind> {
+        match self {
+            Self::Fentry(_) => Some(HookKind::Fentry),
+            Self::Kprobe(_) => Some(HookKind::Kprobe),
+            Self::Kretprobe => Some(HookKind::Kretprobe),
+            Self::SyscallExit => Some(HookKind::Tracepoint),
+            Self::None => None,
+        }
+    }
+
     /// Whether a thread that was blocked in `accept()` before attach is seen.
     pub const fn sees_blocked(self) -> bool {
         !matches!(self, Self::Kretprobe | Self::None)
@@ -139,7 +152,12 @@ pub(super) fn attach_state_hooks(ebpf: &mut Ebpf) -> Result<Vec<BtfTracePointLin
 
 /// Attaches the best accept hook. It comes before the state hooks: a connection whose birth is
 /// seen must not be accepted unseen.
-pub(super) fn attach_accept_hook(ebpf: &mut Ebpf, btf: &Btf, layout: &Layout) -> Hooks {
+pub(super) fn attach_accept_hook(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    layout: &Layout,
+    allowed: &[HookKind],
+) -> Hooks {
     let mut refused = Vec::new();
     let mut accept = Mechanism::None;
     for candidate in [
@@ -150,12 +168,16 @@ pub(super) fn attach_accept_hook(ebpf: &mut Ebpf, btf: &Btf, layout: &Layout) ->
         Mechanism::Kretprobe,
         Mechanism::SyscallExit,
     ] {
+        let allowed = |kind| allowed.is_empty() || allowed.contains(&kind);
+        if !candidate.kind().is_some_and(allowed) {
+            continue;
+        }
         match attach_accept(ebpf, btf, layout, candidate) {
             Ok(()) => {
                 accept = candidate;
                 break;
             }
-            Err(why) => refused.push((candidate, super::load::chain(&why))),
+            Err(why) => refused.push((candidate, reason(candidate, &why))),
         }
     }
     Hooks {
@@ -163,6 +185,23 @@ pub(super) fn attach_accept_hook(ebpf: &mut Ebpf, btf: &Btf, layout: &Layout) ->
         refused,
         cookie: true,
     }
+}
+
+/// Why a hook cannot be had, in the words of who has to mend it.
+fn reason(mechanism: Mechanism, why: &ProgramError) -> String {
+    let first = why.to_string();
+    let (what, refused) = match mechanism {
+        Mechanism::Fentry(_) => ("trampolines", "Operation not permitted"),
+        Mechanism::Kprobe(_) | Mechanism::Kretprobe => ("kprobes", "No such file"),
+        Mechanism::SyscallExit | Mechanism::None => ("", "\0"),
+    };
+    let text = super::load::chain(why);
+    if text.contains(refused) {
+        return format!("this kernel offers no {what}");
+    }
+    let text = if text.is_empty() { first } else { text };
+    let text = text.split(" Verifier output:").next().unwrap_or_default();
+    text.trim_end_matches(['.', ' ', ':']).to_owned()
 }
 
 fn attach_accept(
@@ -197,7 +236,7 @@ fn attach_accept(
         Mechanism::SyscallExit => {
             if layout.sys_exit_ret == ABSENT {
                 return Err(ProgramError::IOError(std::io::Error::other(
-                    "no format file of syscalls:sys_exit_accept4 in tracefs",
+                    "tracefs does not show it; mount it, or give CAP_SYS_ADMIN",
                 )));
             }
             for (name, tracepoint) in [

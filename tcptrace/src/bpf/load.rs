@@ -63,7 +63,7 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
         attach::load_core(&mut ebpf, &btf).map_err(|_same| refused(&first, settings))?;
     }
     fill_filters(&mut ebpf, settings)?;
-    let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout);
+    let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
 
     // The choice of accept hook decides whether the programs need their lock, which is a
     // constant of the object: load it again with the other value.
@@ -73,7 +73,7 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
         ebpf = object(settings, &config, &layout, &btf)?;
         attach::load_core(&mut ebpf, &btf).map_err(|why| refused(&why, settings))?;
         fill_filters(&mut ebpf, settings)?;
-        hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout);
+        hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
     }
     hooks.cookie = config.cookie_helper != 0;
 

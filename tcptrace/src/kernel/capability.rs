@@ -90,8 +90,8 @@ pub fn how_to_give(missing: &[&str]) -> String {
         |path| path.display().to_string(),
     );
     format!(
-        "run it with sudo, or give it the capabilities: sudo setcap \
-         cap_bpf,cap_perfmon,cap_sys_ptrace,cap_sys_admin+ep {program} (missing: {})",
-        missing.join(", ")
+        "needs {}: run it with sudo, or give it to the file: sudo setcap cap_bpf,cap_perfmon+ep \
+         {program}",
+        missing.join(" and "),
     )
 }

@@ -6,7 +6,7 @@ pub mod layout;
 pub mod netns;
 pub mod tracefs;
 
-use std::fs;
+use std::{fs, path::Path};
 
 use tcptrace_common::layout::Layout;
 
@@ -41,15 +41,16 @@ pub struct Kernel {
 
 impl Kernel {
     /// Looks at the running kernel. Call it where tracefs can be seen: [`tracefs::within`].
-    pub fn look() -> Result<Self, Error> {
-        let btf = fs::read(BTF_PATH).map_err(|why| {
+    pub fn look(btf_path: &Path) -> Result<Self, Error> {
+        let shown = btf_path.display();
+        let btf = fs::read(btf_path).map_err(|why| {
             Error::CannotTrace(format!(
-                "this kernel does not describe its types: {BTF_PATH}: {why}; tcptrace needs a \
+                "this kernel does not describe its types: {shown}: {why}; tcptrace needs a \
                  kernel built with CONFIG_DEBUG_INFO_BTF=y"
             ))
         })?;
         let parsed = btf::Btf::parse(&btf)
-            .map_err(|why| Error::CannotTrace(format!("{BTF_PATH} cannot be read: {why}")))?;
+            .map_err(|why| Error::CannotTrace(format!("{shown} cannot be read: {why}")))?;
         let layout = layout::resolve(&parsed).map_err(|why| {
             Error::CannotTrace(format!(
                 "this kernel lacks a field that tcptrace must read: {why}; please report it with \

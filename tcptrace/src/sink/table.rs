@@ -300,11 +300,15 @@ impl Sink for Table {
         self.cell(&mut row, "LOCAL", self.local_width + 3, BOLD, false);
         self.cell(&mut row, "REMOTE", self.remote_width, BOLD, false);
         row.push_str("  ");
-        self.cell(&mut row, "OLD", STATE_WIDTH, BOLD, true);
-        row.push_str(" → ");
-        self.cell(&mut row, "NEW", STATE_WIDTH, BOLD, false);
-        row.push(' ');
-        self.cell(&mut row, "IN OLD", 8, BOLD, true);
+        if self.lines.transition {
+            self.cell(&mut row, "OLD", STATE_WIDTH, BOLD, true);
+            row.push_str(" → ");
+            self.cell(&mut row, "NEW", STATE_WIDTH, BOLD, false);
+            row.push(' ');
+            self.cell(&mut row, "IN OLD", 8, BOLD, true);
+        } else {
+            self.cell(&mut row, "WHAT HAPPENED", 0, BOLD, false);
+        }
         finish(row, out);
     }
 
