@@ -54,7 +54,7 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     let signals = runtime.block_on(async { Signals::watch() })?;
     let output = Output::open(settings.output.clone())?;
     let sink = sink(&settings, &output);
-    let (kernel, mut tracer) = tracefs::within(|| {
+    let (mut kernel, mut tracer) = tracefs::within(|| {
         let kernel = Kernel::look(&settings.btf)?;
         let tracer = bpf::start(&settings, &kernel)?;
         Ok::<_, Error>((kernel, tracer))
@@ -69,6 +69,8 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
         log::info!("accept: not by {mechanism}: {why}");
     }
 
+    // Megabytes that nobody reads any more.
+    kernel.btf = Vec::new();
     let logger = if settings.verbose > 0 {
         tracer.logger()
     } else {
