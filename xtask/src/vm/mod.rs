@@ -164,14 +164,24 @@ fn run_one(
     }
     for (name, outcome) in &run.tests {
         if let Outcome::Failed(message) = outcome {
-            eprintln!("{name}: FAILED\n{}\n", indented(message));
+            eprintln!("{name}: FAILED\n{}\n", beginning(message));
         }
     }
     Ok(run)
 }
 
-fn indented(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(|line| format!("    {line}")).collect();
+/// Some tests list everything they saw; the log has it all.
+fn beginning(message: &str) -> String {
+    const LINES: usize = 8;
+    const WIDTH: usize = 240;
+    let mut lines: Vec<String> = message
+        .lines()
+        .take(LINES)
+        .map(|line| format!("    {}", line.chars().take(WIDTH).collect::<String>()))
+        .collect();
+    if message.lines().count() > LINES {
+        lines.push("    ...".to_owned());
+    }
     lines.join("\n")
 }
 
