@@ -35,8 +35,8 @@ pub struct Config {
     pub by_port: u8,
     /// 1: the kernel lets tracing programs call `bpf_get_socket_cookie` (5.12 and later).
     pub cookie_helper: u8,
-    /// 1: the accept hook runs without the accepted socket's lock (`sys_exit_accept`).
-    pub accept_unlocked: u8,
+    /// Zero
+    pub reserved: u8,
 }
 
 impl Config {
@@ -50,7 +50,7 @@ impl Config {
         by_rport: 0,
         by_port: 0,
         cookie_helper: 1,
-        accept_unlocked: 0,
+        reserved: 0,
     };
 }
 

@@ -27,7 +27,7 @@ fn send(sock: &mut Sock, end: (u32, u8)) {
 /// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
 #[inline(always)]
 pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64, end: (u32, u8)) {
-    if config!(by_pid) != 0 && config!(accept_unlocked) != 0 && sock.role == ROLE_SERVER {
+    if config!(by_pid) != 0 && sock.role == ROLE_SERVER {
         contended(key, sock, end);
         return;
     }
@@ -66,7 +66,8 @@ fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
     }
 }
 
-/// Sends what may be shown when the accept hook and `hook::set_state` can meet on one socket.
+/// Sends what may be shown when an accept hook and `hook::set_state` can meet on one socket: one
+/// that runs after the system call does not hold the socket's lock.
 ///
 /// Each side first leaves what it has to say in the record (a step, or the decision), then tries
 /// the lock. Who gets it sends everything; who does not leaves it to the holder, which looks

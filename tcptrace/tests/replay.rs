@@ -3,7 +3,10 @@
 //! `fixtures/*.bin` were written by `tcptrace --record-ring` on a real kernel; see
 //! `fixtures/README.md`. After a change that is meant to alter the output, run with
 //! `INSTA_UPDATE=always` and read the difference.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test, and says where")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed unwrap fails the test, and says where"
+)]
 
 use proptest::prelude::*;
 use tcptrace::{

@@ -123,11 +123,7 @@ fn accepted(key: u64) {
             return;
         }
         sock.selected = 1;
-        if config!(accept_unlocked) != 0 {
-            publish::contended(key, sock, (0, 0));
-        } else {
-            publish::publish(key, sock, now_ns, (0, 0));
-        }
+        publish::contended(key, sock, (0, 0));
     }
     if sock.selected != 0 && sock.tuple.whole != 0 {
         emit::accept(sock, now_ns);

@@ -12,7 +12,7 @@ use tcptrace_common::{
 use zerocopy::IntoBytes as _;
 
 use super::{
-    attach::{self, Hooks, Mechanism},
+    attach::{self, Hooks},
     counts::{Counts, Losses},
     ring::{Ring, Woken},
     snapshot,
@@ -65,16 +65,6 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
     fill_filters(&mut ebpf, settings)?;
     let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
 
-    // The choice of accept hook decides whether the programs need their lock, which is a
-    // constant of the object: load it again with the other value.
-    if hooks.accept == Mechanism::SyscallExit && config.by_pid != 0 {
-        drop(ebpf);
-        config.accept_unlocked = 1;
-        ebpf = object(settings, &config, &layout, &btf)?;
-        attach::load_core(&mut ebpf, &btf).map_err(|why| refused(&why, settings))?;
-        fill_filters(&mut ebpf, settings)?;
-        hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
-    }
     hooks.cookie = config.cookie_helper != 0;
 
     let counts = Counts::new(&mut ebpf)?;
