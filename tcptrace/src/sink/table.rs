@@ -216,12 +216,15 @@ impl Table {
         if let Some(us) = totals.accept_wait_us() {
             let _infallible = write!(remark, " · queued {}", duration(us));
         }
-        for (state, us) in totals.states() {
-            if matches!(
-                state.name(),
-                "ESTABLISHED" | "CLOSE_WAIT" | "FIN_WAIT2" | "LISTEN"
-            ) {
-                let _infallible = write!(remark, " · {} {}", state.name(), duration(us));
+        // Where each transition has its line, the times are there.
+        if self.wide || !self.lines.transition {
+            for (state, us) in totals.states() {
+                if matches!(
+                    state.name(),
+                    "ESTABLISHED" | "CLOSE_WAIT" | "FIN_WAIT2" | "LISTEN"
+                ) {
+                    let _infallible = write!(remark, " · {} {}", state.name(), duration(us));
+                }
             }
         }
         if let Some(closer) = totals
