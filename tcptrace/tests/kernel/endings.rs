@@ -60,7 +60,7 @@ impl Ended {
             let ours = self.told.ours();
             let close = ours
                 .iter()
-                .find(|record| record.event() == "close" && record.conn() == held.cookie)
+                .find(|record| record.event() == "close" && record.is_of(held))
                 .unwrap();
             assert_eq!(close.text("reason"), Some(reason), "{}", close.line);
         }

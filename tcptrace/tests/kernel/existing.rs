@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    actor::Actor,
+    actor::{Actor, Held},
     check,
     netns::{Ip, Netns},
     peer::First,
@@ -11,11 +11,11 @@ use crate::{
     stage::{Exchange, Stage, part},
 };
 
-fn of_socket<'records>(records: &[&'records Record], cookie: &str) -> Vec<&'records Record> {
+fn of_socket<'records>(records: &[&'records Record], held: &Held) -> Vec<&'records Record> {
     records
         .iter()
         .copied()
-        .filter(|record| record.conn() == cookie)
+        .filter(|record| record.is_of(held))
         .collect()
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn connections_open_at_start() {
 
     for (near, far) in &open {
         for (held, who) in [(near, &client.who), (far, &server.who)] {
-            let of_it = of_socket(&ours, &held.cookie);
+            let of_it = of_socket(&ours, held);
             let lines = || record::lines(&of_it);
             assert!(!of_it.is_empty(), "nothing about {held:?}");
             let socket = of_it[0];
@@ -120,12 +120,18 @@ pub(crate) fn connections_open_at_start() {
         }
     }
     // The connection made later has nothing of the past, and its provisional owner too.
-    let [client_side, server_side] = later.cookies.clone().map(|cookie| {
-        let of_it = of_socket(&ours, &cookie.unwrap());
+    let side = |local, remote| {
+        let of_it: Vec<&Record> = ours
+            .iter()
+            .copied()
+            .filter(|record| record.local() == local && record.remote() == Some(remote))
+            .collect();
         assert!(!of_it.is_empty());
         assert!(of_it.iter().all(|record| record.get("partial").is_none()));
         of_it
-    });
+    };
+    let client_side = side(later.client, later.server);
+    let server_side = side(later.server, later.client);
     let mut both = client_side;
     both.extend(server_side);
     check::owners(&[later], &both);
@@ -171,7 +177,7 @@ pub(crate) fn waiting_in_the_accept_queue() {
     let ours = told.ours();
     check::same_transitions(&told.lives, &ours);
     record::each_end_has_its_close(&ours);
-    let of_it = of_socket(&ours, &far.cookie);
+    let of_it = of_socket(&ours, &far);
     let lines = || record::lines(&of_it);
     assert!(
         !of_it.is_empty(),

@@ -13,7 +13,7 @@ fn closed_by_child(told: &Told, held: &Held, child: &Who) {
     let of_it: Vec<&Record> = ours
         .iter()
         .copied()
-        .filter(|record| record.conn() == held.cookie)
+        .filter(|record| record.is_of(held))
         .collect();
     let close = of_it.last().unwrap();
     assert_eq!(close.event(), "close", "{}", record::lines(&of_it));

@@ -7,6 +7,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::actor::Held;
+
 /// One line.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -85,6 +87,13 @@ impl Record {
     }
 
     /// [`None`] for listeners.
+    /// Whether it is about this socket. The tests use no address twice.
+    pub(crate) fn is_of(&self, held: &Held) -> bool {
+        self.role() != "listener"
+            && self.local() == held.local
+            && self.remote() == Some(held.remote)
+    }
+
     pub(crate) fn remote(&self) -> Option<SocketAddr> {
         self.get("raddr").map(|_| self.end("raddr", "rport"))
     }
