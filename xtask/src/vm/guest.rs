@@ -75,10 +75,10 @@ impl Machine<'_> {
             .args(["-append", COMMAND_LINE])
             .stdin(Stdio::null());
         if self.cpus == 1 {
-            // Each instruction takes a nanosecond of the guest's time, which is skipped while there
-            // is nothing to do: a minute of TIME_WAIT takes a second, and a loaded host makes no
-            // test late. (`shift=auto` keeps up with the host's time, load and all.)
-            qemu.args(["-icount", "shift=0,sleep=off"]);
+            // Each instruction takes two nanoseconds of the guest's time, which is skipped while
+            // there is nothing to do: a minute of TIME_WAIT takes a second, and a loaded host makes
+            // no test late. (`shift=auto` keeps up with the host's time, load and all.)
+            qemu.args(["-icount", "shift=1,sleep=off"]);
         }
         let mut qemu = qemu.spawn().context("cannot run qemu-system-x86_64")?;
         let ended = wait(&mut qemu, &[&console, &results]);

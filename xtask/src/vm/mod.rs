@@ -7,11 +7,14 @@ mod initramfs;
 mod kernel;
 mod report;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::build::{self, Built, Profile, Progress};
 use crate::setup::{self, Found};
@@ -46,17 +49,21 @@ pub(crate) struct Args {
     /// Run only tests with this in their names
     #[arg(short, long, value_name = "NAME")]
     test: Option<String>,
-    /// Processors of the machine: with 1, its time does not depend on the host's load; with 2,
-    /// races can happen
+    /// Processors of each machine: 1, whose clock does not depend on the host's load, or 2, on
+    /// which races happen
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1],
           value_parser = clap::value_parser!(u8).range(1..=2))]
     cpus: Vec<u8>,
+    /// How many machines run at the same time
+    #[arg(short, long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: u8,
     /// Write docs/kernels.md from the results of this run
     #[arg(long)]
     write_docs: bool,
 }
 
-/// Boots one kernel after the other, and fails if any test fails on any.
+/// Boots each kernel, and fails if any test fails on any.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !cfg!(target_arch = "x86_64") {
         bail!("the virtual machines are x86-64 ones, which needs an x86-64 build");
@@ -79,18 +86,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .context("the build is in no target folder")?
         .join("vm");
 
-    let mut runs = Vec::new();
-    for kernel in &kernels {
-        for &cpus in &args.cpus {
-            let machine = Machine { kernel, cpus };
-            eprintln!("\n== Linux {machine}: {} tests", tests.len());
-            let folder = logs.join(machine.to_string());
-            let run = run_one(machine, &built, &executable, &tests, &folder)
-                .with_context(|| format!("Linux {machine}"))?;
-            eprintln!("{}; log in {}", run.counts(), folder.display());
-            runs.push(run);
-        }
-    }
+    let guest = Guest {
+        built: &built,
+        executable: &executable,
+        tests: &tests,
+        logs: &logs,
+    };
+    let machines: Vec<_> = kernels
+        .iter()
+        .flat_map(|kernel| args.cpus.iter().map(move |&cpus| Machine { kernel, cpus }))
+        .collect();
+    let runs = guest.run_on(&machines, args.jobs)?;
 
     eprint!("\n{}", report::table(&runs));
     eprintln!("\n{} s in all", start.elapsed().as_secs());
@@ -131,43 +137,97 @@ fn prepare_kernels(archive: &Archive, args: &Args, missing: &mut Vec<String>) ->
         .collect()
 }
 
-fn run_one(
-    machine: Machine<'_>,
-    built: &Built,
-    executable: &Path,
-    tests: &[String],
-    folder: &Path,
-) -> Result<Run> {
-    std::fs::create_dir_all(folder)?;
-    let mut initramfs = Initramfs::new();
-    initramfs.program("bin/busybox", &program("busybox")?)?;
-    initramfs.program("usr/sbin/ip", &program("ip")?)?;
-    initramfs.program("usr/sbin/tc", &program("tc")?)?;
-    initramfs.program("bin/tcptrace", &built.tcptrace)?;
-    initramfs.program("bin/kernel-tests", executable)?;
-    for module in &machine.kernel.modules {
-        let name = module.file_name().unwrap_or_default().to_string_lossy();
-        initramfs.file(&format!("modules/{name}"), std::fs::read(module)?, 0o644);
-    }
-    initramfs.file("init", include_bytes!("init.sh").to_vec(), 0o755);
-    initramfs.file("tests", tests.join("\n").into_bytes(), 0o644);
-    let image = folder.join("initramfs.cpio");
-    initramfs.write(&image)?;
+/// What runs inside the machines.
+#[derive(Debug)]
+struct Guest<'build> {
+    built: &'build Built,
+    /// The harness of the kernel tests
+    executable: &'build Path,
+    tests: &'build [String],
+    /// Where each machine gets a folder
+    logs: &'build Path,
+}
 
-    let start = Instant::now();
-    let said = machine.run(&image, folder)?;
-    std::fs::remove_file(&image)?;
-    let mut run = Run::parse(machine.to_string(), tests, &said.results);
-    run.seconds = start.elapsed().as_secs();
-    if let Some(why) = said.cut_short {
-        run.blame(&why);
+impl Guest<'_> {
+    /// In the order of the machines, however many run at a time.
+    fn run_on(&self, machines: &[Machine<'_>], jobs: u8) -> Result<Vec<Run>> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(usize, Run)>> {
+            let mut done = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(&machine) = machines.get(at) else {
+                    return Ok(done);
+                };
+                let run = self.run(machine);
+                done.push((at, run.with_context(|| format!("Linux {machine}"))?));
+            }
+        };
+        let mut runs = thread::scope(|scope| -> Result<Vec<(usize, Run)>> {
+            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+            let mut runs = Vec::new();
+            for worker in workers {
+                let done = worker
+                    .join()
+                    .map_err(|_panic| anyhow!("a thread panicked"))?;
+                runs.extend(done?);
+            }
+            Ok(runs)
+        })?;
+        runs.sort_by_key(|(at, _)| *at);
+        Ok(runs.into_iter().map(|(_, run)| run).collect())
     }
-    for (name, outcome) in &run.tests {
-        if let Outcome::Failed(message) = outcome {
-            eprintln!("{name}: FAILED\n{}\n", beginning(message));
+
+    fn run(&self, machine: Machine<'_>) -> Result<Run> {
+        eprintln!("Linux {machine}: {} tests...", self.tests.len());
+        let folder = self.logs.join(machine.to_string());
+        fs::create_dir_all(&folder)?;
+        let image = folder.join("initramfs.cpio");
+        self.initramfs(machine.kernel)?.write(&image)?;
+
+        let start = Instant::now();
+        let said = machine.run(&image, &folder)?;
+        fs::remove_file(&image)?;
+        let mut run = Run::parse(machine.to_string(), self.tests, &said.results);
+        run.seconds = start.elapsed().as_secs();
+        if let Some(why) = said.cut_short {
+            run.blame(&why);
         }
+        let failures = run
+            .tests
+            .iter()
+            .filter_map(|(name, outcome)| match outcome {
+                Outcome::Failed(message) => {
+                    Some(format!("{name}: FAILED\n{}\n\n", beginning(message)))
+                }
+                Outcome::Passed | Outcome::Skipped(_) => None,
+            });
+        // In one piece: others may be printing theirs.
+        eprintln!(
+            "Linux {machine}: {} in {} s; log in {}\n{}",
+            run.counts(),
+            run.seconds,
+            folder.display(),
+            failures.collect::<String>()
+        );
+        Ok(run)
     }
-    Ok(run)
+
+    fn initramfs(&self, kernel: &Kernel) -> Result<Initramfs> {
+        let mut initramfs = Initramfs::new();
+        initramfs.program("bin/busybox", &program("busybox")?)?;
+        initramfs.program("usr/sbin/ip", &program("ip")?)?;
+        initramfs.program("usr/sbin/tc", &program("tc")?)?;
+        initramfs.program("bin/tcptrace", &self.built.tcptrace)?;
+        initramfs.program("bin/kernel-tests", self.executable)?;
+        for module in &kernel.modules {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            initramfs.file(&format!("modules/{name}"), fs::read(module)?, 0o644);
+        }
+        initramfs.file("init", include_bytes!("init.sh").to_vec(), 0o755);
+        initramfs.file("tests", self.tests.join("\n").into_bytes(), 0o644);
+        Ok(initramfs)
+    }
 }
 
 /// Some tests list everything they saw; the log has it all.
