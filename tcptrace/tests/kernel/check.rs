@@ -187,16 +187,28 @@ impl Pair {
     }
 }
 
-/// Whether the tracer can name who accepts through `io_uring`, and who sits in `accept()` since
-/// before it was started.
-pub(crate) fn accept_hook_sees_all(start: &Record) -> bool {
-    let hook = start
+fn accept_hook(start: &Record) -> &str {
+    start
         .get("hooks")
         .and_then(|hooks| hooks.get("accept"))
         .and_then(serde_json::Value::as_str)
-        .unwrap_or_default();
-    // The hooks inside the kernel's accept; the others are those at the end of the system call.
-    hook.contains("__inet_accept") || hook.contains("sock_graft")
+        .unwrap_or_default()
+}
+
+/// Whether the tracer can name who accepts through `io_uring`: by the hooks inside the kernel's
+/// accept, not by those at the end of the system call.
+pub(crate) fn sees_io_uring_accept(start: &Record) -> bool {
+    let hook = accept_hook(start);
+    ["__inet_accept", "sock_graft", "inet_csk_accept"]
+        .iter()
+        .any(|inside| hook.contains(inside))
+}
+
+/// Whether the tracer can name who sits in `accept()` since before it was started: not where it
+/// learns of the return from a function that was entered before.
+pub(crate) fn sees_blocked_accept(start: &Record) -> bool {
+    let hook = accept_hook(start);
+    !hook.is_empty() && hook != "none" && !hook.starts_with("kretprobe")
 }
 
 /// Every record about a connection names the process whose connection it is: on the client's side

@@ -2,7 +2,8 @@
 //!
 //! Every scenario makes its own connections, between processes it knows, in a network namespace
 //! of its own, and compares what the tracer says with what ftrace recorded of the same time.
-//! Needs root. `TCPTRACE_BIN` names the program under test.
+//! Needs root. `TCPTRACE_BIN` names the program under test; `TCPTRACE_TEST_HOOKS` the kinds of
+//! accept hooks it may use, as `--hooks` takes them.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -24,6 +25,7 @@ mod peer;
 mod process;
 mod prompt;
 mod record;
+mod refusals;
 mod selection;
 mod stage;
 mod tracer;
@@ -135,6 +137,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("filters::summary", Always(filters::summary)),
     ("filters::count", Always(filters::count)),
     ("filters::duration", Always(filters::duration)),
+    ("refusals::missing_member", Always(refusals::missing_member)),
+    ("refusals::missing_types", Always(refusals::missing_types)),
     ("process::signals", Always(process::signals)),
     ("process::closed_pipe", Always(process::closed_pipe)),
     ("process::rotation", Always(process::rotation)),

@@ -88,6 +88,9 @@ impl Tracer {
     pub(crate) fn spawn(args: &[&str]) -> Self {
         let mut command = Command::new(binary());
         command.args(args);
+        if let Some(hooks) = std::env::var_os("TCPTRACE_TEST_HOOKS") {
+            command.arg("--hooks").arg(hooks);
+        }
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
