@@ -12,8 +12,9 @@ use tcptrace_common::{
 };
 
 use crate::{
+    constants::config,
     kernel::copy,
-    maps::{self, ASLEEP, EVENTS, config},
+    maps::{self, ASLEEP, EVENTS},
     sock::Sock,
     tuple::Tuple,
 };

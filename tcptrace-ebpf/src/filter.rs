@@ -5,7 +5,8 @@ use tcptrace_common::config::{
 };
 
 use crate::{
-    maps::{PIDS, PORTS, config},
+    constants::config,
+    maps::{PIDS, PORTS},
     tuple::Tuple,
 };
 

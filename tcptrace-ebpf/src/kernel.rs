@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_probe_read_kernel,
 };
 
-use crate::maps::{config, off};
+use crate::constants::{config, off};
 
 /// A kernel struct whose fields can be read at run-time offsets.
 pub(crate) trait Object: Copy {

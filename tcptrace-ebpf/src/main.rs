@@ -26,6 +26,7 @@
     reason = "aya's macros pass contexts by value"
 )]
 
+mod constants;
 mod emit;
 mod filter;
 mod hook;

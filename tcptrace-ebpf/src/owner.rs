@@ -6,8 +6,8 @@ use aya_ebpf::helpers::{
 use tcptrace_common::record::Owner;
 
 use crate::{
+    constants::off,
     kernel::{Object as _, Typed, current_task},
-    maps::off,
 };
 
 const PF_KTHREAD: u32 = 0x0020_0000;

@@ -9,8 +9,9 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{config::EMIT_TRANSITION, count, record::ROLE_SERVER, tcp};
 
 use crate::{
+    constants::config,
     emit,
-    maps::{self, LOCKS, PENDING, config},
+    maps::{self, LOCKS, PENDING},
     sock::{Sock, WAITING},
 };
 

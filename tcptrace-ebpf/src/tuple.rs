@@ -2,7 +2,7 @@
 
 use tcptrace_common::record::FLAG_MAPPED;
 
-use crate::{kernel::Object, maps::off};
+use crate::{constants::off, kernel::Object};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;

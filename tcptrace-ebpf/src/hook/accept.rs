@@ -18,9 +18,10 @@ use aya_ebpf::{
 use tcptrace_common::record::{ROLE_SERVER, SOURCE_ACCEPT};
 
 use crate::{
+    constants::{config, off},
     emit, filter,
     kernel::{Object as _, Probed, current_task},
-    maps::{SOCKS, config, off},
+    maps::SOCKS,
     owner, publish,
 };
 

@@ -11,9 +11,10 @@ use aya_ebpf::{
 use tcptrace_common::{count, record::ROLE_SERVER, tcp};
 
 use crate::{
+    constants::{config, off},
     emit, filter,
     kernel::{Object as _, Typed},
-    maps::{self, PENDING, SOCKS, config, off},
+    maps::{self, PENDING, SOCKS},
     publish,
     sock::WAITING,
 };

@@ -18,9 +18,10 @@ use tcptrace_common::{
 };
 
 use crate::{
+    constants::{config, off},
     emit, filter,
     kernel::{Object as _, Probed},
-    maps::{self, EVENTS, PENDING, SOCKS, config, off},
+    maps::{self, EVENTS, PENDING, SOCKS},
     tuple::Tuple,
 };
 

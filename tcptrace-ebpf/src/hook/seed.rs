@@ -21,9 +21,10 @@ use tcptrace_common::{
 };
 
 use crate::{
+    constants::{config, off},
     emit, filter,
     kernel::{self, Object as _, Probed, Typed, copy},
-    maps::{self, LISTENERS, SEED_PASS, SOCKS, config, off},
+    maps::{self, LISTENERS, SEED_PASS, SOCKS},
     sock::{PARTIAL, Sock},
     tuple::Tuple,
 };

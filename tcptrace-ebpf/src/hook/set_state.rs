@@ -18,9 +18,10 @@ use tcptrace_common::{
 };
 
 use crate::{
+    constants::{config, off},
     filter,
     kernel::{self, Object as _, Probed, Typed, copy},
-    maps::{self, CURRENT, SOCKS, config, off},
+    maps::{self, CURRENT, SOCKS},
     owner, publish,
     sock::{NOTHING, PARTIAL, Sock},
     tuple::Tuple,

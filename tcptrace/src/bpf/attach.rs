@@ -195,7 +195,7 @@ fn reason(mechanism: Mechanism, why: &ProgramError) -> String {
         Mechanism::Kprobe(_) | Mechanism::Kretprobe => ("kprobes", "No such file"),
         Mechanism::SyscallExit | Mechanism::None => ("", "\0"),
     };
-    let text = super::load::chain(why);
+    let text = super::object::chain(why);
     if text.contains(refused) {
         return format!("this kernel offers no {what}");
     }

@@ -9,7 +9,7 @@ use aya::{
 };
 use tcptrace_common::count;
 
-use super::load::take;
+use super::object::take;
 use crate::error::Error;
 
 /// Reads the kernel's counters.

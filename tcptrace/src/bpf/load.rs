@@ -14,6 +14,7 @@ use zerocopy::IntoBytes as _;
 use super::{
     attach::{self, Hooks},
     counts::{Counts, Losses},
+    object::{chain, map},
     ring::{Ring, Woken},
     snapshot,
 };
@@ -193,28 +194,6 @@ fn fill_filters(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
     Ok(())
 }
 
-/// One of the object's maps, borrowed.
-pub(super) fn map<'a, M>(ebpf: &'a mut Ebpf, name: &str) -> Result<M, Error>
-where
-    M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
-{
-    let map = ebpf
-        .map_mut(name)
-        .ok_or_else(|| anyhow::anyhow!("the embedded object has no map {name}"))?;
-    Ok(M::try_from(map).map_err(anyhow::Error::new)?)
-}
-
-/// One of the object's maps, taken out of it.
-pub(super) fn take<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, Error>
-where
-    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
-{
-    let map = ebpf
-        .take_map(name)
-        .ok_or_else(|| anyhow::anyhow!("the embedded object has no map {name}"))?;
-    Ok(M::try_from(map).map_err(anyhow::Error::new)?)
-}
-
 /// The kernel's refusal of a program, in one line; with `-v` the verifier's log.
 fn refused(why: &ProgramError, settings: &Settings) -> Error {
     if let ProgramError::LoadError {
@@ -245,19 +224,4 @@ fn refused(why: &ProgramError, settings: &Settings) -> Error {
         "cannot attach: {}; run `tcptrace check`",
         chain(why)
     ))
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -4,6 +4,7 @@
 mod attach;
 mod counts;
 mod load;
+mod object;
 mod ring;
 mod snapshot;
 

@@ -16,7 +16,7 @@ use aya::{
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 
-use super::load::take;
+use super::object::take;
 use crate::error::Error;
 
 /// How long records may gather.

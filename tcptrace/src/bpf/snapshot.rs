@@ -8,7 +8,7 @@ use aya::{
     programs::Iter,
 };
 
-use super::load::map;
+use super::object::map;
 use crate::{error::Error, kernel::Kernel};
 
 /// The `socket` records of what was open, and what could not be looked at.
