@@ -77,7 +77,7 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
         version: env!("CARGO_PKG_VERSION"),
         kernel: kernel::release(),
         can_trace: false,
-        btf: args.btf.exists(),
+        btf: args.limits.btf.exists(),
         tracefs: tracefs::is_mounted(),
         capabilities: capability::CAPABILITIES
             .iter()
@@ -95,8 +95,8 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
     let small = Cli::try_parse_from(["tcptrace", "--buffer", "4K", "--max-sockets", "16"])
         .map_err(anyhow::Error::new)?;
     let mut settings = Settings::new(small.trace)?;
-    settings.hooks.clone_from(&args.hooks);
-    settings.btf.clone_from(&args.btf);
+    settings.hooks.clone_from(&args.limits.hooks);
+    settings.btf.clone_from(&args.limits.btf);
     let attached = tracefs::within(|| {
         let kernel = Kernel::look(&settings.btf)?;
         bpf::start(&settings, &kernel).map(|tracer| (tracer, kernel))

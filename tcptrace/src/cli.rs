@@ -51,6 +51,14 @@ pub struct CheckArgs {
     /// Print one JSON object
     #[arg(short, long)]
     pub json: bool,
+    /// What tests forbid.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// Makes this kernel poorer than it is, for tests.
+#[derive(Args, Clone, Debug)]
+pub struct LimitArgs {
     /// Use only these kinds of accept hooks: fentry, kprobe, kretprobe, tracepoint
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide = true)]
     pub hooks: Vec<HookKind>,
@@ -179,17 +187,9 @@ pub struct TraceArgs {
     /// Write the bytes of the ring to FILE, to be replayed in tests
     #[arg(long, value_name = "FILE", hide = true)]
     pub record_ring: Option<PathBuf>,
-    /// Use only these kinds of accept hooks: fentry, kprobe, kretprobe, tracepoint
-    #[arg(long, value_name = "LIST", value_delimiter = ',', hide = true)]
-    pub hooks: Vec<HookKind>,
-    /// Read the kernel's types from FILE
-    #[arg(
-        long,
-        value_name = "FILE",
-        hide = true,
-        default_value = "/sys/kernel/btf/vmlinux"
-    )]
-    pub btf: PathBuf,
+    /// What tests forbid.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Exit with 4 if anything was lost
     #[arg(long, help_heading = "Run")]
     pub fail_on_loss: bool,

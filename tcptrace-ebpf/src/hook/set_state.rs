@@ -137,6 +137,16 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     advance(key, sock, transition, now_ns);
 }
 
+/// An empty record under this address, whatever stood there before; none if the map is full.
+#[inline(always)]
+fn fresh(key: u64) -> Option<*mut Sock> {
+    if SOCKS.insert(key, &NOTHING, 0).is_err() {
+        maps::count(count::MAP_FULL, 1);
+        return None;
+    }
+    SOCKS.get_ptr_mut(key)
+}
+
 /// Makes the record of a new life, whatever stood under this address before.
 #[inline(always)]
 fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
@@ -151,11 +161,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
         }
     }
 
-    if SOCKS.insert(key, &NOTHING, 0).is_err() {
-        maps::count(count::MAP_FULL, 1);
-        return None;
-    }
-    let pointer = SOCKS.get_ptr_mut(key)?;
+    let pointer = fresh(key)?;
     // SAFETY: a live record, just made under this socket's lock.
     let sock = unsafe { &mut *pointer };
     sock.origin = old;
@@ -240,11 +246,7 @@ fn live(
     if config!(by_pid) != 0 {
         return None;
     }
-    if SOCKS.insert(key, &NOTHING, 0).is_err() {
-        maps::count(count::MAP_FULL, 1);
-        return None;
-    }
-    let pointer = SOCKS.get_ptr_mut(key)?;
+    let pointer = fresh(key)?;
     // SAFETY: a live record, just made under this socket's lock.
     let sock = unsafe { &mut *pointer };
     sock.flags = PARTIAL;
