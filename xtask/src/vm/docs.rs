@@ -1,35 +1,18 @@
-//! `docs/kernels.md`, from results alone.
+//! `docs/kernels.md`, from what the guests said alone.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
-use anyhow::{Result, bail};
-
-use super::report::{self, Fact, Run};
+use super::report::{Fact, Run};
 
 const HEAD: &str = "\
 # Kernels
 
-Written by `cargo xtask vm --write-docs`, which boots Debian's cloud kernels in virtual machines
-and runs the kernel tests in them. On your own kernel, ask `tcptrace check`.
+What `tcptrace check` says on Debian's cloud kernels, written by `cargo xtask vm --write-docs`. Ask
+it on your own kernel too.
 ";
 
-/// Replaces the file.
-pub(super) fn write(path: &Path, runs: &[Run]) -> Result<()> {
-    if let Some(run) = runs.iter().find(|run| run.facts.is_empty()) {
-        bail!(
-            "{} is left as it is: Linux {} knows no facts",
-            path.display(),
-            run.machine
-        );
-    }
-    fs::write(path, text(runs))?;
-    eprintln!("written: {}", path.display());
-    Ok(())
-}
-
-fn text(runs: &[Run]) -> String {
+/// Fact by kernel, then hook by kernel.
+pub(super) fn text(runs: &[Run]) -> String {
     let names: BTreeSet<&str> = runs
         .iter()
         .flat_map(|run| &run.facts)
@@ -40,22 +23,13 @@ fn text(runs: &[Run]) -> String {
         row(name, runs.iter().map(quality))
     });
     let hooks = names.iter().flat_map(|name| hooks(runs, name));
-    let results = runs.iter().map(|run| row(&run.machine, [run.counts()]));
-    let skipped = report::skipped(runs);
-    let skipped = skipped.into_iter().map(|((test, reason), machines)| {
-        format!("- `{test}` on {}: {reason}", machines.join(", "))
-    });
-
     let sections = [
         vec![HEAD.to_owned()],
         vec!["## What is known\n".to_owned(), head("Fact", runs)],
         known.collect(),
-        titled("\nWhere a fact is known in part:\n", notes(runs)),
+        notes(runs),
         vec!["\n## By which hook\n".to_owned(), head("Hook", runs)],
         hooks.collect(),
-        vec!["\n## Tests\n\n| Linux | Result |\n| --- | --- |".to_owned()],
-        results.collect(),
-        titled("\nSkipped:\n", skipped.collect()),
     ];
     sections.concat().join("\n") + "\n"
 }
@@ -83,24 +57,19 @@ fn hooks(runs: &[Run], name: &str) -> Vec<String> {
         .collect()
 }
 
+/// Nothing at all if every fact is exact.
 fn notes(runs: &[Run]) -> Vec<String> {
     let notes: BTreeSet<(&str, &str)> = runs
         .iter()
         .flat_map(|run| &run.facts)
         .filter_map(|fact| Some((fact.name.as_str(), fact.note.as_deref()?)))
         .collect();
-    notes
+    let title =
+        (!notes.is_empty()).then(|| "\nWhat is missing of a fact known in part:\n".to_owned());
+    let notes = notes
         .into_iter()
-        .map(|(name, note)| format!("- {name}: {note}"))
-        .collect()
-}
-
-/// Nothing at all if there are no lines.
-fn titled(title: &str, mut lines: Vec<String>) -> Vec<String> {
-    if !lines.is_empty() {
-        lines.insert(0, title.to_owned());
-    }
-    lines
+        .map(|(name, note)| format!("- {name}: {note}"));
+    title.into_iter().chain(notes).collect()
 }
 
 fn head(first: &str, runs: &[Run]) -> String {

@@ -22,6 +22,8 @@ pub(super) struct Kernel {
     pub(super) vmlinux: PathBuf,
     /// Modules to load
     pub(super) modules: Vec<PathBuf>,
+    /// Modules that are no longer to be had
+    pub(super) lacks: Vec<&'static str>,
 }
 
 impl Kernel {
@@ -66,15 +68,15 @@ impl Kernel {
             fs::remove_dir_all(&unpacked)?;
             fs::rename(&partial, &folder)?;
         }
-        let modules = MODULES
+        let file = |module: &&str| folder.join(format!("{module}.ko"));
+        let (there, lacks): (Vec<_>, Vec<_>) = MODULES
             .into_iter()
-            .map(|module| folder.join(format!("{module}.ko")))
-            .filter(|module| module.exists())
-            .collect();
+            .partition(|module| file(module).exists());
         Ok(Self {
             version: candidate.version.clone(),
             vmlinux: folder.join("vmlinux"),
-            modules,
+            modules: there.iter().map(file).collect(),
+            lacks,
         })
     }
 }

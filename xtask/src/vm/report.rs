@@ -43,7 +43,7 @@ pub(super) struct Run {
 
 impl Run {
     /// From what `init.sh` writes.
-    pub(super) fn parse(machine: String, tests: &[String], said: &str) -> Self {
+    pub(super) fn parse(machine: String, tests: &[&str], said: &str) -> Self {
         let mut outcomes = BTreeMap::new();
         let mut facts = Vec::new();
         let mut test: Option<(&str, Vec<&str>)> = None;
@@ -70,8 +70,8 @@ impl Run {
             .iter()
             .map(|name| {
                 let missing = || Outcome::Failed("not run".to_owned());
-                let outcome = outcomes.remove(name.as_str()).unwrap_or_else(missing);
-                (name.clone(), outcome)
+                let outcome = outcomes.remove(name).unwrap_or_else(missing);
+                ((*name).to_owned(), outcome)
             })
             .collect();
         Self {
@@ -232,7 +232,7 @@ fn ways(runs: &[Run]) -> BTreeMap<(&str, String), Vec<&str>> {
 }
 
 /// Which tests were skipped, why, and on which machines.
-pub(super) fn skipped(runs: &[Run]) -> BTreeMap<(&str, &str), Vec<&str>> {
+fn skipped(runs: &[Run]) -> BTreeMap<(&str, &str), Vec<&str>> {
     let mut skipped = BTreeMap::<_, Vec<_>>::new();
     for run in runs {
         for (name, outcome) in &run.tests {
@@ -308,6 +308,7 @@ running 1 test
     fn run() -> Run {
         let tests = ["passes", "fails", "skips", "hangs", "never"];
         let tests = tests.map(|name| format!("a::{name}"));
+        let tests: Vec<_> = tests.iter().map(String::as_str).collect();
         let mut run = Run::parse("6.12.107".to_owned(), &tests, SAID);
         run.blame("the guest crashed");
         run
