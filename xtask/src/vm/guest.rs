@@ -29,6 +29,8 @@ pub(super) struct Machine<'kernel> {
     pub(super) kernel: &'kernel Kernel,
     /// How many processors
     pub(super) cpus: u8,
+    /// The only kind of accept hook to use
+    pub(super) hooks: Option<&'kernel str>,
 }
 
 /// What came out of it.
@@ -45,6 +47,9 @@ impl fmt::Display for Machine<'_> {
         f.write_str(&self.kernel.version)?;
         if self.cpus > 1 {
             write!(f, "-{}cpu", self.cpus)?;
+        }
+        if let Some(hooks) = self.hooks {
+            write!(f, "-{hooks}")?;
         }
         Ok(())
     }
@@ -72,7 +77,8 @@ impl Machine<'_> {
             .arg(&self.kernel.vmlinux)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", COMMAND_LINE])
+            .arg("-append")
+            .arg(self.command_line())
             .stdin(Stdio::null());
         if self.cpus == 1 {
             // Each instruction takes two nanoseconds of the guest's time, which is skipped while
@@ -93,6 +99,14 @@ impl Machine<'_> {
             Ok(()) => Some(last_words(&console)?),
         };
         Ok(Said { results, cut_short })
+    }
+
+    /// What the kernel does not know becomes the environment of its first process.
+    fn command_line(self) -> String {
+        let hooks = self
+            .hooks
+            .map(|hooks| format!(" TCPTRACE_TEST_HOOKS={hooks}"));
+        format!("{COMMAND_LINE}{}", hooks.unwrap_or_default())
     }
 }
 

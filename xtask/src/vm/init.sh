@@ -16,7 +16,7 @@ for module in /modules/*; do
     insmod "$module"
 done
 
-echo "## check $(tcptrace check --json)"
+echo "## check $(tcptrace check --json ${TCPTRACE_TEST_HOOKS:+--hooks "$TCPTRACE_TEST_HOOKS"})"
 while read -r name || [ -n "$name" ]; do
     echo "## begin $name"
     timeout -k 5 300 kernel-tests --color never --exact "$name"

@@ -57,6 +57,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1],
           value_parser = clap::value_parser!(u8).range(1..=2))]
     cpus: Vec<u8>,
+    /// Run once with each of these kinds of accept hooks alone: fentry, kprobe, kretprobe,
+    /// tracepoint
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    hooks: Vec<String>,
     /// How many machines run at the same time
     #[arg(short, long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..))]
@@ -97,7 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let machines: Vec<_> = kernels
         .iter()
-        .flat_map(|kernel| args.cpus.iter().map(move |&cpus| Machine { kernel, cpus }))
+        .flat_map(|kernel| machines(kernel, args))
         .collect();
     let runs = guest.run_on(&machines, args.jobs)?;
 
@@ -110,6 +114,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eprintln!("written: {}", path.display());
     }
     Ok(())
+}
+
+/// Each combination; without `--hooks`, the kernel's best.
+fn machines<'run>(kernel: &'run Kernel, args: &'run Args) -> Vec<Machine<'run>> {
+    let all = args.hooks.iter().map(|hooks| Some(hooks.as_str()));
+    let best = args.hooks.is_empty().then_some(None);
+    let hooks: Vec<_> = all.chain(best).collect();
+    let combine = |&cpus| hooks.iter().map(move |&hooks| (cpus, hooks));
+    args.cpus
+        .iter()
+        .flat_map(combine)
+        .map(|(cpus, hooks)| Machine {
+            kernel,
+            cpus,
+            hooks,
+        })
+        .collect()
 }
 
 fn conclude(runs: &[Run], missing: &[String]) -> Result<()> {
