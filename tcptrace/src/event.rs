@@ -64,7 +64,10 @@ impl Event {
                     PathRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
                 let totals = Totals(path);
                 let last = totals.path().len().saturating_sub(1);
-                for index in usize::from(path.untold)..last {
+                // A step without a time is a state it was found in, not a change.
+                let changes = (usize::from(path.untold)..last)
+                    .filter(|index| totals.path()[*index].mono_ns() != 0);
+                for index in changes {
                     if !each(&Self::Transition(totals.waited(index))) {
                         return Ok(false);
                     }

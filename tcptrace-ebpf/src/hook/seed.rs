@@ -1,8 +1,10 @@
-//! The connections that were open before tracing began: found after the other hooks are
-//! attached, and inserted without replacing what those already know.
+//! The connections that were open before tracing began, inserted without replacing what the other
+//! hooks already know.
 //!
 //! * `iter/task_file`, `SEED_PASS` 0: every TCP socket that a process holds, in every network
-//!   and PID namespace, with its holder; of several holders the one that started first.
+//!   and PID namespace, with its holder; of several holders the one that started first. Once
+//!   before the state hooks are attached, so that on a busy host what comes at once finds its
+//!   owner, and once after, so that nothing falls between.
 //! * `iter/task_file`, `SEED_PASS` 1: writes one `socket` record for each.
 //! * `iter/tcp`, once per network namespace: the sockets nobody holds (orphans, and connections
 //!   not yet accepted), with their records.
@@ -314,13 +316,19 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
     if sock.selected == 0 {
         return;
     }
+    // It may have changed since it was found, unseen, before the state hooks were attached.
+    let state: u8 = Probed(key).read(off!(sk_state));
+    if state == tcp::CLOSE {
+        let _gone = SOCKS.remove(key);
+        return;
+    }
     let mut record = Record::EMPTY;
     emit::fill(&mut record, sock, &sock.tuple);
     // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
     record.mono_ns = unsafe { bpf_ktime_get_ns() };
     record.kind = KIND_SOCKET;
-    record.old = sock.state();
-    record.new = record.old;
+    record.old = state;
+    record.new = state;
     record.span_ns = SPAN_UNKNOWN;
     record.flags |= FLAG_FIRST;
     // SAFETY: `meta` is the iterator's own.

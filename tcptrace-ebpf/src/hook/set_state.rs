@@ -231,11 +231,20 @@ fn live(
 ) -> Option<*mut Sock> {
     let Transition { sk, old, new: _ } = transition;
     if let Some(pointer) = known {
-        // SAFETY: a live record.
-        let sock = unsafe { &*pointer };
-        // Out of step: either steps went unseen (counted as recursion), or the record is of an
-        // earlier socket at this address, whose end went unseen. The cookie tells.
-        if sock.state() == old || sock.tuple.whole == 0 || sock.conn == kernel::cookie(sk, now_ns) {
+        // SAFETY: a live record; this program holds the socket's lock.
+        let sock = unsafe { &mut *pointer };
+        if sock.state() == old {
+            return Some(pointer);
+        }
+        // Out of step: either steps went unseen (before attach, or counted as recursion), or the
+        // record is of an earlier socket at this address, whose end went unseen. The cookie tells.
+        if sock.tuple.whole == 0 || sock.conn == 0 || sock.conn == kernel::cookie(sk, now_ns) {
+            // Found in this state: time 0, and never told of.
+            let told = sock.sent == sock.path_len;
+            sock.push(Step::new(0, old));
+            if told {
+                sock.sent = sock.path_len;
+            }
             return Some(pointer);
         }
         debug!(

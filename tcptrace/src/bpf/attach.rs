@@ -135,19 +135,22 @@ pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> 
     program::<RawTracePoint>(ebpf, "flush")?.load()
 }
 
-const STATE_PROGRAMS: [&str; 3] = ["destroy", "set_state", "set_state_rescue"];
+/// Attaches the program that removes the records of sockets that are gone.
+pub(super) fn attach_destroy_hook(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, ProgramError> {
+    attach_tracepoint(ebpf, "destroy")
+}
 
 /// Attaches the programs that send state changes: the rescuer last, since programs run in the
 /// order of attaching and it must come after the one it stands in for.
-pub(super) fn attach_state_hooks(ebpf: &mut Ebpf) -> Result<Vec<BtfTracePointLink>, ProgramError> {
-    STATE_PROGRAMS
-        .into_iter()
-        .map(|name| {
-            let program = program::<BtfTracePoint>(ebpf, name)?;
-            let link = program.attach()?;
-            program.take_link(link)
-        })
-        .collect()
+pub(super) fn attach_state_hooks(ebpf: &mut Ebpf) -> Result<[BtfTracePointLink; 2], ProgramError> {
+    let first = attach_tracepoint(ebpf, "set_state")?;
+    Ok([first, attach_tracepoint(ebpf, "set_state_rescue")?])
+}
+
+fn attach_tracepoint(ebpf: &mut Ebpf, name: &str) -> Result<BtfTracePointLink, ProgramError> {
+    let program = program::<BtfTracePoint>(ebpf, name)?;
+    let link = program.attach()?;
+    program.take_link(link)
 }
 
 /// Attaches the best accept hook. It comes before the state hooks: a connection whose birth is

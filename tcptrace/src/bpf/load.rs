@@ -70,7 +70,11 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
 
     let counts = Counts::new(&mut ebpf)?;
     let ring = Ring::new(&mut ebpf)?;
-    let links = attach::attach_state_hooks(&mut ebpf).map_err(|why| refused(&why, settings))?;
+    let destroy = attach::attach_destroy_hook(&mut ebpf).map_err(|why| refused(&why, settings))?;
+    snapshot::find(&mut ebpf)?;
+    let [first, second] =
+        attach::attach_state_hooks(&mut ebpf).map_err(|why| refused(&why, settings))?;
+    let links = vec![destroy, first, second];
     Ok(Tracer {
         ebpf,
         hooks,

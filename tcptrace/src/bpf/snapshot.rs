@@ -20,6 +20,11 @@ pub struct Snapshot {
     pub unseen: Vec<(u64, String)>,
 }
 
+/// Finds what processes hold, before the state hooks are attached.
+pub(super) fn find(ebpf: &mut Ebpf) -> Result<(), Error> {
+    iterate(ebpf, "seed_files", &mut Vec::new())
+}
+
 /// Runs `hook::seed`: twice over all files, then over the sockets of each network namespace.
 pub(super) fn take(ebpf: &mut Ebpf, kernel: &Kernel) -> Result<Snapshot, Error> {
     let mut snapshot = Snapshot::default();
