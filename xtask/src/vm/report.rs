@@ -207,7 +207,7 @@ pub(super) fn table(runs: &[Run]) -> String {
     let mut lines = aligned(&rows);
     lines.push(String::new());
     for ((fact, way), machines) in ways(runs) {
-        lines.push(format!("{fact}: {way} ({})", machines.join(" ")));
+        lines.push(format!("{fact}: {way} ({})", listed(&machines, runs)));
     }
     for ((name, reason), machines) in skipped(runs) {
         lines.push(format!(
@@ -216,6 +216,13 @@ pub(super) fn table(runs: &[Run]) -> String {
         ));
     }
     lines.join("\n")
+}
+
+fn listed(machines: &[&str], runs: &[Run]) -> String {
+    if runs.len() > 1 && machines.len() == runs.len() {
+        return "all".to_owned();
+    }
+    machines.join(" ")
 }
 
 /// In which ways each fact is known, and on which machines.
