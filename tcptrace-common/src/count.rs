@@ -14,5 +14,9 @@ pub const RESCUED: u32 = 4;
 pub const HELD: u32 = 5;
 /// Records of [`HELD`] that have since been sent.
 pub const RELEASED: u32 = 6;
+/// Records put off that found no room in the `PENDING` map: they come with the next transition.
+pub const UNLISTED: u32 = 7;
+/// Records of [`UNLISTED`] that have since been sent or rejected.
+pub const UNLISTED_SENT: u32 = 8;
 /// Length of the array.
-pub const COUNTS: u32 = 8;
+pub const COUNTS: u32 = 16;

@@ -111,24 +111,23 @@ pub(crate) fn fill_step(record: &mut Record, sock: &Sock, index: u8) {
 
 /// Fills in the path and the totals.
 #[inline(always)]
-fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, end: (u32, u8)) {
+fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8) {
     copy(&mut record.path, &sock.path);
     record.accept_ns = sock.accept_ns;
-    record.err = end.0;
-    record.path_len = sock.path_len;
-    record.shutdown = end.1;
+    record.err = sock.err;
+    record.path_len = len;
+    record.shutdown = sock.shutdown;
     record.untold = untold;
     record.reserved = 0;
 }
 
-/// Sends the steps from `from` on, in one record; with the totals if the last leads to `CLOSE`.
-///
-/// `end` gives `sk_err` and `sk_shutdown`.
+/// Sends the steps from `from` on up to `len`, in one record; with the totals if the last leads to
+/// `CLOSE`. The path may grow meanwhile: what comes after `len` is the next one's to send.
 #[inline(always)]
-pub(crate) fn steps(sock: &Sock, from: u8, end: (u32, u8)) {
+pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
     let wanted = config!(emit);
-    let number = sock.path_len.wrapping_sub(from);
-    let index = sock.path_len.wrapping_sub(1);
+    let number = len.wrapping_sub(from);
+    let index = len.wrapping_sub(1);
     let closes = sock.step(index).state() == tcp::CLOSE && wanted & EMIT_CLOSE != 0;
     if wanted & EMIT_TRANSITION == 0 && !closes {
         return;
@@ -145,7 +144,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, end: (u32, u8)) {
         let record = unsafe { &mut *slot.as_mut_ptr() };
         fill(&mut record.head, sock, &sock.tuple);
         fill_step(&mut record.head, sock, index);
-        fill_path(record, sock, from, end);
+        fill_path(record, sock, from, len);
         record.head.kind = KIND_STEPS;
         if closes {
             record.head.kind = KIND_CLOSE;
@@ -195,7 +194,7 @@ pub(crate) fn accept(sock: &Sock, now_ns: u64) {
 
 /// Sends the totals of a socket whose last transition went unseen.
 #[inline(always)]
-pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, end: (u32, u8)) {
+pub(crate) fn deduced_close(sock: &Sock, now_ns: u64) {
     if config!(emit) & EMIT_CLOSE == 0 {
         return;
     }
@@ -214,6 +213,6 @@ pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, end: (u32, u8)) {
     record.head.seq = sock.path_len;
     record.head.span_ns = SPAN_UNKNOWN;
     record.head.flags |= FLAG_DEDUCED;
-    fill_path(record, sock, sock.path_len, end);
+    fill_path(record, sock, sock.path_len, sock.path_len);
     slot.submit(submit_flags(size_of::<PathRecord>() as u64));
 }

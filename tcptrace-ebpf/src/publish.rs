@@ -11,25 +11,27 @@ use tcptrace_common::{config::EMIT_TRANSITION, count, record::ROLE_SERVER, tcp};
 use crate::{
     constants::config,
     emit,
-    maps::{self, LOCKS, PENDING},
-    sock::{Sock, WAITING},
+    maps::{self, LOCKS, PENDING, SOCKS},
+    sock::{Sock, UNLISTED, WAITING},
 };
 
 /// Sends every step not yet sent.
 #[inline(always)]
-fn send(sock: &mut Sock, end: (u32, u8)) {
+fn send(sock: &mut Sock) {
     let from = sock.sent;
-    if from < sock.path_len {
-        sock.sent = sock.path_len;
-        emit::steps(sock, from, end);
+    // SAFETY: a live field of the record; read once, because with `-p` the path may grow meanwhile.
+    let len = unsafe { core::ptr::read_volatile(&raw const sock.path_len) };
+    if from < len {
+        sock.sent = len;
+        emit::steps(sock, from, len);
     }
 }
 
 /// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
 #[inline(always)]
-pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64, end: (u32, u8)) {
+pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
     if config!(by_pid) != 0 && sock.role == ROLE_SERVER {
-        contended(key, sock, end);
+        contended(key, sock);
         return;
     }
     if sock.selected == 0 {
@@ -38,6 +40,10 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64, end: (u32, u8)) {
     if sock.tuple.whole == 0 && sock.state() != tcp::CLOSE {
         wait(key, sock, now_ns);
         return;
+    }
+    if sock.flags & UNLISTED != 0 {
+        sock.flags &= !UNLISTED;
+        maps::count(count::UNLISTED_SENT, 1);
     }
     if sock.flags & WAITING != 0 {
         sock.flags &= !WAITING;
@@ -49,21 +55,41 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64, end: (u32, u8)) {
             sock.sent = 1;
         }
     }
-    send(sock, end);
+    send(sock);
 }
 
 /// Leaves the first step for later: for the next transition, or for `hook::flush`.
 #[inline(always)]
 fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
     let wanted = config!(emit) & EMIT_TRANSITION != 0;
-    if wanted
-        && sock.flags & WAITING == 0
-        && sock.path_len == 1
-        && PENDING.insert(key, now_ns, 0).is_ok()
-    {
+    if !wanted || sock.flags & (WAITING | UNLISTED) != 0 || sock.path_len != 1 {
+        return;
+    }
+    if PENDING.insert(key, now_ns, 0).is_ok() {
         sock.flags |= WAITING;
         maps::count(count::HELD, 1);
         emit::nudge();
+    } else {
+        sock.flags |= UNLISTED;
+        maps::count(count::UNLISTED, 1);
+    }
+}
+
+/// Removes a record that nobody wants, and what waits for it.
+#[inline(always)]
+pub(crate) fn forget(key: u64, sock: &Sock) {
+    unlist(key, sock);
+    let _gone = SOCKS.remove(key);
+}
+
+/// Removes what waits for a record that is about to be replaced or removed.
+#[inline(always)]
+pub(crate) fn unlist(key: u64, sock: &Sock) {
+    if sock.flags & WAITING != 0 && PENDING.remove(key).is_ok() {
+        maps::count(count::RELEASED, 1);
+    }
+    if sock.flags & UNLISTED != 0 {
+        maps::count(count::UNLISTED_SENT, 1);
     }
 }
 
@@ -74,7 +100,7 @@ fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
 /// the lock. Who gets it sends everything; who does not leaves it to the holder, which looks
 /// again after it has let go.
 #[inline(always)]
-pub(crate) fn contended(key: u64, sock: &mut Sock, end: (u32, u8)) {
+pub(crate) fn contended(key: u64, sock: &mut Sock) {
     for _ in 0..2 {
         if LOCKS.insert(key, 1, u64::from(BPF_NOEXIST)).is_err() {
             return;
@@ -83,7 +109,7 @@ pub(crate) fn contended(key: u64, sock: &mut Sock, end: (u32, u8)) {
         let selected = unsafe { core::ptr::read_volatile(&raw const sock.selected) };
         let before = sock.path_len;
         if selected != 0 && (sock.tuple.whole != 0 || sock.state() == tcp::CLOSE) {
-            send(sock, end);
+            send(sock);
         }
         if LOCKS.remove(key).is_err() {
             return;

@@ -1,6 +1,9 @@
 //! The record of one live socket.
 
-use tcptrace_common::record::{FLAG_PARTIAL, Owner, PATH_LEN, Step};
+use tcptrace_common::{
+    record::{FLAG_PARTIAL, Owner, PATH_LEN, Step},
+    tcp,
+};
 
 use crate::tuple::Tuple;
 
@@ -8,6 +11,8 @@ use crate::tuple::Tuple;
 pub(crate) const PARTIAL: u8 = FLAG_PARTIAL;
 /// Its first step waits in `PENDING`.
 pub(crate) const WAITING: u8 = 0x80;
+/// Its first step waits, and `PENDING` had no room to say so.
+pub(crate) const UNLISTED: u8 = 0x40;
 
 /// A record of nothing, in read-only data: made on the stack it would cost a call that clears it
 /// byte by byte.
@@ -52,8 +57,12 @@ pub(crate) struct Sock {
     pub selected: u8,
     /// 1: its `socket` record is written (`seed`)
     pub listed: u8,
+    /// `sk_shutdown` at `CLOSE` (`set_state`)
+    pub shutdown: u8,
     /// Zero
-    pub reserved: [u8; 6],
+    pub reserved: u8,
+    /// `sk_err` at `CLOSE` (`set_state`)
+    pub err: u32,
 }
 
 impl Sock {
@@ -76,7 +85,9 @@ impl Sock {
         slot: 0,
         selected: 0,
         listed: 0,
-        reserved: [0; 6],
+        shutdown: 0,
+        reserved: 0,
+        err: 0,
     };
 
     /// The present state; `origin` of a record without steps.
@@ -106,6 +117,17 @@ impl Sock {
         };
         self.path[at as usize & (PATH_LEN - 1)] = step;
         self.path_len = at + 1;
+    }
+
+    /// Whether our side had sent its FIN before tracing began, by whom nobody saw.
+    #[inline(always)]
+    pub(crate) fn was_closed_before(&self) -> bool {
+        let found = self.step(0);
+        self.flags & PARTIAL != 0
+            && (found.state() == tcp::FIN_WAIT1
+                || found.state() == tcp::FIN_WAIT2
+                || found.state() == tcp::CLOSING
+                || found.state() == tcp::LAST_ACK)
     }
 
     /// The step that makes the connection's first record: none before it has been told of.

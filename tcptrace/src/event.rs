@@ -346,12 +346,15 @@ impl Totals {
         // Set by `tcp_close` before the state changes, by `tcp_done` after it.
         let by_close = self.0.shutdown == SHUTDOWN_BOTH && !self.is_deduced();
         let from = self.0.head.old;
+        // A listener may keep the error of what the socket was before.
+        if self.0.head.role == ROLE_LISTENER {
+            return "normal";
+        }
         match self.0.err {
             ECONNREFUSED => "refused",
             ETIMEDOUT => "timeout",
             EHOSTUNREACH | ENETUNREACH => "unreachable",
             ECONNRESET | EPIPE => "reset_received",
-            0 if self.0.head.role == ROLE_LISTENER => "normal",
             0 if both_fins => "normal",
             0 if by_close && from == tcp::SYN_SENT => "canceled",
             // Neither FIN went out: `tcp_close` with linger 0 or unread data aborts.
@@ -359,7 +362,7 @@ impl Totals {
             // `inet_csk_listen_stop` ends what nobody has accepted.
             0 if self.0.head.role == ROLE_SERVER
                 && self.0.accept_ns == 0
-                && self.0.shutdown == 0
+                && self.0.shutdown != SHUTDOWN_BOTH
                 && !self.is_deduced()
                 && matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT) =>
             {
@@ -371,6 +374,9 @@ impl Totals {
 
     /// The socket's error as its symbol
     pub const fn errno(&self) -> Option<&'static str> {
+        if self.0.head.role == ROLE_LISTENER {
+            return None;
+        }
         Some(match self.0.err {
             ECONNREFUSED => "ECONNREFUSED",
             ETIMEDOUT => "ETIMEDOUT",

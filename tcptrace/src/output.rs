@@ -76,7 +76,17 @@ impl Output {
                 let mut stdout = stdout.lock();
                 stdout.write_all(lines).and_then(|()| stdout.flush())
             }
-            Target::File(_, file) => file.write_all(lines),
+            Target::File(_, file) => {
+                let len = file.metadata().map(|metadata| metadata.len());
+                file.write_all(lines).inspect_err(|_full| {
+                    // No torn line for the next run to append to.
+                    if let Ok(len) = len
+                        && let Err(why) = file.set_len(len)
+                    {
+                        log::warn!("the last line may be cut: {why}");
+                    }
+                })
+            }
         };
         match result {
             Ok(()) => Ok(Written::Whole),

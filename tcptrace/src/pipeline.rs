@@ -137,6 +137,7 @@ impl Pipeline {
         let mut open = self.list(&snapshot)?;
 
         let mut looked = Instant::now();
+        let mut waiting = 0;
         while open && !self.is_full() {
             let stopping = self.control.stop.load(Ordering::Acquire);
             if self.control.reopen.swap(false, Ordering::AcqRel) {
@@ -147,11 +148,14 @@ impl Pipeline {
                 // signal is printed, and the loop ends however busy the host is.
                 self.tracer.detach();
                 self.tracer.flush_held(u64::MAX);
+                // What waits is sent a part at a time.
+                waiting = self.tracer.held();
             }
             let (records, still_open) = self.turn()?;
             open = still_open;
             if stopping {
-                if records == 0 {
+                let left = self.tracer.held();
+                if records == 0 && (left == 0 || left == waiting) {
                     break;
                 }
                 continue;
@@ -175,6 +179,17 @@ impl Pipeline {
         }
         self.tracer.detach();
         self.report_losses();
+        let unlisted = self.tracer.unlisted();
+        if unlisted > 0 {
+            let mono_ns = kernel::mono_ns();
+            self.lost(Lost {
+                mono_ns,
+                cause: "map_full",
+                count: unlisted,
+                accepts: 0,
+                closes: 0,
+            });
+        }
         let end_ns = kernel::mono_ns();
         let end = End {
             mono_ns: end_ns,

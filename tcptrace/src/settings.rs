@@ -11,6 +11,8 @@ use crate::{
     sink::time::TimeFormat,
 };
 
+/// Entries of the `PIDS` map.
+const PIDS_MAX: usize = 4096;
 const PAGE_BYTES: u64 = 4096;
 const RING_MAX_BYTES: u64 = 1 << 30;
 
@@ -73,6 +75,12 @@ impl Settings {
     /// Checks what was typed.
     pub fn new(args: TraceArgs) -> Result<Self, Error> {
         let filters = typed_filters(&args);
+        if args.pid.len() > PIDS_MAX {
+            return Err(Error::usage(format!(
+                "-p: {} process ids are too many, at most {PIDS_MAX}",
+                args.pid.len()
+            )));
+        }
         let ports = |option: &str, list: Option<String>| {
             list.map(|list| {
                 PortList::parse(&list)

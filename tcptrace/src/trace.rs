@@ -262,8 +262,14 @@ fn colored(when: ColorWhen, output: &Output) -> bool {
 /// Says how it went, and with which status to exit.
 fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
     let end = &outcome.end;
+    if outcome.malformed > 0 {
+        log::warn!(
+            "{} records were not understood",
+            text::count(outcome.malformed)
+        );
+    }
     if !settings.quiet && !outcome.closed {
-        let mut summary = format!(
+        let summary = format!(
             "tcptrace: {} transitions of {} connections in {}, {} lost",
             text::count(end.transitions),
             text::count(end.connections),
@@ -274,10 +280,6 @@ fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
                 text::count(end.lost)
             },
         );
-        if outcome.malformed > 0 {
-            let malformed = text::count(outcome.malformed);
-            summary = format!("{summary}, {malformed} not understood");
-        }
         // Standard error may be closed; there is nowhere left to say so.
         let _unsaid = writeln!(std::io::stderr(), "{summary}");
     }

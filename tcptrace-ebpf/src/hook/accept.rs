@@ -15,7 +15,11 @@ use aya_ebpf::{
     macros::{fentry, kprobe, kretprobe, tracepoint},
     programs::{FEntryContext, ProbeContext, RetProbeContext, TracePointContext},
 };
-use tcptrace_common::record::{ROLE_SERVER, SOURCE_ACCEPT};
+use tcptrace_common::{
+    layout::ABSENT,
+    record::{ROLE_SERVER, ROLE_UNKNOWN, SOURCE_ACCEPT},
+    tcp,
+};
 
 use crate::{
     constants::{config, off},
@@ -24,6 +28,8 @@ use crate::{
     maps::SOCKS,
     owner, publish,
 };
+
+const IPPROTO_MPTCP: u16 = 262;
 
 #[fentry(function = "__inet_accept")]
 pub(crate) fn accept_fentry_inet(ctx: FEntryContext) -> i32 {
@@ -93,14 +99,21 @@ fn syscall_exit(ctx: &TracePointContext) {
 }
 
 #[inline(always)]
-fn accepted(key: u64) {
+fn accepted(mut key: u64) {
+    if off!(mptcp_first) != ABSENT && Probed(key).read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP {
+        key = Probed(key).read(off!(mptcp_first));
+    }
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {
         return;
     };
     // SAFETY: a live record: the accepting process holds a reference to the socket. The fields
     // written here are this hook's alone.
     let sock = unsafe { &mut *pointer };
-    if sock.slot != 0 {
+    // Only what was in a queue can be accepted. After the system call, the descriptor may already
+    // stand for another socket of this process (`dup2` by another thread).
+    let queued = sock.role == ROLE_SERVER
+        || (sock.role == ROLE_UNKNOWN && sock.owners[0].tgid == 0 && sock.state() != tcp::LISTEN);
+    if sock.slot != 0 || !queued {
         return;
     }
     // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
@@ -110,9 +123,7 @@ fn accepted(key: u64) {
         sock.sources[1] = SOURCE_ACCEPT;
     }
     sock.accept_ns = now_ns;
-    if sock.role == 0 {
-        sock.role = ROLE_SERVER;
-    }
+    sock.role = ROLE_SERVER;
     // SAFETY: an empty instruction: it keeps the compiler from moving the write of `slot`, which
     // brings the new owner into force for other CPUs, before the owner itself.
     unsafe { core::arch::asm!("") };
@@ -120,13 +131,14 @@ fn accepted(key: u64) {
 
     if config!(by_pid) != 0 {
         if !filter::takes_process(sock.owners[1].tgid) {
-            let _gone = SOCKS.remove(key);
+            publish::forget(key, sock);
             return;
         }
         sock.selected = 1;
-        publish::contended(key, sock, (0, 0));
+        publish::contended(key, sock);
     }
-    if sock.selected != 0 && sock.tuple.whole != 0 {
+    // A connection that ended in the queue has had its last record.
+    if sock.selected != 0 && sock.tuple.whole != 0 && sock.state() != tcp::CLOSE {
         emit::accept(sock, now_ns);
     }
 }

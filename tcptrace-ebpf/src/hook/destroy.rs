@@ -8,15 +8,14 @@
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
-use tcptrace_common::{count, record::ROLE_SERVER, tcp};
+use tcptrace_common::{record::ROLE_SERVER, tcp};
 
 use crate::{
     constants::{config, off},
     emit, filter,
     kernel::{Object as _, Typed},
-    maps::{self, PENDING, SOCKS},
+    maps::SOCKS,
     publish,
-    sock::WAITING,
 };
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
@@ -39,19 +38,16 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     {
         sock.selected = 1;
     }
+    if sock.state() != tcp::CLOSE {
+        sock.err = sk.read::<u32>(off!(sk_err));
+        sock.shutdown = sk.read::<u8>(off!(sk_shutdown));
+    }
     if sock.selected != 0 {
-        let end = (
-            sk.read::<u32>(off!(sk_err)),
-            sk.read::<u8>(off!(sk_shutdown)),
-        );
-        publish::publish(key, sock, now_ns, end);
+        publish::publish(key, sock, now_ns);
         if sock.state() != tcp::CLOSE {
-            emit::deduced_close(sock, now_ns, end);
+            emit::deduced_close(sock, now_ns);
         }
     }
-    if sock.flags & WAITING != 0 && PENDING.remove(key).is_ok() {
-        maps::count(count::RELEASED, 1);
-    }
-    let _gone = SOCKS.remove(key);
+    publish::forget(key, sock);
     0
 }

@@ -119,14 +119,16 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
                     return;
                 }
             }
-        } else if config!(by_pid) != 0 {
-            return;
         }
         maps::count(count::RESCUED, 1);
+        // With `-p`, no record: the first program rejected it, or it was never wanted.
+        if known.is_none() && config!(by_pid) != 0 && !transition.is_birth() {
+            return;
+        }
     }
 
     let sock = if transition.is_birth() {
-        birth(key, transition, now_ns)
+        birth(key, transition, now_ns, known)
     } else {
         live(ctx, key, transition, now_ns, known)
     };
@@ -149,14 +151,25 @@ fn fresh(key: u64) -> Option<*mut Sock> {
 
 /// Makes the record of a new life, whatever stood under this address before.
 #[inline(always)]
-fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
+fn birth(
+    key: u64,
+    transition: Transition,
+    now_ns: u64,
+    known: Option<*mut Sock>,
+) -> Option<*mut Sock> {
     let Transition { sk, old, new } = transition;
+    // A former life of this socket, or of another at its address.
+    if let Some(former) = known {
+        // SAFETY: a live record, under this socket's lock.
+        publish::unlist(key, unsafe { &*former });
+    }
     let child = old == tcp::LISTEN;
     let proven = !child && owner::proven(sk);
 
     if config!(by_pid) != 0 && !child && new != tcp::LISTEN {
         let tgid = if proven { owner::current_tgid() } else { 0 };
         if !filter::takes_process(tgid) {
+            let _none_or_former = SOCKS.remove(key);
             return None;
         }
     }
@@ -282,19 +295,16 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     let Transition { sk, new, .. } = transition;
     sock.push(Step::new(now_ns, new));
 
-    let mut end = (0, 0);
     if new == tcp::CLOSE {
-        end = (
-            sk.read::<u32>(off!(sk_err)),
-            sk.read::<u8>(off!(sk_shutdown)),
-        );
+        sock.err = sk.read::<u32>(off!(sk_err));
+        sock.shutdown = sk.read::<u8>(off!(sk_shutdown));
     }
     // `tcp_close` sets both directions of `sk_shutdown` before it changes the state; a reset
     // that a reader's backlog brings in does so only afterwards (`tcp_done`).
     let closes = new == tcp::FIN_WAIT1
         || new == tcp::LAST_ACK
-        || (new == tcp::CLOSE && end.1 & SHUTDOWN_MASK == SHUTDOWN_MASK);
-    if closes && sock.closer == 0 && owner::proven(sk) {
+        || (new == tcp::CLOSE && sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK);
+    if closes && sock.closer == 0 && !sock.was_closed_before() && owner::proven(sk) {
         sock.closer = owner::current_tgid();
     }
 
@@ -303,7 +313,15 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
             sock.netns = netns_of(sk);
         }
         let listening = sock.role == ROLE_LISTENER;
-        sock.tuple = Tuple::read(sk, listening, || Probed(key).read::<u16>(off!(inet_sport)));
+        // Only a closing socket's `inet_sport` is this life's: one that is used again keeps that of
+        // the life before until it is given a port.
+        sock.tuple = Tuple::read(sk, listening, || {
+            if new == tcp::CLOSE {
+                Probed(key).read::<u16>(off!(inet_sport))
+            } else {
+                0
+            }
+        });
         if sock.tuple.whole != 0 || new == tcp::CLOSE {
             if sock.conn == 0 {
                 sock.conn = kernel::cookie(sk, now_ns);
@@ -313,11 +331,11 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
                 if new == tcp::LISTEN {
                     sock.selected = 0;
                 } else {
-                    let _gone = SOCKS.remove(key);
+                    publish::forget(key, sock);
                     return;
                 }
             }
         }
     }
-    publish::publish(key, sock, now_ns, end);
+    publish::publish(key, sock, now_ns);
 }

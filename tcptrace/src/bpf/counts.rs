@@ -61,6 +61,12 @@ impl Counts {
         }
     }
 
+    /// Steps held back that found no room to wait: they come with the next transition, or never.
+    pub fn unlisted(&self) -> u64 {
+        let sent = self.read(count::UNLISTED_SENT);
+        self.read(count::UNLISTED).saturating_sub(sent)
+    }
+
     /// Steps held back that have not been sent yet.
     pub fn held(&self) -> u64 {
         let released = self.read(count::RELEASED);

@@ -90,6 +90,11 @@ impl Tracer {
         self.counts.losses(&self.ebpf)
     }
 
+    /// Steps held back that found no room to wait.
+    pub fn unlisted(&self) -> u64 {
+        self.counts.unlisted()
+    }
+
     /// Steps held back until their four-tuple is whole.
     pub fn held(&self) -> u64 {
         self.counts.held()

@@ -22,6 +22,10 @@ use crate::error::Error;
 /// How long records may gather.
 const TURN: Duration = Duration::from_millis(10);
 
+/// How many steps are asked for in one turn: each takes some ten microseconds, and the ring fills
+/// meanwhile.
+const FLUSH_AT_ONCE: usize = 256;
+
 /// How long a step may wait for its port before the kernel is asked.
 const HELD_NS: u64 = 20_000_000;
 
@@ -157,7 +161,7 @@ impl Ring {
         let Some(Ok(flush)) = ebpf.program("flush").map(<&RawTracePoint>::try_from) else {
             return;
         };
-        for (key, since_ns) in self.pending.iter().flatten() {
+        for (key, since_ns) in self.pending.iter().flatten().take(FLUSH_AT_ONCE) {
             if now_ns.saturating_sub(since_ns) >= HELD_NS {
                 let mut options = RawTracePointRunOptions::new();
                 options.args[0] = key;
