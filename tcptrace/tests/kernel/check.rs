@@ -60,12 +60,19 @@ fn path<'step>(steps: impl Iterator<Item = (&'step str, &'step str)>) -> String 
 /// The transitions the tracer shows are those that happened, one for one: for each connection the
 /// same steps, in order, at the same time.
 pub(crate) fn same_transitions(truth: &[Life], records: &[&Record]) {
-    let mut connections: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+    // A socket that is used again keeps its cookie; each life leaves CLOSE.
+    let mut lives: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut connections: BTreeMap<(&str, usize), Vec<&Record>> = BTreeMap::new();
     for record in records
         .iter()
         .filter(|record| record.event() == "transition")
     {
-        connections.entry(record.conn()).or_default().push(record);
+        let life = lives.entry(record.conn()).or_default();
+        *life += usize::from(record.text("old") == Some("CLOSE"));
+        connections
+            .entry((record.conn(), *life))
+            .or_default()
+            .push(record);
     }
     let mut told: BTreeMap<Story, Vec<&Vec<&Record>>> = BTreeMap::new();
     for records in connections.values() {

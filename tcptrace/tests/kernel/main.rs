@@ -70,6 +70,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         Always(owners::nonblocking_connect),
     ),
     ("owners::refused_connect", Always(owners::refused_connect)),
+    (
+        "owners::socket_used_again",
+        Always(owners::socket_used_again),
+    ),
     ("owners::fast_open", Always(owners::fast_open)),
     (
         "owners::io_uring_connect",

@@ -8,7 +8,7 @@ use crate::{
     check::{self, Pair},
     netns::{Ip, Netns},
     peer::First,
-    record,
+    record::{self, Record},
     stage::{Exchange, Stage, part},
 };
 
@@ -141,6 +141,46 @@ pub(crate) fn nonblocking_connect() {
         .map(|_| exchange.run(&mut client, &mut server, &listener, addr))
         .collect();
     stage.end(0, &[]).check(&pairs, &[(addr, &server.who)]);
+}
+
+/// The kernel keeps the port of a socket's former life until the next one has its own.
+pub(crate) fn socket_used_again() {
+    let stage = Stage::open(&[]);
+    let (mut client, mut server, listener, addr) = company(&stage.netns);
+    let free = client.listen(stage.netns.addr(Ip::V4, 0), "");
+    client.unlisten(&free);
+    server.tell_accept(&listener, "");
+    let near = client.connect(addr, &format!("after {}", free.local));
+    let far = server.held();
+    part(&mut client, &near, &mut server, &far, First::Client);
+
+    let told = stage.end(0, &[]);
+    let ours = told.ours();
+    check::same_transitions(&told.lives, &ours);
+    record::each_end_has_its_close(&ours);
+    let life = |remote| -> Vec<&Record> {
+        ours.iter()
+            .copied()
+            .filter(|record| record.role() == "client" && record.remote() == Some(remote))
+            .collect()
+    };
+    let (first, second) = (life(free.local), life(near.remote));
+    for lives in [&first, &second] {
+        assert!(
+            lives[0].is("transition", "SYN_SENT"),
+            "{}",
+            record::lines(lives)
+        );
+        for record in lives {
+            check::names(record, "connect", &client.who, lives);
+        }
+    }
+    assert!(
+        second.iter().all(|record| record.is_of(&near)),
+        "{}",
+        record::lines(&second)
+    );
+    assert_ne!(first[0].local(), near.local, "{}", record::lines(&first));
 }
 
 pub(crate) fn refused_connect() {

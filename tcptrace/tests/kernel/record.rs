@@ -279,14 +279,27 @@ impl Records {
         }
     }
 
-    fn by_connection(&self) -> BTreeMap<&str, Vec<&Record>> {
-        let mut connections: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+    /// The records of each connection. A socket that is used again keeps its cookie: what leaves
+    /// `CLOSE` after a close is another connection.
+    fn by_connection(&self) -> BTreeMap<(&str, usize), Vec<&Record>> {
+        let mut lives: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut connections: BTreeMap<(&str, usize), Vec<&Record>> = BTreeMap::new();
         for record in self
             .all
             .iter()
             .filter(|record| record.is_about_a_connection())
         {
-            connections.entry(record.conn()).or_default().push(record);
+            let life = lives.entry(record.conn()).or_default();
+            let ended = connections
+                .get(&(record.conn(), *life))
+                .is_some_and(|records| records.iter().any(|record| record.event() == "close"));
+            if ended && record.text("old") == Some("CLOSE") {
+                *life += 1;
+            }
+            connections
+                .entry((record.conn(), *life))
+                .or_default()
+                .push(record);
         }
         connections
     }

@@ -125,6 +125,11 @@ impl Peer {
                 let stream = uring::connect(addr_of(addr))?;
                 self.keep(stream)
             }
+            // With a socket that has been refused before.
+            ["connect", addr, "after", refused] => {
+                let stream = connect_after(addr_of(refused), addr_of(addr))?;
+                self.keep(stream)
+            }
             // Leaves the connect under way, for addresses that do not answer.
             ["connect", addr, "begin"] => {
                 let (stream, _) = begin_connect(addr_of(addr))?;
@@ -411,6 +416,18 @@ fn connect_nonblocking(addr: SocketAddr) -> io::Result<TcpStream> {
     sockopt::socket_error(&stream)??;
     stream.set_nonblocking(false)?;
     Ok(stream)
+}
+
+fn connect_after(refused: SocketAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = rustix::net::socket_with(
+        family_of(addr),
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    assert!(rustix::net::connect(&socket, &refused).is_err());
+    rustix::net::connect(&socket, &addr)?;
+    Ok(TcpStream::from(socket))
 }
 
 fn connect_fastopen(addr: SocketAddr) -> io::Result<TcpStream> {
