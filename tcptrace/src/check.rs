@@ -77,7 +77,7 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
         version: env!("CARGO_PKG_VERSION"),
         kernel: kernel::release(),
         can_trace: false,
-        btf: args.limits.btf.exists(),
+        btf: std::fs::metadata(&args.limits.btf).is_ok_and(|file| file.len() > 0),
         tracefs: tracefs::is_mounted(),
         capabilities: capability::CAPABILITIES
             .iter()
@@ -90,6 +90,10 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
     let missing = capability::missing();
     if !missing.is_empty() {
         report.problems.push(capability::how_to_give(&missing));
+        return Ok(report);
+    }
+    if let Err(why) = kernel::refuse_lockdown() {
+        report.problems.push(why.to_string());
         return Ok(report);
     }
     let small = Cli::try_parse_from(["tcptrace", "--buffer", "4K", "--max-sockets", "16"])

@@ -19,7 +19,7 @@ use crate::{
     bpf,
     cli::{ColorWhen, Format},
     error::Error,
-    kernel::{Kernel, capability, tracefs},
+    kernel::{self, Kernel, capability, tracefs},
     output::Output,
     pipeline::{Control, Outcome, Pipeline, close_lines},
     settings::Settings,
@@ -44,6 +44,7 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     if !missing.is_empty() {
         return Err(Error::CannotTrace(capability::how_to_give(&missing)));
     }
+    kernel::refuse_lockdown()?;
     let settings = Arc::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

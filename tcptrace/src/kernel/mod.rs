@@ -67,6 +67,34 @@ impl Kernel {
     }
 }
 
+/// Refuses a kernel that is locked down in confidentiality mode: it lets no program read kernel
+/// memory, and from 6.12 on crashes when a tracefs mounted there is unmounted again, so this is
+/// asked before anything is tried.
+pub fn refuse_lockdown() -> Result<(), Error> {
+    let mode = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    let ordered = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if is_confidential(&mode, &ordered) {
+        return Err(Error::CannotTrace(
+            "this kernel is locked down (confidentiality): no program may read its memory; boot \
+             it with lockdown=integrity or without lockdown"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// `mode` as in securityfs, where the present mode stands in brackets; without it, what the kernel's
+/// command line orders.
+fn is_confidential(mode: &str, command_line: &str) -> bool {
+    if mode.is_empty() {
+        command_line
+            .split_whitespace()
+            .any(|word| word == "lockdown=confidentiality")
+    } else {
+        mode.contains("[confidentiality]")
+    }
+}
+
 /// `uname -r`
 pub fn release() -> String {
     rustix::system::uname()
@@ -100,4 +128,18 @@ fn nanoseconds(clock: rustix::time::ClockId) -> u64 {
     let now = rustix::time::clock_gettime(clock);
     let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
     seconds.unwrap_or(0) * 1_000_000_000 + nanos.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lockdown_is_what_the_kernel_says_before_what_it_was_told() {
+        let told = "quiet lockdown=confidentiality";
+        assert!(is_confidential("none integrity [confidentiality]\n", ""));
+        assert!(!is_confidential("none [integrity] confidentiality\n", told));
+        assert!(is_confidential("", told));
+        assert!(!is_confidential("", "quiet lockdown=integrity"));
+    }
 }
