@@ -81,8 +81,8 @@ pub struct Layout {
     pub fdt_fd: u32,
     /// `fdtable.max_fds` (`unsigned int`)
     pub fdt_max_fds: u32,
-    /// `ret` in the tracepoint record `syscalls:sys_exit_accept4` (`long`), from its format file;
-    /// [`ABSENT`] where that hook is not used
+    /// `syscall_trace_exit.ret` (`long`): the record of `syscalls:sys_exit_accept4`; [`ABSENT`]
+    /// without `CONFIG_FTRACE_SYSCALLS`
     pub sys_exit_ret: u32,
     /// `mptcp_sock.first` (`struct sock *`); [`ABSENT`] without `CONFIG_MPTCP`
     pub mptcp_first: u32,

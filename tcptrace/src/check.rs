@@ -101,13 +101,9 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
     let mut settings = Settings::new(small.trace)?;
     settings.hooks.clone_from(&args.limits.hooks);
     settings.btf.clone_from(&args.limits.btf);
-    let attached = tracefs::within(|| {
-        let kernel = Kernel::look(&settings.btf)?;
-        bpf::start(&settings, &kernel).map(|tracer| (tracer, kernel))
-    })
-    .map_err(anyhow::Error::new)?;
+    let attached = Kernel::look(&settings.btf).and_then(|kernel| bpf::start(&settings, &kernel));
     match attached {
-        Ok((tracer, _kernel)) => {
+        Ok(tracer) => {
             report.can_trace = true;
             report.facts = facts(&tracer.hooks);
             report.unavailable = tracer

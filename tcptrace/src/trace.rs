@@ -19,7 +19,7 @@ use crate::{
     bpf,
     cli::{ColorWhen, Format},
     error::Error,
-    kernel::{self, Kernel, capability, tracefs},
+    kernel::{self, Kernel, capability},
     output::Output,
     pipeline::{Control, Outcome, Pipeline, close_lines},
     settings::Settings,
@@ -55,12 +55,8 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     let signals = runtime.block_on(async { Signals::watch() })?;
     let output = Output::open(settings.output.clone())?;
     let sink = sink(&settings, &output);
-    let (mut kernel, mut tracer) = tracefs::within(|| {
-        let kernel = Kernel::look(&settings.btf)?;
-        let tracer = bpf::start(&settings, &kernel)?;
-        Ok::<_, Error>((kernel, tracer))
-    })
-    .map_err(anyhow::Error::new)??;
+    let mut kernel = Kernel::look(&settings.btf)?;
+    let mut tracer = bpf::start(&settings, &kernel)?;
     for pid in &settings.pids {
         if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
             log::warn!("there is no process {pid} now");

@@ -12,7 +12,7 @@ use aya::{
 };
 use tcptrace_common::layout::{ABSENT, Layout};
 
-use crate::cli::HookKind;
+use crate::{cli::HookKind, kernel::tracefs};
 
 /// How the accepting process is learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,22 +238,36 @@ fn attach_accept(
         }
         Mechanism::SyscallExit => {
             if layout.sys_exit_ret == ABSENT {
-                return Err(ProgramError::IOError(std::io::Error::other(
-                    "tracefs does not show it; mount it, or give CAP_SYS_ADMIN",
-                )));
+                return Err(unseen("this kernel has no tracepoints of system calls"));
             }
-            for (name, tracepoint) in [
-                ("accept_exit", "sys_exit_accept"),
-                ("accept4_exit", "sys_exit_accept4"),
-            ] {
-                let program = program::<TracePoint>(ebpf, name)?;
-                program.load()?;
-                program.attach("syscalls", tracepoint)?;
-            }
+            // Here and not before: the programs above are loaded, so this kernel lets us trace.
+            tracefs::within(|| attach_syscall_exits(ebpf))
+                .map_err(|why| unseen(&why.to_string()))??;
         }
         Mechanism::None => {}
     }
     Ok(())
+}
+
+fn attach_syscall_exits(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+    if !tracefs::is_mounted() {
+        return Err(unseen(
+            "tracefs is not mounted; mount it, or give CAP_SYS_ADMIN",
+        ));
+    }
+    for (name, tracepoint) in [
+        ("accept_exit", "sys_exit_accept"),
+        ("accept4_exit", "sys_exit_accept4"),
+    ] {
+        let program = program::<TracePoint>(ebpf, name)?;
+        program.load()?;
+        program.attach("syscalls", tracepoint)?;
+    }
+    Ok(())
+}
+
+fn unseen(why: &str) -> ProgramError {
+    ProgramError::IOError(std::io::Error::other(why))
 }
 
 fn attach_kprobe(program: &mut KProbe, function: &str) -> Result<(), ProgramError> {

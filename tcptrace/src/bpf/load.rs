@@ -7,7 +7,7 @@ use aya::{
 };
 use tcptrace_common::{
     config::{Config, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE},
-    layout::{ABSENT, Layout},
+    layout::Layout,
 };
 use zerocopy::IntoBytes as _;
 
@@ -52,8 +52,7 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
     let btf = Btf::parse(&kernel.btf, Endianness::default())
         .map_err(|why| Error::CannotTrace(format!("this kernel's BTF cannot be used: {why}")))?;
     let mut config = config(settings);
-    let mut layout = kernel.layout;
-    layout.sys_exit_ret = kernel.sys_exit_ret.unwrap_or(ABSENT);
+    let layout = kernel.layout;
 
     // The cookie helper is asked for first and done without where the verifier refuses it
     // (before 5.12): what loads decides, not the version.

@@ -5,9 +5,7 @@ use tcptrace_common::layout::{ABSENT, Layout};
 use super::btf::{Btf, BtfError};
 
 /// Finds every offset. A member the programs cannot do without is an error that names it;
-/// those of optional kernel parts (IPv6, MPTCP) are [`ABSENT`].
-///
-/// `sys_exit_ret` is left [`ABSENT`]: it belongs to a tracepoint record, not to a struct.
+/// those of optional kernel parts (IPv6, MPTCP, tracepoints of system calls) are [`ABSENT`].
 pub fn resolve(btf: &Btf<'_>) -> Result<Layout, BtfError> {
     let sock = |path: &str| btf.offset("sock", path);
     let common = |member: &str| btf.offset("sock", &format!("__sk_common.{member}"));
@@ -62,7 +60,7 @@ pub fn resolve(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         files_fdt: btf.offset("files_struct", "fdt")?,
         fdt_fd: btf.offset("fdtable", "fd")?,
         fdt_max_fds: btf.offset("fdtable", "max_fds")?,
-        sys_exit_ret: ABSENT,
+        sys_exit_ret: optional(btf.offset("syscall_trace_exit", "ret"))?,
         mptcp_first: optional(btf.offset("mptcp_sock", "first"))?,
     })
 }

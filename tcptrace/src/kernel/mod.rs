@@ -33,14 +33,12 @@ pub struct Kernel {
     pub btf: Vec<u8>,
     /// Where its fields are
     pub layout: Layout,
-    /// Offset of `ret` in the record of `syscalls:sys_exit_accept4`, if tracefs tells
-    pub sys_exit_ret: Option<u32>,
     /// Our own network namespace
     pub netns: Option<u64>,
 }
 
 impl Kernel {
-    /// Looks at the running kernel. Call it where tracefs can be seen: [`tracefs::within`].
+    /// Looks at the running kernel.
     pub fn look(btf_path: &Path) -> Result<Self, Error> {
         let shown = btf_path.display();
         let btf = fs::read(btf_path).map_err(|why| {
@@ -60,7 +58,6 @@ impl Kernel {
         Ok(Self {
             release: release(),
             layout,
-            sys_exit_ret: tracefs::sys_exit_ret(),
             netns: netns::own(),
             btf,
         })
