@@ -21,7 +21,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
             "PID\tthe process that owns the connection, never the one that happened to be on the CPU. \
          A ~ behind it marks the listening process, shown until somebody accepts. A dash: not known.",
             "CONN\tthe socket cookie, as ss -e prints it after sk:. It stays the same for the whole life \
-         of the connection and is never used twice.",
+         of the connection, and no other socket gets it.",
             "LOCAL, REMOTE\tan arrow points to the server.",
             "IN OLD\thow long the connection was in the old state.",
         ],

@@ -22,8 +22,8 @@ use crate::error::Error;
 /// How long records may gather.
 const TURN: Duration = Duration::from_millis(10);
 
-/// How many steps are asked for in one turn: each takes some ten microseconds, and the ring fills
-/// meanwhile.
+/// How many steps are asked for in one turn. The ring fills meanwhile: asking for 12,000 at once
+/// took 1.3 s.
 const FLUSH_AT_ONCE: usize = 256;
 
 /// How long a step may wait for its port before the kernel is asked.
