@@ -14,11 +14,23 @@ pub const EMIT_TRANSITION: u8 = 1;
 pub const EMIT_ACCEPT: u8 = 2;
 /// Set in [`Config::emit`]: the closing totals.
 pub const EMIT_CLOSE: u8 = 4;
+/// Set in [`Config::emit`]: segments sent again.
+pub const EMIT_RETRANSMIT: u8 = 8;
+/// Set in [`Config::emit`]: RST sent or received.
+pub const EMIT_RESET: u8 = 16;
+/// Set in [`Config::emit`]: what goes wrong at listeners.
+pub const EMIT_LISTENER: u8 = 32;
+
+/// Every role, in [`Config::roles`].
+pub const ROLES_ALL: u8 = 15;
 
 /// Read-only configuration of the kernel programs.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
+    /// Not 0: only clients that took at least this long to connect, and servers' connections that
+    /// waited at least this long for `accept()`.
+    pub slower_ns: u64,
     /// A wake-up is forced when this many bytes wait in the ring; 0: the reader's timer suffices.
     pub wake_bytes: u32,
     /// `FAMILY_*` of the connections to show.
@@ -35,13 +47,21 @@ pub struct Config {
     pub by_port: u8,
     /// 1: the kernel lets tracing programs call `bpf_get_socket_cookie` (5.12 and later).
     pub cookie_helper: u8,
+    /// 1: `tcp:tcp_send_reset` gives its reason, and tells of time-wait sockets as well.
+    pub reset_reason: u8,
+    /// Roles to show, a bit each: `1 << ROLE_*`.
+    pub roles: u8,
+    /// 1: only connections that failed: nothing is sent of a connection before its end, and which of
+    /// those have failed the agent decides.
+    pub failed: u8,
     /// Zero
-    pub reserved: u8,
+    pub reserved: [u8; 2],
 }
 
 impl Config {
     /// The default: everything, from a kernel with the cookie helper.
     pub const DEFAULT: Self = Self {
+        slower_ns: 0,
         wake_bytes: 0,
         families: FAMILY_V4 | FAMILY_V6,
         emit: EMIT_TRANSITION | EMIT_ACCEPT | EMIT_CLOSE,
@@ -50,7 +70,10 @@ impl Config {
         by_rport: 0,
         by_port: 0,
         cookie_helper: 1,
-        reserved: 0,
+        reset_reason: 0,
+        roles: ROLES_ALL,
+        failed: 0,
+        reserved: [0; 2],
     };
 }
 

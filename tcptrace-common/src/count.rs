@@ -18,5 +18,11 @@ pub const RELEASED: u32 = 6;
 pub const UNLISTED: u32 = 7;
 /// Records of [`UNLISTED`] that have since been sent or rejected.
 pub const UNLISTED_SENT: u32 = 8;
+/// Other records (retransmissions, resets, listeners) that found the ring full.
+pub const RING_FULL_NOTED: u32 = 9;
+/// Time-wait sockets put into `WATCH`.
+pub const WATCHED: u32 = 10;
+/// Time-wait sockets taken out of `WATCH` for good.
+pub const UNWATCHED: u32 = 11;
 /// Length of the array.
 pub const COUNTS: u32 = 16;

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Marks a member that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
-/// Byte offsets from the start of the named struct, in the kernel's own layout.
+/// Byte offsets (bit offsets where said) from the start of the named struct, in the kernel's own layout.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq, Eq)]
 #[repr(C)]
 pub struct Layout {
@@ -86,6 +86,87 @@ pub struct Layout {
     pub sys_exit_ret: u32,
     /// `mptcp_sock.first` (`struct sock *`); [`ABSENT`] without `CONFIG_MPTCP`
     pub mptcp_first: u32,
+    /// `sock.__sk_common.skc_hash` (`u32`)
+    pub sk_hash: u32,
+    /// `sock.__sk_common.skc_nulls_node` (`struct hlist_nulls_node`)
+    pub sk_nulls_node: u32,
+    /// `sock.sk_ack_backlog` (`u32`)
+    pub sk_ack_backlog: u32,
+    /// `sock.sk_max_ack_backlog` (`u32`)
+    pub sk_max_ack_backlog: u32,
+    /// `sock.sk_drops` (`atomic_t`)
+    pub sk_drops: u32,
+    /// `net.ipv4.tcp_death_row.hashinfo` (`struct inet_hashinfo *`); [`ABSENT`] where
+    /// `tcp_death_row` is a pointer
+    pub net_hashinfo: u32,
+    /// `net.ipv4.tcp_death_row`, a pointer from 5.18 to 6.0; [`ABSENT`] elsewhere
+    pub net_death_row: u32,
+    /// `inet_timewait_death_row.hashinfo`
+    pub death_row_hashinfo: u32,
+    /// `inet_hashinfo.ehash` (`struct inet_ehash_bucket *`)
+    pub hashinfo_ehash: u32,
+    /// `inet_hashinfo.ehash_mask` (`unsigned int`)
+    pub hashinfo_mask: u32,
+    /// `inet_timewait_sock.tw_substate` (`unsigned char`)
+    pub tw_substate: u32,
+    /// `inet_timewait_sock.tw_timer` (`struct timer_list`)
+    pub tw_timer: u32,
+    /// `timer_list.entry.pprev` (`struct hlist_node **`): null once the timer is not pending
+    pub timer_pprev: u32,
+    /// `timer_list.expires` (`unsigned long`, jiffies)
+    pub timer_expires: u32,
+    /// `net.ns.count` (`refcount_t`); [`ABSENT`] where the kernel keeps it elsewhere
+    pub net_count: u32,
+    /// `timer_list.function` (`void (*)(struct timer_list *)`)
+    pub timer_function: u32,
+    /// `request_sock.num_retrans` (`u8`)
+    pub req_num_retrans: u32,
+    /// `tcp_request_sock.snt_synack` (`u64`, µs of `CLOCK_MONOTONIC`)
+    pub req_snt_synack: u32,
+    /// `inet_connection_sock.icsk_accept_queue.qlen` (`atomic_t`)
+    pub icsk_qlen: u32,
+    /// `inet_connection_sock.icsk_ca_ops` (`const struct tcp_congestion_ops *`)
+    pub icsk_ca_ops: u32,
+    /// `tcp_congestion_ops.name` (`char[16]`)
+    pub ca_name: u32,
+    /// `tcp_sock.bytes_sent` (`u64`)
+    pub tp_bytes_sent: u32,
+    /// `tcp_sock.bytes_received` (`u64`)
+    pub tp_bytes_received: u32,
+    /// `tcp_sock.bytes_retrans` (`u64`)
+    pub tp_bytes_retrans: u32,
+    /// `tcp_sock.segs_out` (`u32`)
+    pub tp_segs_out: u32,
+    /// `tcp_sock.segs_in` (`u32`)
+    pub tp_segs_in: u32,
+    /// `tcp_sock.total_retrans` (`u32`)
+    pub tp_total_retrans: u32,
+    /// `tcp_sock.srtt_us` (`u32`): eight times the smoothed round-trip time
+    pub tp_srtt_us: u32,
+    /// `tcp_sock.rtt_min.s` (`struct minmax_sample[3]`: time, value)
+    pub tp_rtt_min: u32,
+    /// `tcp_sock.mss_cache` (`u32`)
+    pub tp_mss_cache: u32,
+    /// `tcp_sock.snd_cwnd` (`u32`)
+    pub tp_snd_cwnd: u32,
+    /// `tcp_sock.snd_una` (`u32`)
+    pub tp_snd_una: u32,
+    /// `tcp_sock.rcv_nxt` (`u32`)
+    pub tp_rcv_nxt: u32,
+    /// `tcp_sock.ecn_flags` (`u8`)
+    pub tp_ecn_flags: u32,
+    /// Bit offset of `tcp_sock.rx_opt.tstamp_ok`
+    pub tp_tstamp_ok: u32,
+    /// Bit offset of `tcp_sock.rx_opt.wscale_ok`
+    pub tp_wscale_ok: u32,
+    /// Bit offset of `tcp_sock.rx_opt.sack_ok` (3 or 4 bits)
+    pub tp_sack_ok: u32,
+    /// Bit offset of `tcp_sock.rx_opt.snd_wscale` (4 bits)
+    pub tp_snd_wscale: u32,
+    /// Bit offset of `tcp_sock.rx_opt.rcv_wscale` (4 bits)
+    pub tp_rcv_wscale: u32,
+    /// Bit offset of `tcp_sock.syn_data_acked`
+    pub tp_syn_data_acked: u32,
 }
 
 impl Layout {
@@ -127,5 +208,45 @@ impl Layout {
         fdt_max_fds: ABSENT,
         sys_exit_ret: ABSENT,
         mptcp_first: ABSENT,
+        sk_hash: ABSENT,
+        sk_nulls_node: ABSENT,
+        sk_ack_backlog: ABSENT,
+        sk_max_ack_backlog: ABSENT,
+        sk_drops: ABSENT,
+        net_hashinfo: ABSENT,
+        net_death_row: ABSENT,
+        death_row_hashinfo: ABSENT,
+        hashinfo_ehash: ABSENT,
+        hashinfo_mask: ABSENT,
+        tw_substate: ABSENT,
+        tw_timer: ABSENT,
+        timer_pprev: ABSENT,
+        timer_expires: ABSENT,
+        net_count: ABSENT,
+        timer_function: ABSENT,
+        req_num_retrans: ABSENT,
+        req_snt_synack: ABSENT,
+        icsk_qlen: ABSENT,
+        icsk_ca_ops: ABSENT,
+        ca_name: ABSENT,
+        tp_bytes_sent: ABSENT,
+        tp_bytes_received: ABSENT,
+        tp_bytes_retrans: ABSENT,
+        tp_segs_out: ABSENT,
+        tp_segs_in: ABSENT,
+        tp_total_retrans: ABSENT,
+        tp_srtt_us: ABSENT,
+        tp_rtt_min: ABSENT,
+        tp_mss_cache: ABSENT,
+        tp_snd_cwnd: ABSENT,
+        tp_snd_una: ABSENT,
+        tp_rcv_nxt: ABSENT,
+        tp_ecn_flags: ABSENT,
+        tp_tstamp_ok: ABSENT,
+        tp_wscale_ok: ABSENT,
+        tp_sack_ok: ABSENT,
+        tp_snd_wscale: ABSENT,
+        tp_rcv_wscale: ABSENT,
+        tp_syn_data_acked: ABSENT,
     };
 }

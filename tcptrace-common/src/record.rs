@@ -1,26 +1,49 @@
 //! The records that cross the ring.
 //!
 //! Fixed-width integers and byte arrays only, explicit padding, native byte order except where
-//! said. Every record begins with a [`Record`]; those of [`KIND_CLOSE`] and [`KIND_STEPS`] continue
-//! as a [`PathRecord`].
+//! said. Every record begins with a [`Record`]; what follows it is said at its kind.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Changes whenever a byte of any record changes its meaning.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// A state change.
 pub const KIND_TRANSITION: u8 = 1;
 /// `accept()` returned the connection; `span_ns` is its time in the accept queue, `peer_pid` the
-/// listening process.
+/// listening process. A [`NotedRecord`]: accept queue, its limit ([`UNKNOWN`] if not known).
 pub const KIND_ACCEPT: u8 = 2;
 /// The last state change together with the connection's totals; `peer_pid` is the process that
-/// closed it.
+/// closed it. A [`CloseRecord`].
 pub const KIND_CLOSE: u8 = 3;
 /// A connection that was open when tracing began.
 pub const KIND_SOCKET: u8 = 4;
-/// Several state changes at once: those that had to wait for the last one.
+/// Several state changes at once: those that had to wait for the last one. A [`PathRecord`].
 pub const KIND_STEPS: u8 = 5;
+/// A segment was sent again; `seq` is a `RETRANSMIT_*`. A [`NotedRecord`]: how many so far.
+pub const KIND_RETRANSMIT: u8 = 6;
+/// RST sent or received; `seq` is a `RESET_*`. A [`NotedRecord`]: the kernel's `sk_rst_reason`, or
+/// [`UNKNOWN`].
+pub const KIND_RESET: u8 = 7;
+/// What goes wrong at a listener; `span_ns` is the time since it last accepted. A [`NotedRecord`]:
+/// accept queue, its limit, requests half-open, and since the last such record requests or
+/// connections dropped, and requests whose SYN-ACK was not answered in time.
+pub const KIND_LISTENER: u8 = 8;
+
+/// [`KIND_RETRANSMIT`]: a client's SYN.
+pub const RETRANSMIT_SYN: u8 = 1;
+/// [`KIND_RETRANSMIT`]: a server's SYN-ACK.
+pub const RETRANSMIT_SYNACK: u8 = 2;
+/// [`KIND_RETRANSMIT`]: anything later.
+pub const RETRANSMIT_DATA: u8 = 3;
+
+/// [`KIND_RESET`], [`Counters::reset`]: RST received.
+pub const RESET_RECEIVED: u8 = 1;
+/// [`KIND_RESET`], [`Counters::reset`]: RST sent.
+pub const RESET_SENT: u8 = 2;
+
+/// A number that is not known.
+pub const UNKNOWN: u32 = u32::MAX;
 
 /// Role: not known (first seen half-way).
 pub const ROLE_UNKNOWN: u8 = 0;
@@ -53,6 +76,9 @@ pub const FLAG_MAPPED: u8 = 4;
 /// Set in [`Record::flags`]: the close was deduced from the socket's destruction; its last
 /// transition went unseen and is counted as lost.
 pub const FLAG_DEDUCED: u8 = 8;
+/// Set in [`Record::flags`]: the kernel gave no direct sight of this state change, and its time is
+/// when it was found.
+pub const FLAG_INFERRED: u8 = 16;
 
 /// [`Record::span_ns`] of a span whose beginning went unseen.
 pub const SPAN_UNKNOWN: u64 = u64::MAX;
@@ -203,10 +229,125 @@ pub struct PathRecord {
     pub shutdown: u8,
     /// First step of `path` that no record has told of yet; `path_len` if all are told
     pub untold: u8,
+    /// 1: the last step was made by a time-wait socket, after the socket itself was gone
+    pub moved: u8,
+}
+
+/// Set in [`Counters::known`]: what the kernel counts.
+pub const KNOWN_COUNTERS: u8 = 1;
+/// Set in [`Counters::known`]: both initial sequence numbers.
+pub const KNOWN_ISN: u8 = 2;
+/// Set in [`Counters::known`]: the time a request was half-open.
+pub const KNOWN_HANDSHAKE: u8 = 4;
+/// Set in [`Counters::known`]: the peer's FIN did not come within `tcp_fin_timeout`.
+pub const KNOWN_EXPIRED: u8 = 8;
+
+/// Set in [`Counters::options`]: selective acknowledgements.
+pub const OPTION_SACK: u8 = 1;
+/// Set in [`Counters::options`]: timestamps.
+pub const OPTION_TIMESTAMPS: u8 = 2;
+/// Set in [`Counters::options`]: window scaling.
+pub const OPTION_WSCALE: u8 = 4;
+/// Set in [`Counters::options`]: explicit congestion notification.
+pub const OPTION_ECN: u8 = 8;
+/// Set in [`Counters::options`]: data in the SYN, acknowledged (Fast Open).
+pub const OPTION_FASTOPEN: u8 = 16;
+
+/// What the kernel has counted, as `TCP_INFO` tells it (`tcp_get_info`, net/ipv4/tcp.c).
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct Counters {
+    /// Payload sent, retransmissions included
+    pub tx_bytes: u64,
+    /// Payload received in order
+    pub rx_bytes: u64,
+    /// Payload sent again
+    pub retrans_bytes: u64,
+    /// Name of the congestion control algorithm, NUL-padded
+    pub congestion: [u64; 2],
+    /// Segments sent
+    pub tx_segs: u32,
+    /// Segments received
+    pub rx_segs: u32,
+    /// Segments sent again
+    pub retransmits: u32,
+    /// Smoothed round-trip time; 0: none measured
+    pub srtt_us: u32,
+    /// Least round-trip time of late; [`UNKNOWN`]: none measured
+    pub min_rtt_us: u32,
+    /// Largest segment we send
+    pub mss_bytes: u32,
+    /// Congestion window, segments
+    pub cwnd: u32,
+    /// Our initial sequence number
+    pub isn: u32,
+    /// The peer's initial sequence number
+    pub peer_isn: u32,
+    /// From SYN-ACK to the final ACK, as the server saw it
+    pub handshake_us: u32,
+    /// Window scales: ours to send in the low four bits, to receive in the high four
+    pub wscales: u8,
+    /// `OPTION_*` agreed on
+    pub options: u8,
+    /// SYN or SYN-ACK sent again
+    pub syn_retransmits: u8,
+    /// `KNOWN_*`
+    pub known: u8,
+    /// `RESET_*` of the first RST; 0: none
+    pub reset: u8,
     /// Zero
-    pub reserved: u8,
+    pub reserved: [u8; 3],
+}
+
+impl Counters {
+    /// Nothing counted.
+    pub const NONE: Self = Self {
+        tx_bytes: 0,
+        rx_bytes: 0,
+        retrans_bytes: 0,
+        congestion: [0; 2],
+        tx_segs: 0,
+        rx_segs: 0,
+        retransmits: 0,
+        srtt_us: 0,
+        min_rtt_us: 0,
+        mss_bytes: 0,
+        cwnd: 0,
+        isn: 0,
+        peer_isn: 0,
+        handshake_us: 0,
+        wscales: 0,
+        options: 0,
+        syn_retransmits: 0,
+        known: 0,
+        reset: 0,
+        reserved: [0; 3],
+    };
+}
+
+/// [`KIND_CLOSE`]: the path and what the kernel has counted.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct CloseRecord {
+    /// The last state change and the path
+    pub path: PathRecord,
+    /// The counters at that moment
+    pub counters: Counters,
+}
+
+/// A record with numbers, which its kind explains.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct NotedRecord {
+    /// What it is about
+    pub head: Record,
+    /// See the kind; [`UNKNOWN`] if not known
+    pub numbers: [u32; 6],
 }
 
 const _: () = assert!(size_of::<Owner>() == 32);
 const _: () = assert!(size_of::<Record>() == 112);
 const _: () = assert!(size_of::<PathRecord>() == 192);
+const _: () = assert!(size_of::<Counters>() == 88);
+const _: () = assert!(size_of::<CloseRecord>() == 280);
+const _: () = assert!(size_of::<NotedRecord>() == 136);

@@ -5,8 +5,9 @@ use tcptrace_common::{
     config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION},
     count,
     record::{
-        FLAG_DEDUCED, FLAG_FIRST, FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_STEPS,
-        KIND_TRANSITION, PathRecord, Record, SPAN_UNKNOWN, Step,
+        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_INFERRED, FLAG_PARTIAL, KIND_ACCEPT,
+        KIND_CLOSE, KIND_STEPS, KIND_TRANSITION, NotedRecord, PATH_LEN, PathRecord, Record,
+        SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
@@ -15,7 +16,7 @@ use crate::{
     constants::config,
     kernel::copy,
     maps::{self, ASLEEP, EVENTS},
-    sock::Sock,
+    sock::{Pair, Sock},
     tuple::Tuple,
 };
 
@@ -118,7 +119,146 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8) {
     record.path_len = len;
     record.shutdown = sock.shutdown;
     record.untold = untold;
+    record.moved = 0;
+}
+
+/// Counts steps, and perhaps the totals, that found the ring full.
+#[inline(always)]
+fn count_lost(number: u8, closes: bool) {
+    if config!(emit) & EMIT_TRANSITION != 0 {
+        maps::count(count::RING_FULL_TRANSITION, u64::from(number));
+    }
+    maps::count(count::RING_FULL_CLOSE, u64::from(closes));
+}
+
+/// Sends the last step of a connection that lives on in a time-wait socket, and its totals, if
+/// `claim` says that nobody else does. `flags` are a record's, `known` and `reset` its counters'.
+#[inline(always)]
+pub(crate) fn moved(
+    sock: &Sock,
+    last: Step,
+    flags: u8,
+    known: u8,
+    reset: u8,
+    claim: impl FnOnce() -> bool,
+) -> bool {
+    let wanted = config!(emit);
+    if wanted & (EMIT_TRANSITION | EMIT_CLOSE) == 0 || !sock.is_shown() {
+        return claim();
+    }
+    let len = sock.path_len;
+    let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
+        let ours = claim();
+        if ours {
+            count_lost(
+                len.wrapping_sub(sock.sent).wrapping_add(1),
+                wanted & EMIT_CLOSE != 0,
+            );
+        }
+        return ours;
+    };
+    // SAFETY: every field is written below before the record is submitted.
+    let record = unsafe { &mut *slot.as_mut_ptr() };
+    fill(&mut record.path.head, sock, &sock.tuple);
+    fill_path(&mut record.path, sock, sock.sent, len.wrapping_add(1));
+    record.path.path[len as usize & (PATH_LEN - 1)] = last;
+    record.path.moved = 1;
+    copy(&mut record.counters, &sock.counters);
+    record.counters.known |= known;
+    record.counters.reset |= reset;
+    let head = &mut record.path.head;
+    head.kind = KIND_STEPS;
+    if wanted & EMIT_CLOSE != 0 {
+        head.kind = KIND_CLOSE;
+        head.peer_pid = sock.closer;
+    }
+    let before = sock.step(len.wrapping_sub(1));
+    head.mono_ns = last.mono_ns();
+    head.old = before.state();
+    head.new = last.state();
+    head.seq = len;
+    head.span_ns = SPAN_UNKNOWN;
+    if before.mono_ns() != 0 {
+        head.span_ns = last.mono_ns() - before.mono_ns();
+    }
+    head.flags |= flags & FLAG_INFERRED;
+    let ours = claim();
+    if ours {
+        slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
+    } else {
+        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
+    }
+    ours
+}
+
+/// Sends that a pair has left `TIME_WAIT`, at `now_ns`, if `claim` says that nobody else does.
+#[inline(always)]
+pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, claim: impl FnOnce() -> bool) {
+    if config!(emit) & EMIT_TRANSITION == 0 {
+        claim();
+        return;
+    }
+    let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
+        if claim() {
+            maps::count(count::RING_FULL_TRANSITION, 1);
+        }
+        return;
+    };
+    // SAFETY: every field is written below before the record is submitted.
+    let record = unsafe { &mut *slot.as_mut_ptr() };
+    record.mono_ns = now_ns;
+    record.conn = pair.conn;
+    record.span_ns = now_ns - pair.since_ns;
+    copy(&mut record.owner, &pair.owner);
+    record.laddr = pair.tuple.laddr;
+    record.raddr = pair.tuple.raddr;
+    record.netns = pair.netns;
+    record.peer_pid = 0;
+    record.lport = pair.tuple.lport;
+    record.rport = pair.tuple.rport;
+    record.kind = KIND_TRANSITION;
+    record.old = tcp::TIME_WAIT;
+    record.new = tcp::CLOSE;
+    record.flags = (pair.flags & FLAG_PARTIAL) | pair.tuple.mapped;
+    record.family = pair.tuple.family;
+    record.role = pair.role;
+    record.source = pair.source;
+    record.seq = pair.seq;
     record.reserved = 0;
+    if claim() {
+        slot.submit(submit_flags(size_of::<Record>() as u64));
+    } else {
+        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
+    }
+}
+
+/// Sends a record with numbers about a socket, at `now_ns`. `lost` is the counter of those that
+/// found the ring full; `set` fills in what its kind says.
+#[inline(always)]
+pub(crate) fn noted(
+    sock: &Sock,
+    tuple: &Tuple,
+    kind: u8,
+    now_ns: u64,
+    lost: u32,
+    set: impl FnOnce(&mut Record, &mut [u32; 6]),
+) {
+    let Some(mut slot) = EVENTS.reserve::<NotedRecord>(0) else {
+        maps::count(lost, 1);
+        return;
+    };
+    // SAFETY: every field is written below before the record is submitted.
+    let record = unsafe { &mut *slot.as_mut_ptr() };
+    fill(&mut record.head, sock, tuple);
+    record.numbers = [UNKNOWN; 6];
+    record.head.mono_ns = now_ns;
+    record.head.kind = kind;
+    record.head.old = sock.state();
+    record.head.new = record.head.old;
+    record.head.seq = 0;
+    record.head.span_ns = SPAN_UNKNOWN;
+    set(&mut record.head, &mut record.numbers);
+    slot.submit(submit_flags(size_of::<NotedRecord>() as u64));
 }
 
 /// Sends the steps from `from` on up to `len`, in one record; with the totals if the last leads to
@@ -128,16 +268,28 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
     let wanted = config!(emit);
     let number = len.wrapping_sub(from);
     let index = len.wrapping_sub(1);
-    let closes = sock.step(index).state() == tcp::CLOSE && wanted & EMIT_CLOSE != 0;
+    let last = sock.step(index).state();
+    let closes = (last == tcp::CLOSE || last == tcp::TIME_WAIT) && wanted & EMIT_CLOSE != 0;
     if wanted & EMIT_TRANSITION == 0 && !closes {
         return;
     }
-    if closes || number > 1 {
+    if closes {
+        let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
+            count_lost(number, closes);
+            return;
+        };
+        // SAFETY: every field is written below before the record is submitted.
+        let record = unsafe { &mut *slot.as_mut_ptr() };
+        fill(&mut record.path.head, sock, &sock.tuple);
+        fill_step(&mut record.path.head, sock, index);
+        fill_path(&mut record.path, sock, from, len);
+        record.path.head.kind = KIND_CLOSE;
+        record.path.head.peer_pid = sock.closer;
+        copy(&mut record.counters, &sock.counters);
+        slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
+    } else if number > 1 {
         let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
-            if wanted & EMIT_TRANSITION != 0 {
-                maps::count(count::RING_FULL_TRANSITION, u64::from(number));
-            }
-            maps::count(count::RING_FULL_CLOSE, u64::from(closes));
+            count_lost(number, closes);
             return;
         };
         // SAFETY: every field is written below before the record is submitted.
@@ -146,10 +298,6 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
         fill_step(&mut record.head, sock, index);
         fill_path(record, sock, from, len);
         record.head.kind = KIND_STEPS;
-        if closes {
-            record.head.kind = KIND_CLOSE;
-            record.head.peer_pid = sock.closer;
-        }
         slot.submit(submit_flags(size_of::<PathRecord>() as u64));
     } else {
         let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
@@ -164,32 +312,31 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
     }
 }
 
-/// Sends that `accept()` returned the socket, at `now_ns`.
+/// Sends that `accept()` returned the socket, at `now_ns`. `backlog`: the accept queue of its
+/// listener and the limit.
 #[inline(always)]
-pub(crate) fn accept(sock: &Sock, now_ns: u64) {
+pub(crate) fn accept(sock: &Sock, now_ns: u64, backlog: [u32; 2]) {
     if config!(emit) & EMIT_ACCEPT == 0 {
         return;
     }
-    let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
-        maps::count(count::RING_FULL_ACCEPT, 1);
-        return;
-    };
-    // SAFETY: every field is written below before the record is submitted.
-    let record = unsafe { &mut *slot.as_mut_ptr() };
-    fill(record, sock, &sock.tuple);
-    record.mono_ns = now_ns;
-    record.kind = KIND_ACCEPT;
-    record.peer_pid = sock.owners[0].tgid;
-    record.old = sock.state();
-    record.new = record.old;
-    record.seq = sock.path_len;
-    // The queue is entered by the step into ESTABLISHED: the second of a child's path.
-    let queued = sock.step(1);
-    record.span_ns = SPAN_UNKNOWN;
-    if sock.path_len >= 2 && queued.state() == tcp::ESTABLISHED && queued.mono_ns() != 0 {
-        record.span_ns = now_ns - queued.mono_ns();
-    }
-    slot.submit(submit_flags(size_of::<Record>() as u64));
+    noted(
+        sock,
+        &sock.tuple,
+        KIND_ACCEPT,
+        now_ns,
+        count::RING_FULL_ACCEPT,
+        |head, numbers| {
+            head.peer_pid = sock.owners[0].tgid;
+            head.seq = sock.path_len;
+            // The queue is entered by the step into ESTABLISHED: the second of a child's path.
+            let queued = sock.step(1);
+            if sock.path_len >= 2 && queued.state() == tcp::ESTABLISHED && queued.mono_ns() != 0 {
+                head.span_ns = now_ns - queued.mono_ns();
+            }
+            numbers[0] = backlog[0];
+            numbers[1] = backlog[1];
+        },
+    );
 }
 
 /// Sends the totals of a socket whose last transition went unseen.
@@ -198,21 +345,23 @@ pub(crate) fn deduced_close(sock: &Sock, now_ns: u64) {
     if config!(emit) & EMIT_CLOSE == 0 {
         return;
     }
-    let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
+    let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
         maps::count(count::RING_FULL_CLOSE, 1);
         return;
     };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
-    fill(&mut record.head, sock, &sock.tuple);
-    record.head.mono_ns = now_ns;
-    record.head.kind = KIND_CLOSE;
-    record.head.peer_pid = sock.closer;
-    record.head.old = sock.state();
-    record.head.new = tcp::CLOSE;
-    record.head.seq = sock.path_len;
-    record.head.span_ns = SPAN_UNKNOWN;
-    record.head.flags |= FLAG_DEDUCED;
-    fill_path(record, sock, sock.path_len, sock.path_len);
-    slot.submit(submit_flags(size_of::<PathRecord>() as u64));
+    let head = &mut record.path.head;
+    fill(head, sock, &sock.tuple);
+    head.mono_ns = now_ns;
+    head.kind = KIND_CLOSE;
+    head.peer_pid = sock.closer;
+    head.old = sock.state();
+    head.new = tcp::CLOSE;
+    head.seq = sock.path_len;
+    head.span_ns = SPAN_UNKNOWN;
+    head.flags |= FLAG_DEDUCED;
+    fill_path(&mut record.path, sock, sock.path_len, sock.path_len);
+    copy(&mut record.counters, &sock.counters);
+    slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
 }

@@ -46,6 +46,18 @@ pub(crate) fn takes(tuple: &Tuple) -> bool {
     true
 }
 
+/// Whether connections in this role are wanted.
+#[inline(always)]
+pub(crate) fn takes_role(role: u8) -> bool {
+    config!(roles) >> (role & 7) & 1 != 0
+}
+
+/// Whether a connection must do something to be shown: take long, or fail.
+#[inline(always)]
+pub(crate) fn judges() -> bool {
+    config!(slower_ns) != 0 || config!(failed) != 0
+}
+
 /// Whether this process's connections are wanted.
 #[inline(always)]
 pub(crate) fn takes_process(tgid: u32) -> bool {

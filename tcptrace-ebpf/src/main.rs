@@ -27,14 +27,17 @@
 )]
 
 mod constants;
+mod counters;
 mod emit;
 mod filter;
 mod hook;
 mod kernel;
+mod listener;
 mod maps;
 mod owner;
 mod publish;
 mod sock;
+mod timewait;
 mod tuple;
 
 #[cfg(not(test))]

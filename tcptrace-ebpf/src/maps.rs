@@ -2,14 +2,17 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use tcptrace_common::{
     config::{PORT_ROWS, PORT_WORDS},
     count::COUNTS,
 };
 
-use crate::sock::Sock;
+use crate::{
+    sock::{Backlog, Pair, Sock},
+    tuple::Request,
+};
 
 /// One record per live socket, keyed by the address of its `struct sock`.
 ///
@@ -19,6 +22,40 @@ use crate::sock::Sock;
 /// whatever stands here. Sized by the agent.
 #[map]
 pub(crate) static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(1, 0);
+
+/// One record per time-wait socket whose connection was shown, keyed by the address of its
+/// `struct inet_timewait_sock`.
+///
+/// Inserted by `timewait`, removed by whoever tells of its end. A pair whose peer has not sent its
+/// FIN yet still has its whole record, in [`SOCKS`], under the same address. Sized by the agent.
+#[map]
+pub(crate) static PAIRS: HashMap<u64, Pair> = HashMap::with_max_entries(1, 0);
+
+/// Time-wait sockets that `hook::watch` must look at, where nothing else tells what becomes of
+/// them. Pushed by `timewait` and `hook::timer_cancel`.
+#[map]
+pub(crate) static WATCH: Queue<u64> = Queue::with_max_entries(65536, 0);
+
+/// Index into [`TIME_WAIT`]: not 0 if `hook::timer_cancel` and `hook::watch` serve. Written by the
+/// agent.
+pub(crate) const BY_TIMER: u32 = 0;
+/// Index into [`TIME_WAIT`]: address of the kernel's `tw_timer_handler`, learnt from the first
+/// time-wait socket.
+pub(crate) const HANDLER: u32 = 1;
+
+/// How the ends of time-wait sockets are learnt.
+#[map]
+pub(crate) static TIME_WAIT: Array<u64> = Array::with_max_entries(2, 0);
+
+/// When the first SYN-ACK of a request was sent (µs), of those that had to be sent again. The
+/// oldest give way: under a flood of forged SYNs nobody asks for them.
+#[map]
+pub(crate) static SYNACKS: LruHashMap<Request, u64> = LruHashMap::with_max_entries(8192, 0);
+
+/// What was last told of each listener, by the address of its `struct sock`. Inserted with its
+/// record in [`SOCKS`], removed with it.
+#[map]
+pub(crate) static BACKLOGS: HashMap<u64, Backlog> = HashMap::with_max_entries(4096, 0);
 
 /// Sockets whose first step waits for its port, and since when (`CLOCK_MONOTONIC`, ns).
 ///

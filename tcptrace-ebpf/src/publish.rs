@@ -6,11 +6,16 @@
 //! accepted socket's lock.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use tcptrace_common::{config::EMIT_TRANSITION, count, record::ROLE_SERVER, tcp};
+use tcptrace_common::{
+    config::EMIT_TRANSITION,
+    count,
+    record::{ROLE_LISTENER, ROLE_SERVER},
+    tcp,
+};
 
 use crate::{
     constants::config,
-    emit,
+    emit, filter, listener,
     maps::{self, LOCKS, PENDING, SOCKS},
     sock::{Sock, UNLISTED, WAITING},
 };
@@ -30,11 +35,11 @@ fn send(sock: &mut Sock) {
 /// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
 #[inline(always)]
 pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
-    if config!(by_pid) != 0 && sock.role == ROLE_SERVER {
+    if (config!(by_pid) != 0 || filter::judges()) && sock.role == ROLE_SERVER {
         contended(key, sock);
         return;
     }
-    if sock.selected == 0 {
+    if !sock.is_shown() {
         return;
     }
     if sock.tuple.whole == 0 && sock.state() != tcp::CLOSE {
@@ -79,6 +84,9 @@ fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
 #[inline(always)]
 pub(crate) fn forget(key: u64, sock: &Sock) {
     unlist(key, sock);
+    if sock.role == ROLE_LISTENER {
+        listener::end(key);
+    }
     let _gone = SOCKS.remove(key);
 }
 
@@ -91,6 +99,20 @@ pub(crate) fn unlist(key: u64, sock: &Sock) {
     if sock.flags & UNLISTED != 0 {
         maps::count(count::UNLISTED_SENT, 1);
     }
+}
+
+/// [`Sock::is_shown`], of a record that another CPU may be writing.
+///
+/// # Safety
+///
+/// The record is live.
+#[inline(always)]
+unsafe fn shown(sock: &Sock) -> bool {
+    // SAFETY: a live field.
+    let selected = unsafe { core::ptr::read_volatile(&raw const sock.selected) };
+    // SAFETY: a live field.
+    let verdict = unsafe { core::ptr::read_volatile(&raw const sock.verdict) };
+    selected != 0 && (!filter::judges() || verdict != 0)
 }
 
 /// Sends what may be shown when an accept hook and `hook::set_state` can meet on one socket: one
@@ -106,16 +128,16 @@ pub(crate) fn contended(key: u64, sock: &mut Sock) {
             return;
         }
         // SAFETY: live fields of the record; volatile, because another CPU writes them.
-        let selected = unsafe { core::ptr::read_volatile(&raw const sock.selected) };
+        let selected = unsafe { shown(sock) };
         let before = sock.path_len;
-        if selected != 0 && (sock.tuple.whole != 0 || sock.state() == tcp::CLOSE) {
+        if selected && (sock.tuple.whole != 0 || sock.state() == tcp::CLOSE) {
             send(sock);
         }
         if LOCKS.remove(key).is_err() {
             return;
         }
         // SAFETY: as above.
-        let selected_now = unsafe { core::ptr::read_volatile(&raw const sock.selected) };
+        let selected_now = unsafe { shown(sock) };
         // SAFETY: as above.
         let len_now = unsafe { core::ptr::read_volatile(&raw const sock.path_len) };
         if selected_now == selected && len_now == before {

@@ -1,11 +1,11 @@
 //! The record of one live socket.
 
 use tcptrace_common::{
-    record::{FLAG_PARTIAL, Owner, PATH_LEN, Step},
+    record::{Counters, FLAG_PARTIAL, Owner, PATH_LEN, Step},
     tcp,
 };
 
-use crate::tuple::Tuple;
+use crate::{filter, tuple::Tuple};
 
 /// Open before tracing began, or first seen half-way.
 pub(crate) const PARTIAL: u8 = FLAG_PARTIAL;
@@ -13,6 +13,55 @@ pub(crate) const PARTIAL: u8 = FLAG_PARTIAL;
 pub(crate) const WAITING: u8 = 0x80;
 /// Its first step waits, and `PENDING` had no room to say so.
 pub(crate) const UNLISTED: u8 = 0x40;
+
+/// The record is of a `struct sock`.
+pub(crate) const LIVES: u8 = 0;
+/// The record is of a time-wait socket in which a connection waits for its peer's FIN.
+pub(crate) const MOVED: u8 = 1;
+/// The socket's connection has become a time-wait socket; what is left has no more to tell.
+pub(crate) const GONE: u8 = 2;
+
+/// A pair of ends in `TIME_WAIT`: what its last record must say.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Pair {
+    /// Connection id
+    pub conn: u64,
+    /// When it entered `TIME_WAIT`
+    pub since_ns: u64,
+    /// When its timer was last stopped; 0: it runs
+    pub ended_ns: u64,
+    /// Owner
+    pub owner: Owner,
+    /// The four-tuple
+    pub tuple: Tuple,
+    /// Network namespace inode
+    pub netns: u32,
+    /// `PARTIAL`
+    pub flags: u8,
+    /// `ROLE_*`
+    pub role: u8,
+    /// `SOURCE_*`
+    pub source: u8,
+    /// Steps before this one
+    pub seq: u8,
+}
+
+/// What was last told of a listener.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Backlog {
+    /// When somebody last accepted, or when it began to listen
+    pub accept_ns: u64,
+    /// Requests whose first SYN-ACK had to be sent again
+    pub unanswered: u32,
+    /// Of these, already told
+    pub unanswered_told: u32,
+    /// `sk_drops` at the last look
+    pub drops_told: u32,
+    /// SYN-ACKs sent again
+    pub synacks: u32,
+}
 
 /// A record of nothing, in read-only data: made on the stack it would cost a call that clears it
 /// byte by byte.
@@ -29,10 +78,16 @@ pub(crate) struct Sock {
     pub accept_ns: u64,
     /// Start time of the holder, of several the first (`seed`)
     pub holder_start_ns: u64,
+    /// When the time-wait socket it lives on in was found to have ended (`timer_cancel`)
+    pub ended_ns: u64,
+    /// Address of the listener a child was cloned from; 0: not known (`set_state`)
+    pub listener: u64,
     /// States entered, oldest first; of a partial record the first has time 0 (`set_state`)
     pub path: [Step; PATH_LEN],
     /// `[0]` who opened it, or its listener's owner; `[1]` who accepted it
     pub owners: [Owner; 2],
+    /// What the kernel counts; `reset` (`reset`), all else (`set_state`)
+    pub counters: Counters,
     /// The four-tuple (`set_state`)
     pub tuple: Tuple,
     /// Network namespace inode (`set_state`)
@@ -59,8 +114,12 @@ pub(crate) struct Sock {
     pub listed: u8,
     /// `sk_shutdown` at `CLOSE` (`set_state`)
     pub shutdown: u8,
+    /// `LIVES`, `MOVED`, `GONE` (`timewait`)
+    pub life: u8,
+    /// 1: with `--failed` or `--slower-than`, it is to be shown (`set_state`, `accept`)
+    pub verdict: u8,
     /// Zero
-    pub reserved: u8,
+    pub reserved: [u8; 3],
     /// `sk_err` at `CLOSE` (`set_state`)
     pub err: u32,
 }
@@ -71,8 +130,11 @@ impl Sock {
         conn: 0,
         accept_ns: 0,
         holder_start_ns: 0,
+        ended_ns: 0,
+        listener: 0,
         path: [Step(0); PATH_LEN],
         owners: [Owner::NONE; 2],
+        counters: Counters::NONE,
         tuple: Tuple::EMPTY,
         netns: 0,
         closer: 0,
@@ -86,9 +148,17 @@ impl Sock {
         selected: 0,
         listed: 0,
         shutdown: 0,
-        reserved: 0,
+        life: LIVES,
+        verdict: 0,
+        reserved: [0; 3],
         err: 0,
     };
+
+    /// Whether the user is to see it, as far as is known now.
+    #[inline(always)]
+    pub(crate) fn is_shown(&self) -> bool {
+        self.selected != 0 && (!filter::judges() || self.verdict != 0)
+    }
 
     /// The present state; `origin` of a record without steps.
     #[inline(always)]

@@ -29,6 +29,20 @@ pub(crate) struct Tuple {
     pub reserved: u8,
 }
 
+/// What tells one request for a connection from another.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Request {
+    /// Remote address
+    pub raddr: [u64; 2],
+    /// Network namespace inode
+    pub netns: u32,
+    /// Local port
+    pub lport: u16,
+    /// Remote port
+    pub rport: u16,
+}
+
 /// Second word of an address's first half plus `ffff` in the second: `::ffff:a.b.c.d`.
 #[inline(always)]
 fn v4_of_mapped(addr: [u64; 2]) -> Option<u32> {
@@ -48,6 +62,17 @@ impl Tuple {
         whole: 0,
         reserved: 0,
     };
+
+    /// The request that this became, or is.
+    #[inline(always)]
+    pub(crate) fn request(&self, netns: u32) -> Request {
+        Request {
+            raddr: self.raddr,
+            netns,
+            lport: self.lport,
+            rport: self.rport,
+        }
+    }
 
     /// Reads both ends from a `struct sock`.
     ///

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use serde::Serialize;
 
 use crate::{
-    bpf::{self, Hooks, Mechanism},
+    bpf::{self, Hooks, Mechanism, TimeWait},
     cli::{CheckArgs, Cli},
     error::Error,
     kernel::{self, Kernel, capability, tracefs},
@@ -130,6 +130,13 @@ fn facts(hooks: &Hooks) -> Vec<Fact> {
                     Some("accepted connections keep their listener's owner".to_owned()),
                 ),
                 ("accept", accept) => accept_quality(accept),
+                ("time_wait", _) => time_wait_quality(hooks),
+                ("reset", _) if !hooks.reset => (
+                    Quality::Missing,
+                    Some("why a connection ended is known from its error alone".to_owned()),
+                ),
+                ("counters", _) if hooks.lacks("counters") => lacking(hooks, "counters"),
+                ("listener_queue", _) if hooks.lacks("listener") => lacking(hooks, "listener"),
                 ("conn", _) if !hooks.cookie => (
                     Quality::Partial,
                     Some("not the number ss -e prints, unless somebody asked for that".to_owned()),
@@ -144,6 +151,33 @@ fn facts(hooks: &Hooks) -> Vec<Fact> {
             }
         })
         .collect()
+}
+
+fn lacking(hooks: &Hooks, fact: &str) -> (Quality, Option<String>) {
+    let why = hooks
+        .lacking
+        .iter()
+        .find_map(|(lacking, why)| (*lacking == fact).then(|| format!("this kernel has {why}")));
+    (Quality::Missing, why)
+}
+
+fn time_wait_quality(hooks: &Hooks) -> (Quality, Option<String>) {
+    match hooks.time_wait {
+        TimeWait::Fentry | TimeWait::Kprobe => (Quality::Exact, None),
+        TimeWait::Timer => (
+            Quality::Partial,
+            Some(
+                "when the peer's FIN comes after close(), the time of TIME_WAIT is when it was \
+                 found (`inferred`)"
+                    .to_owned(),
+            ),
+        ),
+        TimeWait::None if hooks.lacks("time_wait") => lacking(hooks, "time_wait"),
+        TimeWait::None => (
+            Quality::Missing,
+            Some("the end of TIME_WAIT is not seen".to_owned()),
+        ),
+    }
 }
 
 fn accept_quality(accept: Mechanism) -> (Quality, Option<String>) {

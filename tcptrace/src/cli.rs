@@ -111,6 +111,33 @@ pub struct TraceArgs {
     /// Only these ports, at either end
     #[arg(long, value_name = "LIST", help_heading = "Filter")]
     pub port: Option<String>,
+    /// Only connections in these roles: client, server, listener
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Filter"
+    )]
+    pub role: Vec<RoleName>,
+    /// Only transitions that enter or leave these states: SYN_SENT,CLOSE_WAIT
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Filter"
+    )]
+    pub state: Vec<String>,
+    /// Only connections that failed: refused, timed out, unreachable, reset
+    #[arg(long, help_heading = "Filter")]
+    pub failed: bool,
+    /// Only connections that took this long to connect, or waited this long for accept(): 100ms
+    #[arg(
+        long,
+        value_name = "DUR",
+        allow_hyphen_values = true,
+        help_heading = "Filter"
+    )]
+    pub slower_than: Option<String>,
     /// Do not list the connections that are open at start
     #[arg(long, help_heading = "Filter")]
     pub no_existing: bool,
@@ -118,7 +145,8 @@ pub struct TraceArgs {
     /// One line per connection, at its end, in place of one per transition
     #[arg(short, long, help_heading = "Output")]
     pub summary: bool,
-    /// Which records: socket, transition, accept, close, or all
+    /// Which records: socket, transition, accept, close (these by default), retransmit, reset,
+    /// listener, or all
     #[arg(
         long,
         value_name = "LIST",
@@ -152,6 +180,9 @@ pub struct TraceArgs {
     /// Times in UTC in place of local time
     #[arg(long, help_heading = "Output")]
     pub utc: bool,
+    /// Say in words what each transition means on the wire
+    #[arg(long, help_heading = "Output")]
+    pub explain: bool,
     /// More columns: uid, network namespace, how the owner is known
     #[arg(short, long, help_heading = "Output")]
     pub wide: bool,
@@ -220,8 +251,27 @@ pub enum EventName {
     Accept,
     /// A connection ended
     Close,
+    /// A segment was sent again
+    Retransmit,
+    /// RST sent or received
+    Reset,
+    /// What goes wrong at listeners: queues that overflow, requests that nobody completes
+    Listener,
     /// Everything
     All,
+}
+
+/// Roles that `--role` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoleName {
+    /// Opened by `connect()`
+    Client,
+    /// Born of a listener
+    Server,
+    /// Listening
+    Listener,
+    /// First seen half-way
+    Unknown,
 }
 
 /// How records are printed.

@@ -4,10 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tcptrace_common::{
     record::{
-        FLAG_DEDUCED, FLAG_FIRST, FLAG_MAPPED, FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_SOCKET,
-        KIND_STEPS, KIND_TRANSITION, PathRecord, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Record,
-        SOURCE_ACCEPT, SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT,
-        SPAN_UNKNOWN, Step,
+        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_INFERRED, FLAG_MAPPED, FLAG_PARTIAL, KIND_ACCEPT,
+        KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT, KIND_SOCKET, KIND_STEPS,
+        KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_HANDSHAKE, KNOWN_ISN, NotedRecord,
+        OPTION_ECN, OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PathRecord,
+        RESET_RECEIVED, RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_CLIENT, ROLE_LISTENER,
+        ROLE_SERVER, Record, SOURCE_ACCEPT, SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER,
+        SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
@@ -35,7 +38,13 @@ pub enum Event {
     /// A state change
     Transition(Connection),
     /// `accept()` returned the connection
-    Accept(Connection),
+    Accept(Connection, Numbers),
+    /// A segment was sent again
+    Retransmit(Connection, Numbers),
+    /// RST sent or received
+    Reset(Connection, Numbers),
+    /// What goes wrong at a listener
+    Listener(Connection, Numbers),
     /// The last state change and the totals
     Close(Connection, Totals),
 }
@@ -46,7 +55,14 @@ pub struct Connection(Record);
 
 /// What the last record says of the whole connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Totals(PathRecord);
+pub struct Totals {
+    path: PathRecord,
+    counters: Counters,
+}
+
+/// Numbers that a record brings along; what they are, its kind says.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers([u32; 6]);
 
 impl Event {
     /// Decodes one record of the ring or of a snapshot, and hands on what it tells of, oldest
@@ -58,11 +74,28 @@ impl Event {
         match record.kind {
             KIND_SOCKET => Ok(each(&Self::Socket(connection))),
             KIND_TRANSITION => Ok(each(&Self::Transition(connection))),
-            KIND_ACCEPT => Ok(each(&Self::Accept(connection))),
+            KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_LISTENER => {
+                let (noted, _rest) =
+                    NotedRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
+                let numbers = Numbers(noted.numbers);
+                Ok(each(&match record.kind {
+                    KIND_ACCEPT => Self::Accept(connection, numbers),
+                    KIND_RETRANSMIT => Self::Retransmit(connection, numbers),
+                    KIND_RESET => Self::Reset(connection, numbers),
+                    _ => Self::Listener(connection, numbers),
+                }))
+            }
             KIND_CLOSE | KIND_STEPS => {
-                let (path, _rest) =
+                let (path, rest) =
                     PathRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
-                let totals = Totals(path);
+                let counters = if record.kind == KIND_CLOSE {
+                    Counters::read_from_prefix(rest)
+                        .map_err(|_too_short| short())?
+                        .0
+                } else {
+                    Counters::NONE
+                };
+                let totals = Totals { path, counters };
                 let last = totals.path().len().saturating_sub(1);
                 // A step without a time is a state it was found in, not a change.
                 let changes = (usize::from(path.untold)..last)
@@ -87,7 +120,10 @@ impl Event {
         match self {
             Self::Socket(connection)
             | Self::Transition(connection)
-            | Self::Accept(connection)
+            | Self::Accept(connection, _)
+            | Self::Retransmit(connection, _)
+            | Self::Reset(connection, _)
+            | Self::Listener(connection, _)
             | Self::Close(connection, _) => connection,
         }
     }
@@ -136,7 +172,7 @@ impl Connection {
 
     /// Remote address; none for a listener
     pub fn raddr(&self) -> Option<IpAddr> {
-        (!self.is_listener() && self.0.raddr != [0; 2]).then(|| self.address(self.0.raddr))
+        (self.0.raddr != [0; 2]).then(|| self.address(self.0.raddr))
     }
 
     /// Local port; none if the socket never had one
@@ -146,7 +182,7 @@ impl Connection {
 
     /// Remote port; none for a listener
     pub fn rport(&self) -> Option<u16> {
-        (!self.is_listener() && self.0.rport != 0).then_some(self.0.rport)
+        (self.0.rport != 0).then_some(self.0.rport)
     }
 
     /// Network namespace inode
@@ -220,6 +256,30 @@ impl Connection {
         (self.0.peer_pid != 0).then_some(self.0.peer_pid)
     }
 
+    /// Whether the kernel gave no direct sight of this state change, so that its time is when it was
+    /// found.
+    pub const fn is_inferred(&self) -> bool {
+        self.0.flags & FLAG_INFERRED != 0
+    }
+
+    /// Of a retransmission: `syn`, `synack`, `data`
+    pub const fn retransmitted(&self) -> &'static str {
+        match self.0.seq {
+            RETRANSMIT_SYN => "syn",
+            RETRANSMIT_SYNACK => "synack",
+            _ => "data",
+        }
+    }
+
+    /// Of a reset: `sent`, `received`
+    pub const fn direction(&self) -> &'static str {
+        if self.0.seq == RESET_SENT {
+            "sent"
+        } else {
+            "received"
+        }
+    }
+
     /// Whether this is the first record of the connection.
     pub const fn is_first(&self) -> bool {
         self.0.flags & FLAG_FIRST != 0
@@ -240,15 +300,60 @@ impl Connection {
     }
 }
 
+impl Numbers {
+    /// One of them; none if it is not known
+    fn at(&self, index: usize) -> Option<u32> {
+        self.0
+            .get(index)
+            .copied()
+            .filter(|number| *number != UNKNOWN)
+    }
+
+    /// Of an accept or a listener: connections in the accept queue
+    pub fn backlog(&self) -> Option<u32> {
+        self.at(0)
+    }
+
+    /// Of an accept or a listener: the accept queue's limit
+    pub fn backlog_max(&self) -> Option<u32> {
+        self.at(1)
+    }
+
+    /// Of a listener: requests half-open
+    pub fn half_open(&self) -> Option<u32> {
+        self.at(2)
+    }
+
+    /// Of a listener: requests and connections dropped since the last such record
+    pub fn dropped(&self) -> Option<u32> {
+        self.at(3)
+    }
+
+    /// Of a listener: requests whose SYN-ACK was not answered in time, since the last such record
+    pub fn unanswered(&self) -> Option<u32> {
+        self.at(4)
+    }
+
+    /// Of a retransmission: how many so far
+    pub fn count(&self) -> Option<u32> {
+        self.at(0)
+    }
+
+    /// Of a reset: the kernel's reason, a value of `enum sk_rst_reason`
+    pub fn reset_reason(&self) -> Option<u32> {
+        self.at(0)
+    }
+}
+
 impl Totals {
     /// Whether its last transition went unseen and is counted as lost.
     pub const fn is_deduced(&self) -> bool {
-        self.0.head.flags & FLAG_DEDUCED != 0
+        self.path.head.flags & FLAG_DEDUCED != 0
     }
 
     /// A step of the path that had to wait for the last one.
     fn waited(&self, index: usize) -> Connection {
-        let mut record = self.0.head;
+        let mut record = self.path.head;
         let path = self.path();
         let (step, before) = (path[index], index.checked_sub(1).map(|before| path[before]));
         record.kind = KIND_TRANSITION;
@@ -277,7 +382,7 @@ impl Totals {
 
     /// The process that closed it
     pub fn closer_pid(&self) -> Option<u32> {
-        (self.0.head.peer_pid != 0).then_some(self.0.head.peer_pid)
+        (self.path.head.peer_pid != 0).then_some(self.path.head.peer_pid)
     }
 
     /// From the first step to the end; none if the beginning went unseen
@@ -286,16 +391,18 @@ impl Totals {
         (first.mono_ns() != 0).then(|| self.end_ns().saturating_sub(first.mono_ns()) / 1000)
     }
 
-    /// From the SYN to ESTABLISHED, as the client saw it
+    /// From the SYN to ESTABLISHED, as the client saw it, or until that failed
     pub fn connect_us(&self) -> Option<u64> {
         let [syn, rest @ ..] = self.path() else {
             return None;
         };
-        if self.0.head.role != ROLE_CLIENT || syn.state() != tcp::SYN_SENT {
+        if self.path.head.role != ROLE_CLIENT || syn.state() != tcp::SYN_SENT {
             return None;
         }
-        let established = rest.iter().find(|step| step.state() == tcp::ESTABLISHED)?;
-        Some(established.mono_ns().saturating_sub(syn.mono_ns()) / 1000)
+        let done = rest
+            .iter()
+            .find(|step| matches!(step.state(), tcp::ESTABLISHED | tcp::CLOSE))?;
+        Some(done.mono_ns().saturating_sub(syn.mono_ns()) / 1000)
     }
 
     /// Time in the accept queue
@@ -304,7 +411,8 @@ impl Totals {
             .path()
             .iter()
             .find(|step| step.state() == tcp::ESTABLISHED && step.mono_ns() != 0)?;
-        (self.0.accept_ns != 0).then(|| self.0.accept_ns.saturating_sub(queued.mono_ns()) / 1000)
+        (self.path.accept_ns != 0)
+            .then(|| self.path.accept_ns.saturating_sub(queued.mono_ns()) / 1000)
     }
 
     /// Each state it was in and for how long, µs, in the order they were entered; a state entered
@@ -338,46 +446,194 @@ impl Totals {
             })
     }
 
-    /// Why it ended, as far as the path and the socket's error prove it.
+    /// Why it ended, as far as the path, the socket's error and the RSTs that were seen prove it.
     pub fn reason(&self) -> &'static str {
         let path = self.path();
         let passed = |state| path.iter().any(|step| step.state() == state);
-        let both_fins = passed(tcp::FIN_WAIT2) || passed(tcp::CLOSING) || passed(tcp::LAST_ACK);
+        let both_fins = passed(tcp::FIN_WAIT2)
+            || passed(tcp::CLOSING)
+            || passed(tcp::LAST_ACK)
+            || passed(tcp::TIME_WAIT);
         // Set by `tcp_close` before the state changes, by `tcp_done` after it.
-        let by_close = self.0.shutdown == SHUTDOWN_BOTH && !self.is_deduced();
-        let from = self.0.head.old;
+        let by_close = self.is_by_close();
+        let from = self.path.head.old;
+        let open = matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT);
         // A listener may keep the error of what the socket was before.
-        if self.0.head.role == ROLE_LISTENER {
+        if self.path.head.role == ROLE_LISTENER {
             return "normal";
         }
-        match self.0.err {
-            ECONNREFUSED => "refused",
-            ETIMEDOUT => "timeout",
-            EHOSTUNREACH | ENETUNREACH => "unreachable",
-            ECONNRESET | EPIPE => "reset_received",
-            0 if both_fins => "normal",
-            0 if by_close && from == tcp::SYN_SENT => "canceled",
+        match (self.path.err, self.counters.reset) {
+            (ECONNREFUSED, _) => "refused",
+            (ETIMEDOUT, _) => "timeout",
+            (EHOSTUNREACH | ENETUNREACH, _) => "unreachable",
+            (ECONNABORTED, _) => "reset_sent",
+            (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED) => "reset_received",
+            (0, RESET_SENT) => "reset_sent",
+            (0, _) if from == tcp::SYN_SENT => "canceled",
+            // The peer's FIN never came.
+            (0, _) if self.counters.known & KNOWN_EXPIRED != 0 => "timeout",
+            (0, _) if self.ends_without_fin() => "unknown",
+            (0, _) if both_fins => "normal",
             // Neither FIN went out: `tcp_close` with linger 0 or unread data aborts.
-            0 if by_close && matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT) => "reset_sent",
+            (0, _) if by_close && open => "reset_sent",
             // `inet_csk_listen_stop` ends what nobody has accepted.
-            0 if self.0.head.role == ROLE_SERVER
-                && self.0.accept_ns == 0
-                && self.0.shutdown != SHUTDOWN_BOTH
-                && !self.is_deduced()
-                && matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT) =>
+            (0, _)
+                if self.path.head.role == ROLE_SERVER
+                    && self.path.accept_ns == 0
+                    && self.path.shutdown != SHUTDOWN_BOTH
+                    && !self.is_deduced()
+                    && open =>
             {
                 "listener_closed"
             }
+            // `tcp_disconnect`, which resets.
+            (0, _) if open && !self.is_deduced() => "reset_sent",
             _ => "unknown",
         }
     }
 
-    /// The socket's error as its symbol
-    pub const fn errno(&self) -> Option<&'static str> {
-        if self.0.head.role == ROLE_LISTENER {
+    /// Whether it ended in a time-wait socket that still waited for the peer's FIN.
+    const fn ends_without_fin(&self) -> bool {
+        self.is_moved() && self.path.head.new == tcp::CLOSE
+    }
+
+    /// Whether it ended by refusal, timeout, reset, or for want of a way
+    pub fn is_failure(&self) -> bool {
+        matches!(
+            self.reason(),
+            "refused" | "timeout" | "unreachable" | "reset_received" | "reset_sent"
+        )
+    }
+
+    /// Who closed it: who sent the first FIN, or the RST that ended it
+    pub fn closed_by(&self) -> Option<&'static str> {
+        if self.path.head.role == ROLE_LISTENER {
             return None;
         }
-        Some(match self.0.err {
+        match self.reason() {
+            "refused" | "reset_received" => return Some("remote"),
+            "canceled" | "reset_sent" | "listener_closed" => return Some("local"),
+            _ => {}
+        }
+        let mut states = self.path().iter().map(|step| step.state());
+        if states.clone().any(|state| state == tcp::CLOSING) {
+            return Some("both");
+        }
+        states.find_map(|state| match state {
+            tcp::FIN_WAIT1 | tcp::FIN_WAIT2 | tcp::TIME_WAIT => Some("local"),
+            tcp::CLOSE_WAIT | tcp::LAST_ACK => Some("remote"),
+            _ => None,
+        })
+    }
+
+    /// What the kernel has counted; none if it could not be read, or counts nothing (a listener)
+    pub fn counters(&self) -> Option<&Counters> {
+        (self.counters.known & KNOWN_COUNTERS != 0).then_some(&self.counters)
+    }
+
+    /// Least round-trip time of late
+    pub fn min_rtt_us(&self) -> Option<u32> {
+        self.counters()
+            .map(|counters| counters.min_rtt_us)
+            .filter(|us| *us != UNKNOWN)
+    }
+
+    /// Smoothed round-trip time
+    pub fn srtt_us(&self) -> Option<u32> {
+        self.counters()
+            .map(|counters| counters.srtt_us)
+            .filter(|us| *us != 0)
+    }
+
+    /// SYN or SYN-ACK sent again
+    pub fn syn_retransmits(&self) -> Option<u32> {
+        let counters = self.counters()?;
+        let never_open = self.path.head.old == tcp::SYN_SENT;
+        if never_open {
+            return Some(counters.retransmits);
+        }
+        let seen = self
+            .path()
+            .iter()
+            .any(|step| step.state() == tcp::ESTABLISHED && step.mono_ns() != 0);
+        seen.then_some(u32::from(counters.syn_retransmits))
+    }
+
+    /// Both initial sequence numbers, ours first
+    pub fn isns(&self) -> Option<(u32, u32)> {
+        (self.counters.known & KNOWN_ISN != 0)
+            .then_some((self.counters.isn, self.counters.peer_isn))
+    }
+
+    /// How long the request was half-open: from SYN-ACK to the final ACK
+    pub fn handshake_us(&self) -> Option<u32> {
+        (self.counters.known & KNOWN_HANDSHAKE != 0).then_some(self.counters.handshake_us)
+    }
+
+    /// Window scales, to send and to receive; none unless agreed on
+    pub fn wscales(&self) -> Option<(u8, u8)> {
+        let counters = self.counters()?;
+        (counters.options & OPTION_WSCALE != 0)
+            .then_some((counters.wscales & 15, counters.wscales >> 4))
+    }
+
+    /// Names of the options agreed on
+    pub fn options(&self) -> impl Iterator<Item = &'static str> {
+        let options = self.counters().map_or(0, |counters| counters.options);
+        [
+            (OPTION_SACK, "sack"),
+            (OPTION_TIMESTAMPS, "timestamps"),
+            (OPTION_WSCALE, "wscale"),
+            (OPTION_ECN, "ecn"),
+            (OPTION_FASTOPEN, "fastopen"),
+        ]
+        .into_iter()
+        .filter_map(move |(bit, name)| (options & bit != 0).then_some(name))
+    }
+
+    /// Name of the congestion control algorithm; it comes from a kernel module
+    pub fn congestion(&self) -> Option<String> {
+        let counters = self.counters()?;
+        let name: [u8; 16] = zerocopy::transmute!(counters.congestion);
+        let len = name.iter().position(|byte| *byte == 0)?;
+        (len > 0).then(|| String::from_utf8_lossy(&name[..len]).into_owned())
+    }
+
+    /// `sk_err` at the last state change
+    pub const fn err(&self) -> u32 {
+        self.path.err
+    }
+
+    /// Whether the process's `close()` made the last state change
+    pub fn is_by_close(&self) -> bool {
+        self.path.shutdown == SHUTDOWN_BOTH && !self.is_deduced() && !self.is_moved()
+    }
+
+    /// RST received (`Some(false)`) or sent (`Some(true)`) before the end
+    pub const fn reset_sent(&self) -> Option<bool> {
+        match self.counters.reset {
+            RESET_SENT => Some(true),
+            RESET_RECEIVED => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody accepted it
+    pub const fn is_accepted(&self) -> bool {
+        self.path.accept_ns != 0
+    }
+
+    /// Whether its last state change was a time-wait socket's
+    const fn is_moved(&self) -> bool {
+        self.path.moved != 0
+    }
+
+    /// The socket's error as its symbol
+    pub const fn errno(&self) -> Option<&'static str> {
+        if self.path.head.role == ROLE_LISTENER {
+            return None;
+        }
+        Some(match self.path.err {
             ECONNREFUSED => "ECONNREFUSED",
             ETIMEDOUT => "ETIMEDOUT",
             EHOSTUNREACH => "EHOSTUNREACH",
@@ -390,12 +646,12 @@ impl Totals {
     }
 
     const fn end_ns(&self) -> u64 {
-        self.0.head.mono_ns
+        self.path.head.mono_ns
     }
 
     fn path(&self) -> &[Step] {
-        let len = usize::from(self.0.path_len).min(self.0.path.len());
-        &self.0.path[..len]
+        let len = usize::from(self.path.path_len).min(self.path.path.len());
+        &self.path.path[..len]
     }
 }
 

@@ -8,7 +8,7 @@
 //! * [`cli`], [`settings`]: what was typed, what is meant;
 //! * [`kernel`]: what the running kernel is and allows;
 //! * [`bpf`]: the kernel side, loaded and attached; the only module that names `aya`;
-//! * [`event`], [`sink`], [`filter`]: pure, no file, no clock;
+//! * [`event`], [`explain`], [`sink`], [`filter`]: pure, no file, no clock;
 //! * [`pipeline`], [`output`], [`recording`]: the loop and where its lines go;
 //! * [`check`]: what can be known here, without tracing;
 //! * [`trace`]: all of it together.
@@ -19,6 +19,7 @@ pub mod check;
 pub mod cli;
 pub mod error;
 pub mod event;
+pub mod explain;
 pub mod filter;
 pub mod kernel;
 pub mod manual;

@@ -13,12 +13,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tcptrace_common::config::{EMIT_CLOSE, EMIT_TRANSITION};
+use tcptrace_common::config::{EMIT_CLOSE, EMIT_LISTENER, EMIT_TRANSITION};
 
 use crate::{
     bpf::{Losses, Snapshot, Tracer, Woken},
     error::Error,
-    event::Event,
+    event::{Event, State},
     kernel::{self, Kernel},
     output::{Output, Written},
     recording::Recorder,
@@ -34,6 +34,9 @@ const BATCHES_PER_TURN: usize = 64;
 
 /// How often losses are looked for.
 const LOSS_TURN: Duration = Duration::from_millis(100);
+
+/// How often listeners are looked at.
+const LISTENERS_TURN: Duration = Duration::from_secs(1);
 
 /// What the rest of the agent tells the loop.
 #[derive(Debug, Default)]
@@ -120,6 +123,7 @@ impl Pipeline {
             mono_ns: begin_ns,
             kernel: self.kernel.release.clone(),
             hooks: self.tracer.hooks.facts(),
+            reset_reasons: self.kernel.reset_reasons.clone(),
             filters: self.settings.filters.clone(),
         };
         if let Some(path) = &self.settings.record_ring {
@@ -137,6 +141,7 @@ impl Pipeline {
         let mut open = self.list(&snapshot)?;
 
         let mut looked = Instant::now();
+        let mut listeners = Instant::now();
         let mut waiting = 0;
         while open && !self.is_full() {
             let stopping = self.control.stop.load(Ordering::Acquire);
@@ -148,6 +153,7 @@ impl Pipeline {
                 // signal is printed, and the loop ends however busy the host is.
                 self.tracer.detach();
                 self.tracer.flush_held(u64::MAX);
+                self.tracer.look_at_time_wait(true);
                 // What waits is sent a part at a time.
                 waiting = self.tracer.held();
             }
@@ -164,6 +170,8 @@ impl Pipeline {
             if held > 0 {
                 self.tracer.flush_held(kernel::mono_ns());
             }
+            let look = self.tracer.look_at_time_wait(false);
+            let listen = self.look_at_listeners(&mut listeners);
             if looked.elapsed() >= LOSS_TURN {
                 looked = Instant::now();
                 self.report_losses();
@@ -171,7 +179,7 @@ impl Pipeline {
             let woken = if records == 0 && held == 0 {
                 self.report_losses();
                 open = self.write()?;
-                self.tracer.sleep()
+                self.tracer.sleep(look.into_iter().chain(listen).min())
             } else {
                 self.tracer.ring.wait_a_turn()
             };
@@ -188,6 +196,7 @@ impl Pipeline {
                 count: unlisted,
                 accepts: 0,
                 closes: 0,
+                others: 0,
             });
         }
         let end_ns = kernel::mono_ns();
@@ -208,6 +217,18 @@ impl Pipeline {
             anything_lost: self.tally.anything_lost,
             malformed: self.tally.malformed,
         })
+    }
+
+    /// Has listeners looked at when it is time to; how long until it is. None if nobody wants it.
+    fn look_at_listeners(&self, last: &mut Instant) -> Option<Duration> {
+        if self.settings.emit & EMIT_LISTENER == 0 {
+            return None;
+        }
+        if last.elapsed() >= LISTENERS_TURN {
+            *last = Instant::now();
+            self.tracer.look_at_listeners();
+        }
+        Some(LISTENERS_TURN.saturating_sub(last.elapsed()))
     }
 
     /// Prints what was open before.
@@ -311,6 +332,18 @@ impl Pipeline {
                 count: ring,
                 accepts,
                 closes,
+                others: 0,
+            });
+        }
+        let noted = now.ring_noted - before.ring_noted;
+        if noted > 0 {
+            self.lost(Lost {
+                mono_ns,
+                cause: "ring_full",
+                count: 0,
+                accepts: 0,
+                closes: 0,
+                others: noted,
             });
         }
         let plain = |cause, count| Lost {
@@ -319,6 +352,7 @@ impl Pipeline {
             count,
             accepts: 0,
             closes: 0,
+            others: 0,
         };
         if now.map_full > before.map_full {
             self.lost(plain("map_full", now.map_full - before.map_full));
@@ -355,6 +389,9 @@ fn print_record(
     tally: &mut Tally,
     lines: &mut Vec<u8>,
 ) -> bool {
+    if settings.failed && !has_failed(record) {
+        return true;
+    }
     let told = Event::decode(record, |event| {
         print_event(event, settings, sink, tally, lines)
     });
@@ -365,6 +402,18 @@ fn print_record(
     })
 }
 
+/// Whether a record is the end of a connection that failed.
+fn has_failed(record: &[u8]) -> bool {
+    let mut failed = false;
+    let _malformed = Event::decode(record, |event| {
+        if let Event::Close(_, totals) = event {
+            failed = totals.is_failure();
+        }
+        true
+    });
+    failed
+}
+
 fn print_event(
     event: &Event,
     settings: &Settings,
@@ -372,12 +421,18 @@ fn print_event(
     tally: &mut Tally,
     lines: &mut Vec<u8>,
 ) -> bool {
-    if matches!(event, Event::Transition(_)) && settings.emit & EMIT_TRANSITION == 0 {
+    if matches!(event, Event::Transition(_)) && settings.print & EMIT_TRANSITION == 0 {
         return true;
     }
     let connection = event.connection();
+    if settings.states != 0 {
+        let listed = |state: State| settings.states >> (state.0 & 15) & 1 != 0;
+        if !listed(connection.oldstate()) && !listed(connection.newstate()) {
+            return true;
+        }
+    }
     // Without transitions, a connection is first heard of when it closes, unless it was listed.
-    let unlisted_close = settings.emit & EMIT_TRANSITION == 0
+    let unlisted_close = settings.print & EMIT_TRANSITION == 0
         && matches!(event, Event::Close(..))
         && !(settings.sockets && connection.is_partial());
     if connection.is_first() || unlisted_close {
@@ -386,7 +441,7 @@ fn print_event(
     tally.transitions += match event {
         Event::Transition(_) => 1,
         Event::Close(_, totals) if !totals.is_deduced() => {
-            u64::from(settings.emit & EMIT_TRANSITION != 0)
+            u64::from(settings.print & EMIT_TRANSITION != 0)
         }
         _ => 0,
     };
@@ -405,9 +460,10 @@ fn print_event(
 }
 
 /// Which lines a close becomes under these settings.
-pub const fn close_lines(emit: u8) -> crate::sink::Lines {
+pub const fn close_lines(print: u8, explain: bool) -> crate::sink::Lines {
     crate::sink::Lines {
-        transition: emit & EMIT_TRANSITION != 0,
-        close: emit & EMIT_CLOSE != 0,
+        transition: print & EMIT_TRANSITION != 0,
+        close: print & EMIT_CLOSE != 0,
+        explain,
     }
 }

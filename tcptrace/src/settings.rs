@@ -2,11 +2,20 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use tcptrace_common::config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION, FAMILY_V4, FAMILY_V6};
+use clap::ValueEnum;
+use tcptrace_common::{
+    config::{
+        EMIT_ACCEPT, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION,
+        FAMILY_V4, FAMILY_V6, ROLES_ALL,
+    },
+    record::{ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN},
+    tcp,
+};
 
 use crate::{
-    cli::{ColorWhen, EventName, Format, HookKind, TraceArgs},
+    cli::{ColorWhen, EventName, Format, HookKind, RoleName, TraceArgs},
     error::Error,
+    event::State,
     filter::PortList,
     sink::time::TimeFormat,
 };
@@ -37,8 +46,20 @@ pub struct Settings {
     pub filters: BTreeMap<&'static str, String>,
     /// Whether to list connections open at start
     pub sockets: bool,
-    /// `EMIT_*`
+    /// `EMIT_*` the kernel side sends
     pub emit: u8,
+    /// `EMIT_*` that are printed
+    pub print: u8,
+    /// Roles to show, a bit each: `1 << ROLE_*`
+    pub roles: u8,
+    /// States to show, a bit each by the kernel's number; 0: all
+    pub states: u16,
+    /// Only connections that failed
+    pub failed: bool,
+    /// Only connections that took this long to connect or to be accepted
+    pub slower: Option<Duration>,
+    /// Whether to say what transitions mean
+    pub explain: bool,
     /// How records are printed
     pub format: Format,
     /// File to append to; none: standard output
@@ -97,7 +118,12 @@ impl Settings {
             }
             events.push(EventName::Close);
         } else if events.is_empty() {
-            events.push(EventName::All);
+            events.extend([
+                EventName::Socket,
+                EventName::Transition,
+                EventName::Accept,
+                EventName::Close,
+            ]);
         }
         let json = args.json || args.format == Format::Json;
         let wants = |name| events.contains(&name) || events.contains(&EventName::All);
@@ -106,11 +132,19 @@ impl Settings {
             (EventName::Transition, EMIT_TRANSITION),
             (EventName::Accept, EMIT_ACCEPT),
             (EventName::Close, EMIT_CLOSE),
+            (EventName::Retransmit, EMIT_RETRANSMIT),
+            (EventName::Reset, EMIT_RESET),
+            (EventName::Listener, EMIT_LISTENER),
         ] {
             if wants(name) {
                 emit |= bit;
             }
         }
+        let slower = args
+            .slower_than
+            .as_deref()
+            .map(|text| parse_duration("--slower-than", text))
+            .transpose()?;
         Ok(Self {
             pids: args.pid,
             families: match (args.v4, args.v6) {
@@ -123,7 +157,9 @@ impl Settings {
             ports: ports("--port", args.port)?,
             filters,
             sockets: wants(EventName::Socket) && !args.no_existing,
-            emit,
+            // Which connections have failed their totals tell.
+            emit: if args.failed { emit | EMIT_CLOSE } else { emit },
+            print: emit,
             format: if json { Format::Json } else { args.format },
             output: args.output,
             // NDJSON has its own times; the zone, which may cost a look at many files, is not
@@ -132,7 +168,16 @@ impl Settings {
                 .map_err(|why| Error::usage(format!("-T {}: {why}", args.time)))?,
             wide: args.wide,
             color: args.color,
-            duration: args.duration.as_deref().map(parse_duration).transpose()?,
+            duration: args
+                .duration
+                .as_deref()
+                .map(|text| parse_duration("-d", text))
+                .transpose()?,
+            roles: roles(&args.role),
+            states: states(&args.state)?,
+            failed: args.failed,
+            slower,
+            explain: args.explain,
             count: args.count,
             ring_bytes: parse_ring_size(&args.buffer)?,
             max_sockets: args.max_sockets,
@@ -144,6 +189,41 @@ impl Settings {
             quiet: args.quiet,
         })
     }
+}
+
+/// A bit for each role, [`tcptrace_common::config::ROLES_ALL`] for an empty list.
+fn roles(names: &[RoleName]) -> u8 {
+    if names.is_empty() {
+        return ROLES_ALL;
+    }
+    names.iter().fold(0, |roles, name| {
+        roles
+            | 1 << match name {
+                RoleName::Unknown => ROLE_UNKNOWN,
+                RoleName::Client => ROLE_CLIENT,
+                RoleName::Server => ROLE_SERVER,
+                RoleName::Listener => ROLE_LISTENER,
+            }
+    })
+}
+
+/// A bit for each state, by the kernel's number; 0 for an empty list.
+fn states(names: &[String]) -> Result<u16, Error> {
+    let numbers = 1..u8::try_from(tcp::STATES).unwrap_or(u8::MAX);
+    names.iter().try_fold(0, |states, name| {
+        let upper = name.trim().to_ascii_uppercase().replace('-', "_");
+        numbers
+            .clone()
+            .find(|number| State(*number).name() == upper)
+            .map(|number| states | 1 << number)
+            .ok_or_else(|| {
+                let known: Vec<_> = numbers.clone().map(|number| State(number).name()).collect();
+                Error::usage(format!(
+                    "--state {name}: no TCP state; the states are {}",
+                    known.join(", ")
+                ))
+            })
+    })
 }
 
 fn typed_filters(args: &TraceArgs) -> BTreeMap<&'static str, String> {
@@ -166,14 +246,28 @@ fn typed_filters(args: &TraceArgs) -> BTreeMap<&'static str, String> {
             filters.insert(name, list.clone());
         }
     }
+    if !args.role.is_empty() {
+        let names = args.role.iter().filter_map(ValueEnum::to_possible_value);
+        let names: Vec<_> = names.map(|name| name.get_name().to_owned()).collect();
+        filters.insert("role", names.join(","));
+    }
+    if !args.state.is_empty() {
+        filters.insert("state", args.state.join(",").to_ascii_uppercase());
+    }
+    if args.failed {
+        filters.insert("failed", "true".to_owned());
+    }
+    if let Some(slower) = &args.slower_than {
+        filters.insert("slower_than", slower.clone());
+    }
     filters
 }
 
 /// `10`, `1.5s`, `300ms`, `5m`, `1h`; a bare number is seconds.
-fn parse_duration(text: &str) -> Result<Duration, Error> {
+fn parse_duration(option: &str, text: &str) -> Result<Duration, Error> {
     let error = || {
         Error::usage(format!(
-            "-d {text}: not a duration; use a number with ms, s, m or h, as in 300ms or 1.5s"
+            "{option} {text}: not a duration; use a number with ms, s, m or h, as in 300ms or 1.5s"
         ))
     };
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -231,13 +325,13 @@ mod tests {
             ("5m", 300_000),
         ] {
             assert_eq!(
-                parse_duration(text).unwrap(),
+                parse_duration("-d", text).unwrap(),
                 Duration::from_millis(ms),
                 "{text}"
             );
         }
         for text in ["", "s", "-1", "0", "1y", "1e400", "nan", "1 s"] {
-            assert!(parse_duration(text).is_err(), "{text}");
+            assert!(parse_duration("-d", text).is_err(), "{text}");
         }
     }
 

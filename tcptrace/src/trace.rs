@@ -232,7 +232,7 @@ async fn forward(mut logger: bpf::Logger) {
 }
 
 fn sink(settings: &Settings, output: &Output) -> Box<dyn Sink + Send> {
-    let lines = close_lines(settings.emit);
+    let lines = close_lines(settings.print, settings.explain);
     match settings.format {
         Format::Json => Box::new(Json::new(lines)),
         Format::Table => Box::new(Table::new(Look {

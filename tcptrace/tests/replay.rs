@@ -23,6 +23,7 @@ use tcptrace::{
 const BOTH: Lines = Lines {
     transition: true,
     close: true,
+    explain: false,
 };
 
 fn table(colored: bool, wide: bool) -> Table {
@@ -47,6 +48,7 @@ fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
         mono_ns: begin_ns,
         kernel: "6.18".to_owned(),
         hooks: [("accept", "fentry/__inet_accept".to_owned())].into(),
+        reset_reasons: [(3, "SK_RST_REASON_NO_SOCKET".to_owned())].into(),
         filters: [("pid", "1,2".to_owned())].into(),
     };
     sink.start(&start, &mut out);
@@ -66,6 +68,7 @@ fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
         count: 12_345,
         accepts: 1,
         closes: 2,
+        others: 3,
     };
     sink.lost(&lost, &mut out);
     sink.end(&end, &mut out);

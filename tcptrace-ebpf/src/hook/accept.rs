@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use tcptrace_common::{
     layout::ABSENT,
-    record::{ROLE_SERVER, ROLE_UNKNOWN, SOURCE_ACCEPT},
+    record::{ROLE_SERVER, ROLE_UNKNOWN, SOURCE_ACCEPT, UNKNOWN},
     tcp,
 };
 
@@ -25,7 +25,7 @@ use crate::{
     constants::{config, off},
     emit, filter,
     kernel::{Object as _, Probed, current_task},
-    maps::SOCKS,
+    maps::{BACKLOGS, SOCKS},
     owner, publish,
 };
 
@@ -129,16 +129,47 @@ fn accepted(mut key: u64) {
     unsafe { core::arch::asm!("") };
     sock.slot = 1;
 
-    if config!(by_pid) != 0 {
-        if !filter::takes_process(sock.owners[1].tgid) {
+    let backlog = taken_from(sock.listener, now_ns);
+    if config!(by_pid) != 0 && !filter::takes_process(sock.owners[1].tgid) {
+        publish::forget(key, sock);
+        return;
+    }
+    sock.selected = u8::from(filter::takes_role(ROLE_SERVER));
+    if config!(slower_ns) != 0 && sock.verdict == 0 {
+        let queued = sock.step(1);
+        let waited_ns = now_ns.wrapping_sub(queued.mono_ns());
+        if queued.mono_ns() == 0 || waited_ns < config!(slower_ns) {
             publish::forget(key, sock);
             return;
         }
-        sock.selected = 1;
+        sock.verdict = u8::from(config!(failed) == 0);
+    }
+    if config!(by_pid) != 0 || filter::judges() {
         publish::contended(key, sock);
     }
     // A connection that ended in the queue has had its last record.
-    if sock.selected != 0 && sock.tuple.whole != 0 && sock.state() != tcp::CLOSE {
-        emit::accept(sock, now_ns);
+    if sock.is_shown() && sock.tuple.whole != 0 && sock.state() != tcp::CLOSE {
+        emit::accept(sock, now_ns, backlog);
     }
+}
+
+/// The listener's accept queue, without the connection that is being taken, and its limit; notes
+/// that somebody took one.
+#[inline(always)]
+fn taken_from(listener: u64, now_ns: u64) -> [u32; 2] {
+    let unknown = [UNKNOWN; 2];
+    // Its record is there: the listener is, too.
+    let Some(backlog) = BACKLOGS.get_ptr_mut(listener) else {
+        return unknown;
+    };
+    // SAFETY: a live record; any acceptor's time will do.
+    unsafe { (*backlog).accept_ns = now_ns };
+    if off!(icsk_qlen) == ABSENT {
+        return unknown;
+    }
+    let sk = Probed(listener);
+    [
+        sk.read(off!(sk_ack_backlog)),
+        sk.read(off!(sk_max_ack_backlog)),
+    ]
 }

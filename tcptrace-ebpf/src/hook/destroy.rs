@@ -8,14 +8,18 @@
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
-use tcptrace_common::{record::ROLE_SERVER, tcp};
+use tcptrace_common::{
+    record::{ROLE_LISTENER, ROLE_SERVER},
+    tcp,
+};
 
 use crate::{
     constants::{config, off},
-    emit, filter,
+    counters, emit, filter,
     kernel::{Object as _, Typed},
     maps::SOCKS,
     publish,
+    sock::LIVES,
 };
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
@@ -38,13 +42,21 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     {
         sock.selected = 1;
     }
-    if sock.state() != tcp::CLOSE {
+    // A time-wait socket has taken its place.
+    let lives = sock.life == LIVES;
+    if lives && sock.state() != tcp::CLOSE {
         sock.err = sk.read::<u32>(off!(sk_err));
         sock.shutdown = sk.read::<u8>(off!(sk_shutdown));
+        if sock.role != ROLE_LISTENER {
+            counters::read(sk, &mut sock.counters);
+        }
     }
-    if sock.selected != 0 {
+    if config!(failed) != 0 {
+        sock.verdict = 1;
+    }
+    if sock.is_shown() {
         publish::publish(key, sock, now_ns);
-        if sock.state() != tcp::CLOSE {
+        if lives && sock.state() != tcp::CLOSE {
             emit::deduced_close(sock, now_ns);
         }
     }

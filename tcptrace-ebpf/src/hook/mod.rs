@@ -1,7 +1,11 @@
 //! One file per fact the kernel tells us.
 
 mod accept;
+mod backlog;
 mod destroy;
 mod flush;
+mod reset;
+mod retransmit;
 mod seed;
 mod set_state;
+mod time_wait;

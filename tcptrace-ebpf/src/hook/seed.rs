@@ -26,6 +26,7 @@ use crate::{
     constants::{config, off},
     emit, filter,
     kernel::{self, Object as _, Probed, Typed, copy},
+    listener,
     maps::{self, LISTENERS, SEED_PASS, SOCKS},
     sock::{PARTIAL, Sock},
     tuple::Tuple,
@@ -279,7 +280,8 @@ fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
     sock.tuple = tuple;
     sock.netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
     sock.conn = cookie;
-    sock.selected = u8::from(config!(by_pid) == 0 && filter::takes(&tuple));
+    sock.selected =
+        u8::from(config!(by_pid) == 0 && filter::takes(&tuple) && filter::takes_role(sock.role));
     if let Some((leader, start_ns)) = held_by {
         holder(&mut sock.owners[0], leader);
         sock.sources[0] = SOURCE_SNAPSHOT;
@@ -292,9 +294,13 @@ fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
         }
         return;
     }
+    if state == tcp::LISTEN {
+        listener::begin(sk.0, 0);
+    }
     // Closed meanwhile, and nobody there to remove what we have just inserted.
     if sk.read::<u8>(off!(sk_state)) == tcp::CLOSE {
         let _gone = SOCKS.remove(sk.0);
+        listener::end(sk.0);
     }
 }
 
@@ -307,13 +313,13 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
     if config!(by_pid) != 0 {
         let held = sock.sources[0] == SOURCE_SNAPSHOT;
         if held && filter::takes_process(sock.owners[0].tgid) {
-            sock.selected = u8::from(filter::takes(&sock.tuple));
+            sock.selected = u8::from(filter::takes(&sock.tuple) && filter::takes_role(sock.role));
         } else if sock.sources[0] == SOURCE_SNAPSHOT && sock.state() != tcp::LISTEN {
             let _gone = SOCKS.remove(key);
             return;
         }
     }
-    if sock.selected == 0 {
+    if !sock.is_shown() {
         return;
     }
     // It may have changed since it was found, unseen, before the state hooks were attached.

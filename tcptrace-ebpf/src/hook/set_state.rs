@@ -19,11 +19,13 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    filter,
+    counters, filter,
     kernel::{self, Object as _, Probed, Typed, copy},
+    listener,
     maps::{self, CURRENT, SOCKS},
     owner, publish,
-    sock::{NOTHING, PARTIAL, Sock},
+    sock::{LIVES, NOTHING, PARTIAL, Sock},
+    timewait,
     tuple::Tuple,
 };
 
@@ -113,6 +115,10 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
         if let Some(sock) = known {
             // SAFETY: a live record; only this socket's lock holder, us, changes its path.
             let sock = unsafe { &*sock };
+            // It lives on in a time-wait socket, which is what the first program has recorded.
+            if sock.life != LIVES && new == tcp::CLOSE {
+                return;
+            }
             if sock.path_len > 0 && sock.state() == new {
                 let last = sock.step(sock.path_len - 1);
                 if now_ns - last.mono_ns() < JUST_NOW_NS {
@@ -174,13 +180,26 @@ fn birth(
         }
     }
 
+    // A listener's record is needed for the owner of its children.
+    let role = match new {
+        _ if child => ROLE_SERVER,
+        tcp::LISTEN => ROLE_LISTENER,
+        tcp::SYN_SENT => ROLE_CLIENT,
+        _ => ROLE_UNKNOWN,
+    };
+    if role != ROLE_LISTENER && !filter::takes_role(role) {
+        let _none_or_former = SOCKS.remove(key);
+        return None;
+    }
+
     let pointer = fresh(key)?;
     // SAFETY: a live record, just made under this socket's lock.
     let sock = unsafe { &mut *pointer };
     sock.origin = old;
+    sock.role = role;
     if child {
-        sock.role = ROLE_SERVER;
-        if let Some(listener) = listener_of(sk) {
+        if let Some((address, listener)) = listener_of(sk) {
+            sock.listener = address;
             // SAFETY: a live record: a listener outlives the clone made of it, because the
             // kernel holds a reference to it while it clones.
             let listener = unsafe { &*listener };
@@ -190,10 +209,10 @@ fn birth(
             }
         }
     } else {
-        (sock.role, sock.sources[0]) = match new {
-            tcp::LISTEN => (ROLE_LISTENER, SOURCE_LISTEN),
-            tcp::SYN_SENT => (ROLE_CLIENT, SOURCE_CONNECT),
-            _ => (ROLE_UNKNOWN, SOURCE_UNKNOWN),
+        sock.sources[0] = match new {
+            tcp::LISTEN => SOURCE_LISTEN,
+            tcp::SYN_SENT => SOURCE_CONNECT,
+            _ => SOURCE_UNKNOWN,
         };
         if proven && sock.role != ROLE_UNKNOWN {
             owner::current(&mut sock.owners[0]);
@@ -202,9 +221,12 @@ fn birth(
             sock.sources[0] = SOURCE_UNKNOWN;
         }
         sock.conn = kernel::cookie(sk, now_ns);
+        if new == tcp::LISTEN {
+            listener::begin(key, now_ns);
+        }
     }
-    sock.selected =
-        u8::from(config!(by_pid) == 0 || (!child && filter::takes_process(sock.owners[0].tgid)));
+    let wanted = config!(by_pid) == 0 || (!child && filter::takes_process(sock.owners[0].tgid));
+    sock.selected = u8::from(wanted && filter::takes_role(sock.role));
     Some(pointer)
 }
 
@@ -214,7 +236,7 @@ fn birth(
 /// points to itself; `tcp_create_openreq_child` resets it in the child only after this hook. The
 /// address it leads to is believed only if it is a listener of ours on the same local port.
 #[inline(always)]
-fn listener_of(child: Typed) -> Option<*mut Sock> {
+fn listener_of(child: Typed) -> Option<(u64, *mut Sock)> {
     let child_bytes = Probed(child.address());
     let queue: u64 = child_bytes.read(off!(tp_tsorted_sent_queue));
     let listener = queue - u64::from(off!(tp_tsorted_sent_queue));
@@ -224,7 +246,7 @@ fn listener_of(child: Typed) -> Option<*mut Sock> {
     let same = sock.state() == tcp::LISTEN
         && sock.netns == netns_of(child)
         && Probed(listener).read::<u16>(off!(sk_num)) == child.read::<u16>(off!(sk_num));
-    same.then_some(pointer)
+    same.then_some((listener, pointer))
 }
 
 #[inline(always)]
@@ -265,7 +287,13 @@ fn live(
             "record of connection {:x} replaced: another has its address", sock.conn
         );
     }
-    if config!(by_pid) != 0 {
+    let role = if old == tcp::LISTEN {
+        ROLE_LISTENER
+    } else {
+        ROLE_UNKNOWN
+    };
+    // How long it took to connect nobody knows.
+    if config!(by_pid) != 0 || config!(slower_ns) != 0 || !filter::takes_role(role) {
         return None;
     }
     let pointer = fresh(key)?;
@@ -273,11 +301,7 @@ fn live(
     let sock = unsafe { &mut *pointer };
     sock.flags = PARTIAL;
     sock.origin = old;
-    sock.role = if old == tcp::LISTEN {
-        ROLE_LISTENER
-    } else {
-        ROLE_UNKNOWN
-    };
+    sock.role = role;
     sock.conn = kernel::cookie(sk, now_ns);
     sock.push(Step::new(0, old));
     sock.sent = 1;
@@ -292,18 +316,38 @@ fn live(
 /// Adds the step and shows what can be shown.
 #[inline(always)]
 fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
-    let Transition { sk, new, .. } = transition;
-    sock.push(Step::new(now_ns, new));
+    let Transition { sk, old, new } = transition;
+    let ends = new == tcp::CLOSE;
 
-    if new == tcp::CLOSE {
+    // The kernel reports `CLOSE` as well where a time-wait socket takes this one's place.
+    let successor = if ends && (old == tcp::FIN_WAIT2 || old == tcp::CLOSING) {
+        timewait::find(sk)
+    } else {
+        None
+    };
+    let waits = successor.is_some_and(timewait::waits);
+    if !waits {
+        let state = if successor.is_some() {
+            tcp::TIME_WAIT
+        } else {
+            new
+        };
+        sock.push(Step::new(now_ns, state));
+    }
+    if ends {
         sock.err = sk.read::<u32>(off!(sk_err));
         sock.shutdown = sk.read::<u8>(off!(sk_shutdown));
+        if sock.role != ROLE_LISTENER {
+            counters::read(sk, &mut sock.counters);
+        }
+    } else if new == tcp::ESTABLISHED {
+        counters::handshake(sk, sock, now_ns);
     }
     // `tcp_close` sets both directions of `sk_shutdown` before it changes the state; a reset
     // that a reader's backlog brings in does so only afterwards (`tcp_done`).
     let closes = new == tcp::FIN_WAIT1
         || new == tcp::LAST_ACK
-        || (new == tcp::CLOSE && sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK);
+        || (ends && sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK);
     if closes && sock.closer == 0 && !sock.was_closed_before() && owner::proven(sk) {
         sock.closer = owner::current_tgid();
     }
@@ -316,13 +360,13 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         // Only a closing socket's `inet_sport` is this life's: one that is used again keeps that of
         // the life before until it is given a port.
         sock.tuple = Tuple::read(sk, listening, || {
-            if new == tcp::CLOSE {
+            if ends {
                 Probed(key).read::<u16>(off!(inet_sport))
             } else {
                 0
             }
         });
-        if sock.tuple.whole != 0 || new == tcp::CLOSE {
+        if sock.tuple.whole != 0 || ends {
             if sock.conn == 0 {
                 sock.conn = kernel::cookie(sk, now_ns);
             }
@@ -337,5 +381,42 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
             }
         }
     }
-    publish::publish(key, sock, now_ns);
+    if filter::judges() && !judge(sock, new, now_ns) {
+        publish::forget(key, sock);
+        return;
+    }
+    if !waits {
+        publish::publish(key, sock, now_ns);
+    }
+    if let Some(successor) = successor {
+        timewait::replace(successor, sock);
+    }
+}
+
+/// Whether the connection may still be wanted by `--slower-than` and `--failed`.
+#[inline(always)]
+fn judge(sock: &mut Sock, new: u8, now_ns: u64) -> bool {
+    let ends = new == tcp::CLOSE;
+    if config!(slower_ns) != 0 && sock.verdict == 0 {
+        // A client's time runs from its first step, that of a server's connection from the step
+        // into ESTABLISHED until `hook::accept` decides.
+        let (from, decides) = if sock.role == ROLE_CLIENT {
+            (
+                sock.step(0),
+                new == tcp::ESTABLISHED || (ends && sock.path_len == 2),
+            )
+        } else {
+            (sock.step(1), ends && sock.accept_ns == 0)
+        };
+        if decides && now_ns.wrapping_sub(from.mono_ns()) < config!(slower_ns) {
+            return false;
+        }
+        if decides && config!(failed) == 0 {
+            sock.verdict = 1;
+        }
+    }
+    if ends && config!(failed) != 0 {
+        sock.verdict = 1;
+    }
+    true
 }

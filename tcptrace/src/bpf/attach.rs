@@ -64,6 +64,41 @@ impl std::fmt::Display for Mechanism {
     }
 }
 
+/// How the ends of time-wait sockets are learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeWait {
+    /// fentry on `inet_twsk_kill` and `__inet_twsk_schedule`
+    Fentry,
+    /// kprobes on the same
+    Kprobe,
+    /// The tracepoint `timer:timer_cancel`, and looking
+    Timer,
+    /// Not at all
+    None,
+}
+
+impl TimeWait {
+    const fn kind(self) -> Option<HookKind> {
+        match self {
+            Self::Fentry => Some(HookKind::Fentry),
+            Self::Kprobe => Some(HookKind::Kprobe),
+            Self::Timer => Some(HookKind::Tracepoint),
+            Self::None => None,
+        }
+    }
+}
+
+impl std::fmt::Display for TimeWait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fentry => "fentry/inet_twsk_kill",
+            Self::Kprobe => "kprobe/inet_twsk_kill",
+            Self::Timer => "tp_btf/timer_cancel",
+            Self::None => "none",
+        })
+    }
+}
+
 /// What is attached, fact by fact.
 #[derive(Debug)]
 pub struct Hooks {
@@ -73,9 +108,20 @@ pub struct Hooks {
     pub refused: Vec<(Mechanism, String)>,
     /// Whether the kernel gives socket cookies to tracing programs
     pub cookie: bool,
+    /// How the ends of time-wait sockets are learnt
+    pub time_wait: TimeWait,
+    /// Whether RSTs are seen
+    pub reset: bool,
+    /// Facts that cannot be known here, and why
+    pub lacking: Vec<(&'static str, String)>,
 }
 
 impl Hooks {
+    /// Whether a fact cannot be known here.
+    pub fn lacks(&self, fact: &str) -> bool {
+        self.lacking.iter().any(|(lacking, _why)| *lacking == fact)
+    }
+
     /// Fact to mechanism, as in the `start` record and in `check`.
     pub fn facts(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
@@ -98,6 +144,34 @@ impl Hooks {
             ),
             ("accept", self.accept.to_string()),
             ("destroy", "tp_btf/tcp_destroy_sock".to_owned()),
+            ("time_wait", self.time_wait.to_string()),
+            (
+                "reset",
+                if self.reset {
+                    "tp_btf/tcp_send_reset, tcp_receive_reset"
+                } else {
+                    "none"
+                }
+                .to_owned(),
+            ),
+            (
+                "counters",
+                if self.lacks("counters") {
+                    "none"
+                } else {
+                    "tcp_sock at CLOSE"
+                }
+                .to_owned(),
+            ),
+            (
+                "listener_queue",
+                if self.lacks("listener") {
+                    "none"
+                } else {
+                    "sock of the listener, tp_btf/tcp_retransmit_synack"
+                }
+                .to_owned(),
+            ),
             ("snapshot", "iter/task_file, iter/tcp".to_owned()),
             (
                 "conn",
@@ -187,7 +261,95 @@ pub(super) fn attach_accept_hook(
         accept,
         refused,
         cookie: true,
+        time_wait: TimeWait::None,
+        reset: false,
+        lacking: Vec::new(),
     }
+}
+
+/// A link that ends when it is dropped.
+pub(super) type Link = Box<dyn std::any::Any + Send>;
+
+/// Attaches the best hooks on time-wait sockets; before the state hooks, as [`attach_accept_hook`].
+pub(super) fn attach_time_wait_hooks(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    allowed: &[HookKind],
+) -> (TimeWait, Vec<Link>) {
+    for candidate in [TimeWait::Fentry, TimeWait::Kprobe, TimeWait::Timer] {
+        let allowed = |kind| allowed.is_empty() || allowed.contains(&kind);
+        if !candidate.kind().is_some_and(allowed) {
+            continue;
+        }
+        match attach_time_wait(ebpf, btf, candidate) {
+            Ok(links) => return (candidate, links),
+            Err(why) => log::info!(
+                "time_wait: not by {candidate}: {}",
+                super::object::chain(&why)
+            ),
+        }
+    }
+    (TimeWait::None, Vec::new())
+}
+
+fn attach_time_wait(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    mechanism: TimeWait,
+) -> Result<Vec<Link>, ProgramError> {
+    let mut links: Vec<Link> = Vec::new();
+    let functions = ["inet_twsk_kill", "__inet_twsk_schedule"];
+    match mechanism {
+        TimeWait::Fentry => {
+            for (name, function) in ["tw_kill_fentry", "tw_schedule_fentry"]
+                .iter()
+                .zip(functions)
+            {
+                let program = program::<FEntry>(ebpf, name)?;
+                program.load(function, btf)?;
+                let link = program.attach()?;
+                links.push(Box::new(program.take_link(link)?));
+            }
+        }
+        TimeWait::Kprobe => {
+            for (name, function) in ["tw_kill_kprobe", "tw_schedule_kprobe"]
+                .iter()
+                .zip(functions)
+            {
+                let program = program::<KProbe>(ebpf, name)?;
+                program.load()?;
+                let link = program.attach(function, 0)?;
+                links.push(Box::new(program.take_link(link)?));
+            }
+        }
+        TimeWait::Timer => {
+            program::<RawTracePoint>(ebpf, "watch")?.load()?;
+            links.push(load_and_attach_tracepoint(
+                ebpf,
+                btf,
+                "timer_cancel",
+                "timer_cancel",
+            )?);
+        }
+        TimeWait::None => {}
+    }
+    Ok(links)
+}
+
+/// Loads and attaches a `tp_btf` program.
+pub(super) fn load_and_attach_tracepoint(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    name: &str,
+    tracepoint: &str,
+) -> Result<Link, ProgramError> {
+    program::<BtfTracePoint>(ebpf, name)?.load(tracepoint, btf)?;
+    Ok(Box::new(attach_tracepoint(ebpf, name)?))
+}
+
+/// Loads the program that the agent runs for each listener.
+pub(super) fn load_backlog(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+    program::<RawTracePoint>(ebpf, "backlog")?.load()
 }
 
 /// Why a hook cannot be had, in the words of who has to mend it.

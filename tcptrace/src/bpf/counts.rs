@@ -26,6 +26,8 @@ pub struct Losses {
     pub ring_accepts: u64,
     /// Closing totals that found the ring full
     pub ring_closes: u64,
+    /// Other records that found the ring full
+    pub ring_noted: u64,
     /// Transitions of sockets that found no room for their record
     pub map_full: u64,
     /// Transitions that the kernel hid from both programs
@@ -56,6 +58,7 @@ impl Counts {
             ring_transitions: self.read(count::RING_FULL_TRANSITION),
             ring_accepts: self.read(count::RING_FULL_ACCEPT),
             ring_closes: self.read(count::RING_FULL_CLOSE),
+            ring_noted: self.read(count::RING_FULL_NOTED),
             map_full: self.read(count::MAP_FULL),
             recursion: skipped.saturating_sub(rescued),
         }
@@ -65,6 +68,12 @@ impl Counts {
     pub fn unlisted(&self) -> u64 {
         let sent = self.read(count::UNLISTED_SENT);
         self.read(count::UNLISTED).saturating_sub(sent)
+    }
+
+    /// Time-wait sockets on the list of those to look at.
+    pub fn watched(&self) -> u64 {
+        let gone = self.read(count::UNWATCHED);
+        self.read(count::WATCHED).saturating_sub(gone)
     }
 
     /// Steps held back that have not been sent yet.

@@ -1,18 +1,23 @@
 //! From the embedded object to running programs.
 
+use std::time::{Duration, Instant};
+
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, HashMap, MapData},
-    programs::{ProgramError, tp_btf::BtfTracePointLink},
+    programs::ProgramError,
 };
 use tcptrace_common::{
-    config::{Config, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE},
+    config::{
+        Config, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION,
+        PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
+    },
     layout::Layout,
 };
 use zerocopy::IntoBytes as _;
 
 use super::{
-    attach::{self, Hooks},
+    attach::{self, Hooks, TimeWait},
     counts::{Counts, Losses},
     object::{chain, map},
     ring::{Ring, Woken},
@@ -43,15 +48,29 @@ pub struct Tracer {
     pub ring: Ring,
     /// Counters
     counts: Counts,
-    /// The state hooks' links: dropped, no more records come
-    links: Vec<BtfTracePointLink>,
+    /// What brings records: dropped, no more come
+    links: Vec<attach::Link>,
+    /// When to look at time-wait sockets
+    looks: Looks,
 }
+
+/// When to look at the time-wait sockets on the kernel side's list: soon after something changed,
+/// ever more seldom while nothing does.
+#[derive(Debug)]
+struct Looks {
+    turn: Duration,
+    next: Instant,
+    watched: u64,
+}
+
+const LOOK_OFTEN: Duration = Duration::from_millis(10);
+const LOOK_SELDOM: Duration = Duration::from_millis(160);
 
 /// Loads and attaches everything.
 pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
     let btf = Btf::parse(&kernel.btf, Endianness::default())
         .map_err(|why| Error::CannotTrace(format!("this kernel's BTF cannot be used: {why}")))?;
-    let mut config = config(settings);
+    let mut config = config(settings, kernel);
     let layout = kernel.layout;
 
     // The cookie helper is asked for first and done without where the verifier refuses it
@@ -66,6 +85,12 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
     let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
 
     hooks.cookie = config.cookie_helper != 0;
+    hooks.lacking = kernel
+        .lacking
+        .iter()
+        .map(|lacking| (lacking.fact, lacking.why.to_string()))
+        .collect();
+    let mut links = attach_optional(&mut ebpf, &btf, settings, &mut hooks)?;
 
     let counts = Counts::new(&mut ebpf)?;
     let ring = Ring::new(&mut ebpf)?;
@@ -73,13 +98,21 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
     snapshot::find(&mut ebpf)?;
     let [first, second] =
         attach::attach_state_hooks(&mut ebpf).map_err(|why| refused(&why, settings))?;
-    let links = vec![destroy, first, second];
+    let mut state_links: Vec<attach::Link> = vec![Box::new(first), Box::new(second)];
+    state_links.append(&mut links);
+    state_links.push(Box::new(destroy));
+    let links = state_links;
     Ok(Tracer {
         ebpf,
         hooks,
         ring,
         counts,
         links,
+        looks: Looks {
+            turn: LOOK_OFTEN,
+            next: Instant::now(),
+            watched: 0,
+        },
     })
 }
 
@@ -104,10 +137,50 @@ impl Tracer {
         self.ring.flush_held(&self.ebpf, now_ns);
     }
 
-    /// Waits until there is something to do.
-    pub fn sleep(&mut self) -> Woken {
-        let Self { ring, counts, .. } = self;
-        ring.sleep(|| counts.held() > 0)
+    /// Waits until there is something to do, at most `timeout`.
+    pub fn sleep(&mut self, timeout: Option<Duration>) -> Woken {
+        let Self {
+            ring,
+            counts,
+            looks,
+            ..
+        } = self;
+        let watched = looks.watched;
+        ring.sleep(|| counts.held() > 0 || counts.watched() > watched, timeout)
+    }
+
+    /// Looks at the time-wait sockets on the list, if it is time to. Returns how long to wait until
+    /// the next look; none if the list is empty.
+    pub fn look_at_time_wait(&mut self, at_once: bool) -> Option<Duration> {
+        let watched = self.counts.watched();
+        let looks = &mut self.looks;
+        let now = Instant::now();
+        if watched > looks.watched {
+            looks.turn = LOOK_OFTEN;
+            looks.next = looks.next.min(now + LOOK_OFTEN);
+        }
+        looks.watched = watched;
+        if watched == 0 {
+            return None;
+        }
+        if at_once || now >= looks.next {
+            self.ring.look(&self.ebpf, watched);
+            let left = self.counts.watched();
+            let looks = &mut self.looks;
+            looks.turn = if left < watched {
+                LOOK_OFTEN
+            } else {
+                (looks.turn * 2).min(LOOK_SELDOM)
+            };
+            looks.watched = left;
+            looks.next = now + looks.turn;
+        }
+        Some(self.looks.next.saturating_duration_since(now))
+    }
+
+    /// Has the kernel side tell what goes wrong at listeners.
+    pub fn look_at_listeners(&self) {
+        self.ring.look_at_listeners(&self.ebpf);
     }
 
     /// Ends the flow of records; those in the ring can still be read.
@@ -134,6 +207,50 @@ impl Tracer {
     }
 }
 
+/// Attaches what tracing can do without.
+fn attach_optional(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    settings: &Settings,
+    hooks: &mut Hooks,
+) -> Result<Vec<attach::Link>, Error> {
+    let wants = |events| settings.emit & events != 0;
+    let mut links = Vec::new();
+    if wants(EMIT_TRANSITION | EMIT_CLOSE) && !hooks.lacks("time_wait") {
+        let (mechanism, mut attached) = attach::attach_time_wait_hooks(ebpf, btf, &settings.hooks);
+        hooks.time_wait = mechanism;
+        links.append(&mut attached);
+        if mechanism == TimeWait::Timer {
+            map::<Array<&mut MapData, u64>>(ebpf, "TIME_WAIT")?
+                .set(0, 1, 0)
+                .map_err(anyhow::Error::new)?;
+        }
+    }
+    let mut attach = |name, tracepoint| {
+        attach::load_and_attach_tracepoint(ebpf, btf, name, tracepoint)
+            .map(|link| links.push(link))
+            .map_err(|why| log::info!("{tracepoint}: {}", chain(&why)))
+            .is_ok()
+    };
+    if wants(EMIT_CLOSE | EMIT_RESET) {
+        hooks.reset =
+            attach("reset_sent", "tcp_send_reset") & attach("reset_received", "tcp_receive_reset");
+    }
+    if wants(EMIT_CLOSE | EMIT_RETRANSMIT | EMIT_LISTENER) {
+        attach("retransmit_synack", "tcp_retransmit_synack");
+    }
+    if wants(EMIT_RETRANSMIT) {
+        attach("retransmit", "tcp_retransmit_skb");
+    }
+    if wants(EMIT_LISTENER)
+        && !hooks.lacks("listener")
+        && let Err(why) = attach::load_backlog(ebpf)
+    {
+        hooks.lacking.push(("listener", chain(&why)));
+    }
+    Ok(links)
+}
+
 fn object(settings: &Settings, config: &Config, layout: &Layout, btf: &Btf) -> Result<Ebpf, Error> {
     let max_sockets = settings
         .max_sockets
@@ -148,6 +265,7 @@ fn object(settings: &Settings, config: &Config, layout: &Layout, btf: &Btf) -> R
         .btf(Some(btf))
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .map_max_entries("SOCKS", max_sockets)
+        .map_max_entries("PAIRS", max_sockets)
         .map_max_entries("EVENTS", settings.ring_bytes)
         .override_global("LAYOUT", layout.as_bytes(), true)
         .override_global("CONFIG", config.as_bytes(), true)
@@ -161,7 +279,7 @@ fn object(settings: &Settings, config: &Config, layout: &Layout, btf: &Btf) -> R
     })
 }
 
-fn config(settings: &Settings) -> Config {
+fn config(settings: &Settings, kernel: &Kernel) -> Config {
     let by = |set: &Option<PortList>| u8::from(set.is_some());
     Config {
         wake_bytes: if settings.ring_bytes < TIMER_SUFFICES_BYTES {
@@ -175,6 +293,12 @@ fn config(settings: &Settings) -> Config {
         by_lport: by(&settings.lports),
         by_rport: by(&settings.rports),
         by_port: by(&settings.ports),
+        reset_reason: u8::from(kernel.tells_reset_reason),
+        roles: settings.roles,
+        failed: u8::from(settings.failed),
+        slower_ns: settings.slower.map_or(0, |slower| {
+            u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX)
+        }),
         ..Config::DEFAULT
     }
 }

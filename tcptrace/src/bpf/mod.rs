@@ -8,7 +8,7 @@ mod object;
 mod ring;
 mod snapshot;
 
-pub use attach::{Hooks, Mechanism};
+pub use attach::{Hooks, Mechanism, TimeWait};
 pub use counts::{Counts, Losses};
 pub use load::{Logger, Tracer, start};
 pub use ring::{Ring, Waker, Woken};

@@ -38,6 +38,7 @@ pub struct Ring {
     events: RingBuf<MapData>,
     asleep: Array<MapData, u32>,
     pending: HashMap<MapData, u64, u64>,
+    listeners: HashMap<MapData, u64, [u64; 3]>,
     epoll: OwnedFd,
     stop: OwnedFd,
 }
@@ -69,6 +70,7 @@ impl Ring {
             events: take(ebpf, "EVENTS")?,
             asleep: take(ebpf, "ASLEEP")?,
             pending: take(ebpf, "PENDING")?,
+            listeners: take(ebpf, "BACKLOGS")?,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(anyhow::Error::new)?,
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(anyhow::Error::new)?,
@@ -119,22 +121,23 @@ impl Ring {
         self.wait(Some(TURN))
     }
 
-    /// Waits until there is something to do. `held` tells whether steps are held back.
-    pub(super) fn sleep(&mut self, held: impl FnOnce() -> bool) -> Woken {
+    /// Waits until there is something to do, at most `timeout`. `due` tells whether something came
+    /// that is no record.
+    pub(super) fn sleep(&mut self, due: impl FnOnce() -> bool, timeout: Option<Duration>) -> Woken {
         if self.asleep.set(0, 1, 0).is_err() {
             return self.wait_a_turn();
         }
-        // What came before the flag was up woke nobody: a record shows in the readiness, a step
-        // held back in the counters.
+        // What came before the flag was up woke nobody: a record shows in the readiness, all else
+        // in the counters.
         let mut ready = [PollFd::new(&self.events, PollFlags::IN)];
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        if held() || poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
+        if due() || poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
             return Woken::Work;
         }
-        self.wait(None)
+        self.wait(timeout)
     }
 
     fn wait(&self, timeout: Option<Duration>) -> Woken {
@@ -158,17 +161,42 @@ impl Ring {
 
     /// Sends the steps that have waited too long for their port.
     pub(super) fn flush_held(&self, ebpf: &Ebpf, now_ns: u64) {
-        let Some(Ok(flush)) = ebpf.program("flush").map(<&RawTracePoint>::try_from) else {
-            return;
-        };
         for (key, since_ns) in self.pending.iter().flatten().take(FLUSH_AT_ONCE) {
             if now_ns.saturating_sub(since_ns) >= HELD_NS {
-                let mut options = RawTracePointRunOptions::new();
-                options.args[0] = key;
-                if let Err(why) = flush.test_run(options) {
-                    log::debug!("flush: {why}");
-                }
+                run(ebpf, "flush", key);
             }
+        }
+    }
+
+    /// Looks once at each of the `watched` time-wait sockets on the list.
+    pub(super) fn look(&self, ebpf: &Ebpf, watched: u64) {
+        let mut looked = 0;
+        while looked < watched {
+            match run(ebpf, "watch", 0) {
+                Some(more) if more > 0 => looked += u64::from(more),
+                _ => break,
+            }
+        }
+    }
+
+    /// Has each listener looked at.
+    pub(super) fn look_at_listeners(&self, ebpf: &Ebpf) {
+        for key in self.listeners.keys().flatten() {
+            run(ebpf, "backlog", key);
+        }
+    }
+}
+
+/// Runs a program once, with `key` as its argument.
+fn run(ebpf: &Ebpf, name: &str, key: u64) -> Option<u32> {
+    let program = <&RawTracePoint>::try_from(ebpf.program(name)?).ok()?;
+    let mut options = RawTracePointRunOptions::new();
+    options.args[0] = key;
+    match program.test_run(options) {
+        Ok(result) => Some(result.return_value),
+        Err(why) => {
+            log::debug!("{name}: {why}");
+            None
         }
     }
 }

@@ -119,6 +119,15 @@ impl<'a> Btf<'a> {
     /// Byte offset of a member from the start of a struct. `path` is `member` or
     /// `member.member…`; members of anonymous structs and unions need no mention.
     pub fn offset(&self, structure: &str, path: &str) -> Result<u32, BtfError> {
+        let bits = self.bit_offset(structure, path)?;
+        if !bits.is_multiple_of(8) {
+            return Err(BtfError::Malformed("member is a bit field"));
+        }
+        Ok(bits / 8)
+    }
+
+    /// The same in bits, for bit fields; of these the lowest bit, on little-endian machines.
+    pub fn bit_offset(&self, structure: &str, path: &str) -> Result<u32, BtfError> {
         let missing = || BtfError::NoMember {
             structure: structure.to_owned(),
             member: path.to_owned(),
@@ -137,10 +146,40 @@ impl<'a> Btf<'a> {
                 .ok_or(BtfError::Malformed("offset"))?;
             id = member;
         }
-        if !bits.is_multiple_of(8) {
-            return Err(BtfError::Malformed("member is a bit field"));
+        Ok(bits)
+    }
+
+    /// The names of an enum's values, by value; none if the kernel has no such enum.
+    pub fn enumerators(&self, name: &str) -> Result<HashMap<u32, String>, BtfError> {
+        let mut names = HashMap::new();
+        for at in &self.index {
+            let ty = self.read(*at as usize)?;
+            if ty.kind != KIND_ENUM || ty.name == 0 || self.string(ty.name)? != name.as_bytes() {
+                continue;
+            }
+            for nth in 0..ty.len as usize {
+                let at = ty.body + nth * 8;
+                let text = String::from_utf8_lossy(self.string(word(self.types, at)?)?);
+                names.insert(word(self.types, at + 4)?, text.into_owned());
+            }
+            break;
         }
-        Ok(bits / 8)
+        Ok(names)
+    }
+
+    /// How many arguments a tracepoint gives to a `tp_btf` program; 0 if there is no such
+    /// tracepoint.
+    pub fn tracepoint_args(&self, name: &str) -> Result<u32, BtfError> {
+        let name = format!("btf_trace_{name}");
+        for at in &self.index {
+            let ty = self.read(*at as usize)?;
+            if ty.kind == KIND_TYPEDEF && self.string(ty.name)? == name.as_bytes() {
+                let pointer = self.resolve(ty.word)?;
+                // The first parameter of the kernel's own callback is its private data.
+                return Ok(self.resolve(pointer.word)?.len.saturating_sub(1));
+            }
+        }
+        Ok(0)
     }
 
     /// Whether the kernel describes a struct of this name.

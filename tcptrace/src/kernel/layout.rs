@@ -4,9 +4,103 @@ use tcptrace_common::layout::{ABSENT, Layout};
 
 use super::btf::{Btf, BtfError};
 
+/// A fact that cannot be known for want of a member, and which.
+#[derive(Debug)]
+pub struct Lacking {
+    /// As in `check` and in the `start` record
+    pub fact: &'static str,
+    /// The member
+    pub why: BtfError,
+}
+
 /// Finds every offset. A member the programs cannot do without is an error that names it;
-/// those of optional kernel parts (IPv6, MPTCP, tracepoints of system calls) are [`ABSENT`].
-pub fn resolve(btf: &Btf<'_>) -> Result<Layout, BtfError> {
+/// those of optional kernel parts (IPv6, MPTCP, tracepoints of system calls) are [`ABSENT`], and so
+/// are those of a fact that lacks one of its members.
+pub fn resolve(btf: &Btf<'_>) -> Result<(Layout, Vec<Lacking>), BtfError> {
+    let mut layout = core(btf)?;
+    let mut lacking = Vec::new();
+    for (fact, find) in [
+        ("time_wait", time_wait as fn(&Btf<'_>, &mut Layout) -> Found),
+        ("counters", counters),
+        ("listener", listeners),
+    ] {
+        let mut more = layout;
+        match find(btf, &mut more) {
+            Ok(()) => layout = more,
+            Err(why) => lacking.push(Lacking { fact, why }),
+        }
+    }
+    Ok((layout, lacking))
+}
+
+type Found = Result<(), BtfError>;
+
+fn time_wait(btf: &Btf<'_>, layout: &mut Layout) -> Found {
+    let common = |member: &str| btf.offset("sock", &format!("__sk_common.{member}"));
+    layout.sk_hash = common("skc_hash")?;
+    layout.sk_nulls_node = common("skc_nulls_node")?;
+    layout.net_hashinfo = match btf.offset("net", "ipv4.tcp_death_row.hashinfo") {
+        Ok(offset) => offset,
+        // A pointer from 5.18 to 6.0.
+        Err(_) => {
+            layout.net_death_row = btf.offset("net", "ipv4.tcp_death_row")?;
+            ABSENT
+        }
+    };
+    layout.death_row_hashinfo = btf.offset("inet_timewait_death_row", "hashinfo")?;
+    layout.hashinfo_ehash = btf.offset("inet_hashinfo", "ehash")?;
+    layout.hashinfo_mask = btf.offset("inet_hashinfo", "ehash_mask")?;
+    layout.tw_substate = btf.offset("inet_timewait_sock", "tw_substate")?;
+    layout.timer_pprev = btf.offset("timer_list", "entry.pprev")?;
+    layout.timer_expires = btf.offset("timer_list", "expires")?;
+    layout.net_count = ["ns.count", "ns.__ns_ref", "count"]
+        .into_iter()
+        .find_map(|path| btf.offset("net", path).ok())
+        .unwrap_or(ABSENT);
+    layout.timer_function = btf.offset("timer_list", "function")?;
+    layout.tw_timer = btf.offset("inet_timewait_sock", "tw_timer")?;
+    Ok(())
+}
+
+fn counters(btf: &Btf<'_>, layout: &mut Layout) -> Found {
+    let tp = |path: &str| btf.offset("tcp_sock", path);
+    let bit = |path: &str| btf.bit_offset("tcp_sock", path);
+    layout.icsk_ca_ops = btf.offset("inet_connection_sock", "icsk_ca_ops")?;
+    layout.ca_name = btf.offset("tcp_congestion_ops", "name")?;
+    layout.tp_bytes_sent = tp("bytes_sent")?;
+    layout.tp_bytes_received = tp("bytes_received")?;
+    layout.tp_bytes_retrans = tp("bytes_retrans")?;
+    layout.tp_segs_out = tp("segs_out")?;
+    layout.tp_segs_in = tp("segs_in")?;
+    layout.tp_total_retrans = tp("total_retrans")?;
+    layout.tp_srtt_us = tp("srtt_us")?;
+    layout.tp_rtt_min = tp("rtt_min.s")?;
+    layout.tp_mss_cache = tp("mss_cache")?;
+    layout.tp_snd_cwnd = tp("snd_cwnd")?;
+    layout.tp_snd_una = tp("snd_una")?;
+    layout.tp_rcv_nxt = tp("rcv_nxt")?;
+    layout.tp_ecn_flags = tp("ecn_flags")?;
+    layout.tp_tstamp_ok = bit("rx_opt.tstamp_ok")?;
+    layout.tp_wscale_ok = bit("rx_opt.wscale_ok")?;
+    layout.tp_sack_ok = bit("rx_opt.sack_ok")?;
+    layout.tp_snd_wscale = bit("rx_opt.snd_wscale")?;
+    layout.tp_rcv_wscale = bit("rx_opt.rcv_wscale")?;
+    // Last: what says that all are found.
+    layout.tp_syn_data_acked = bit("syn_data_acked")?;
+    Ok(())
+}
+
+fn listeners(btf: &Btf<'_>, layout: &mut Layout) -> Found {
+    layout.sk_ack_backlog = btf.offset("sock", "sk_ack_backlog")?;
+    layout.sk_max_ack_backlog = btf.offset("sock", "sk_max_ack_backlog")?;
+    layout.sk_drops = btf.offset("sock", "sk_drops")?;
+    layout.req_num_retrans = btf.offset("request_sock", "num_retrans")?;
+    layout.req_snt_synack = btf.offset("tcp_request_sock", "snt_synack")?;
+    layout.icsk_qlen = btf.offset("inet_connection_sock", "icsk_accept_queue.qlen")?;
+    Ok(())
+}
+
+fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
     let sock = |path: &str| btf.offset("sock", path);
     let common = |member: &str| btf.offset("sock", &format!("__sk_common.{member}"));
     let optional = |offset: Result<u32, BtfError>| match offset {
@@ -62,5 +156,6 @@ pub fn resolve(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         fdt_max_fds: btf.offset("fdtable", "max_fds")?,
         sys_exit_ret: optional(btf.offset("syscall_trace_exit", "ret"))?,
         mptcp_first: optional(btf.offset("mptcp_sock", "first"))?,
+        ..Layout::NONE
     })
 }

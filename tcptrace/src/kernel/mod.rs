@@ -6,7 +6,7 @@ pub mod layout;
 pub mod netns;
 pub mod tracefs;
 
-use std::{fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use tcptrace_common::layout::Layout;
 
@@ -19,8 +19,9 @@ pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// One part in this many of the machine's memory may hold records of sockets.
 const MEMORY_SHARE: u64 = 64;
-/// What one record costs the kernel: key, value and the hash table's own part, rounded up.
-const RECORD_BYTES: u64 = 384;
+/// What one connection costs the kernel: its record and that of its time-wait socket, with the hash
+/// tables' own parts, rounded up.
+const RECORD_BYTES: u64 = 576;
 const SOCKETS_MIN: u64 = 16_384;
 const SOCKETS_MAX: u64 = 262_144;
 
@@ -33,6 +34,12 @@ pub struct Kernel {
     pub btf: Vec<u8>,
     /// Where its fields are
     pub layout: Layout,
+    /// Facts that cannot be known for want of a field
+    pub lacking: Vec<layout::Lacking>,
+    /// Whether `tcp:tcp_send_reset` gives its reason
+    pub tells_reset_reason: bool,
+    /// Names of these reasons, `enum sk_rst_reason`
+    pub reset_reasons: HashMap<u32, String>,
     /// Our own network namespace
     pub netns: Option<u64>,
 }
@@ -49,7 +56,7 @@ impl Kernel {
         })?;
         let parsed = btf::Btf::parse(&btf)
             .map_err(|why| Error::CannotTrace(format!("{shown} cannot be read: {why}")))?;
-        let layout = layout::resolve(&parsed).map_err(|why| {
+        let (layout, lacking) = layout::resolve(&parsed).map_err(|why| {
             Error::CannotTrace(format!(
                 "this kernel lacks a field that tcptrace must read: {why}; please report it with \
                  the output of `uname -r`"
@@ -58,6 +65,9 @@ impl Kernel {
         Ok(Self {
             release: release(),
             layout,
+            lacking,
+            tells_reset_reason: parsed.tracepoint_args("tcp_send_reset").unwrap_or(0) >= 3,
+            reset_reasons: parsed.enumerators("sk_rst_reason").unwrap_or_default(),
             netns: netns::own(),
             btf,
         })

@@ -5,7 +5,7 @@
 //! process names, and the lines that come once.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Write as _},
     net::IpAddr,
 };
@@ -13,7 +13,7 @@ use std::{
 use serde::Serialize;
 use serde_json::{Serializer, ser::Formatter};
 
-use super::{End, Lines, Lost, Sink, Start, text, time::Clock};
+use super::{End, Lines, Lost, Sink, Start, explanation, reset_reason, text, time::Clock};
 use crate::event::{Connection, Event, Totals};
 
 /// Writes records as NDJSON.
@@ -21,6 +21,7 @@ use crate::event::{Connection, Event, Totals};
 pub struct Json {
     clock: Clock,
     lines: Lines,
+    reset_reasons: HashMap<u32, String>,
 }
 
 impl Json {
@@ -29,6 +30,7 @@ impl Json {
         Self {
             clock: Clock::default(),
             lines,
+            reset_reasons: HashMap::new(),
         }
     }
 
@@ -42,12 +44,24 @@ impl Json {
         push_number(out, mono_ns / 1000);
     }
 
-    fn transition(&mut self, connection: &Connection, about: &About<'_>, out: &mut Vec<u8>) {
+    fn transition(
+        &mut self,
+        connection: &Connection,
+        totals: Option<&Totals>,
+        about: &About<'_>,
+        out: &mut Vec<u8>,
+    ) {
         self.head(out, "transition", connection.mono_ns());
         about.push(out);
         push_text(out, "old", connection.oldstate().name());
         push_text(out, "new", connection.newstate().name());
         push_known(out, "in_old_us", connection.span_us());
+        if connection.is_inferred() {
+            out.extend_from_slice(b",\"inferred\":true");
+        }
+        if self.lines.explain {
+            push_text(out, "explain", explanation(connection, totals));
+        }
         end_line(out);
     }
 
@@ -61,6 +75,9 @@ impl Json {
         self.head(out, "close", connection.mono_ns());
         about.push(out);
         push_text(out, "reason", totals.reason());
+        if let Some(side) = totals.closed_by() {
+            push_text(out, "closed_by", side);
+        }
         if let Some(errno) = totals.errno() {
             push_text(out, "errno", errno);
         }
@@ -79,7 +96,12 @@ impl Json {
         }
         out.push(b'}');
         push_known(out, "connect_us", totals.connect_us());
+        push_known(out, "handshake_us", totals.handshake_us().map(u64::from));
         push_known(out, "accept_wait_us", totals.accept_wait_us());
+        push_counters(out, totals);
+        if connection.is_inferred() {
+            out.extend_from_slice(b",\"inferred\":true");
+        }
         if connection.is_partial() {
             out.extend_from_slice(b",\"partial\":true");
         }
@@ -208,12 +230,68 @@ fn push_address(out: &mut Vec<u8>, key: &'static str, address: IpAddr) {
     out.push(b'"');
 }
 
+/// What the kernel has counted.
+fn push_counters(out: &mut Vec<u8>, totals: &Totals) {
+    let Some(counters) = totals.counters() else {
+        return;
+    };
+    let known = |number: Option<u32>| number.map(u64::from);
+    for (key, number) in [
+        ("tx_bytes", counters.tx_bytes),
+        ("rx_bytes", counters.rx_bytes),
+        ("retrans_bytes", counters.retrans_bytes),
+        ("tx_segs", u64::from(counters.tx_segs)),
+        ("rx_segs", u64::from(counters.rx_segs)),
+        ("retransmits", u64::from(counters.retransmits)),
+    ] {
+        push_key(out, key);
+        push_number(out, number);
+    }
+    push_known(out, "syn_retransmits", known(totals.syn_retransmits()));
+    push_known(out, "srtt_us", known(totals.srtt_us()));
+    push_known(out, "min_rtt_us", known(totals.min_rtt_us()));
+    push_key(out, "mss");
+    push_number(out, u64::from(counters.mss_bytes));
+    push_key(out, "cwnd");
+    push_number(out, u64::from(counters.cwnd));
+    if let Some(name) = totals.congestion() {
+        push_outside(out, "congestion", name.as_bytes());
+    }
+    if let Some((send, receive)) = totals.wscales() {
+        push_key(out, "snd_wscale");
+        push_number(out, u64::from(send));
+        push_key(out, "rcv_wscale");
+        push_number(out, u64::from(receive));
+    }
+    push_key(out, "options");
+    out.push(b'[');
+    for (nth, option) in totals.options().enumerate() {
+        if nth > 0 {
+            out.push(b',');
+        }
+        out.push(b'"');
+        out.extend_from_slice(option.as_bytes());
+        out.push(b'"');
+    }
+    out.push(b']');
+    if let Some((ours, theirs)) = totals.isns() {
+        push_key(out, "isn");
+        push_number(out, u64::from(ours));
+        push_key(out, "peer_isn");
+        push_number(out, u64::from(theirs));
+    }
+}
+
 /// A process name: bytes that anybody may choose.
 fn push_comm(out: &mut Vec<u8>, comm: &[u8]) {
-    if comm.is_empty() {
-        return;
+    if !comm.is_empty() {
+        push_outside(out, "comm", comm);
     }
-    push_key(out, "comm");
+}
+
+/// Text from outside.
+fn push_outside(out: &mut Vec<u8>, key: &'static str, comm: &[u8]) {
+    push_key(out, key);
     let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     if comm.iter().all(plain) {
         out.push(b'"');
@@ -268,6 +346,8 @@ struct LostLine {
     accepts: u64,
     #[serde(skip_serializing_if = "is_zero")]
     closes: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    others: u64,
 }
 
 #[derive(Serialize)]
@@ -288,6 +368,7 @@ const fn is_zero(value: &u64) -> bool {
 
 impl Sink for Json {
     fn start(&mut self, start: &Start, out: &mut Vec<u8>) {
+        self.reset_reasons.clone_from(&start.reset_reasons);
         let line = StartLine {
             version: env!("CARGO_PKG_VERSION"),
             kernel: &start.kernel,
@@ -308,22 +389,62 @@ impl Sink for Json {
                 end_line(out);
                 1
             }
-            Event::Accept(_) => {
+            Event::Accept(_, numbers) => {
                 self.head(out, "accept", connection.mono_ns());
                 about.push(out);
                 push_known(out, "wait_us", connection.span_us());
+                push_known(out, "backlog", numbers.backlog().map(u64::from));
+                push_known(out, "backlog_max", numbers.backlog_max().map(u64::from));
                 push_known(out, "listener_pid", connection.peer_pid().map(u64::from));
                 end_line(out);
                 1
             }
+            Event::Retransmit(_, numbers) => {
+                self.head(out, "retransmit", connection.mono_ns());
+                about.push(out);
+                push_text(out, "kind", connection.retransmitted());
+                push_text(out, "state", connection.oldstate().name());
+                push_known(out, "count", numbers.count().map(u64::from));
+                end_line(out);
+                1
+            }
+            Event::Reset(_, numbers) => {
+                self.head(out, "reset", connection.mono_ns());
+                about.push(out);
+                push_text(out, "direction", connection.direction());
+                let named = |reason| reset_reason(&self.reset_reasons, reason);
+                if let Some(reason) = numbers.reset_reason().and_then(named) {
+                    push_outside(out, "reason", reason.as_bytes());
+                }
+                push_text(out, "state", connection.oldstate().name());
+                end_line(out);
+                1
+            }
+            Event::Listener(_, numbers) => {
+                self.head(out, "listener", connection.mono_ns());
+                about.push(out);
+                for (key, number) in [
+                    ("backlog", numbers.backlog()),
+                    ("backlog_max", numbers.backlog_max()),
+                    ("half_open", numbers.half_open()),
+                    ("half_open_max", numbers.backlog_max()),
+                    ("dropped", numbers.dropped()),
+                    ("unanswered", numbers.unanswered()),
+                ] {
+                    push_known(out, key, number.map(u64::from));
+                }
+                push_known(out, "not_accepted_us", connection.span_us());
+                end_line(out);
+                1
+            }
             Event::Transition(_) => {
-                self.transition(connection, &about, out);
+                self.transition(connection, None, &about, out);
                 1
             }
             Event::Close(_, totals) => {
                 let mut lines = 0;
                 if self.lines.transition && !totals.is_deduced() {
-                    self.transition(connection, &about, out);
+                    self.transition(connection, Some(totals), &about, out);
                     lines += 1;
                 }
                 if self.lines.close {
@@ -341,6 +462,7 @@ impl Sink for Json {
             cause: lost.cause,
             accepts: lost.accepts,
             closes: lost.closes,
+            others: lost.others,
         };
         self.seldom(out, lost.mono_ns, "lost", &line);
     }

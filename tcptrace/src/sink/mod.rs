@@ -5,9 +5,12 @@ pub mod table;
 pub mod text;
 pub mod time;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use crate::event::Event;
+use crate::{
+    event::{Connection, Event, Totals},
+    explain::{self, Evidence, Step},
+};
 
 /// What a trace begins with.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Start {
     pub kernel: String,
     /// Fact to the mechanism that gives it
     pub hooks: BTreeMap<&'static str, String>,
+    /// Names of the kernel's reasons for an RST
+    pub reset_reasons: HashMap<u32, String>,
     /// The filters in force, as typed
     pub filters: BTreeMap<&'static str, String>,
 }
@@ -35,6 +40,8 @@ pub struct Lost {
     pub accepts: u64,
     /// Closing totals lost with them
     pub closes: u64,
+    /// Records of other kinds lost
+    pub others: u64,
 }
 
 /// What a trace ends with.
@@ -52,6 +59,42 @@ pub struct End {
     pub duration_us: u64,
 }
 
+/// The kernel's name of a reason for an RST, as records show it.
+fn reset_reason(names: &HashMap<u32, String>, reason: u32) -> Option<String> {
+    let name = names.get(&reason)?;
+    let short = name.strip_prefix("SK_RST_REASON_").unwrap_or(name);
+    Some(short.to_ascii_lowercase())
+}
+
+/// What a transition means on the wire, as far as it is proven.
+fn explanation(connection: &Connection, totals: Option<&Totals>) -> &'static str {
+    let mut evidence = Evidence {
+        span_us: connection.span_us(),
+        ..Evidence::default()
+    };
+    if let Some(totals) = totals {
+        evidence.inferred = totals.is_deduced();
+        evidence.err = Some(totals.err());
+        evidence.by_close = totals.is_by_close();
+        evidence.reset = totals.reset_sent().map(|sent| {
+            if sent {
+                explain::Reset::Sent
+            } else {
+                explain::Reset::Received
+            }
+        });
+        evidence.accepted = (connection.role() == "server" && !connection.is_partial())
+            .then(|| totals.is_accepted());
+        evidence.retransmits = totals.syn_retransmits().unwrap_or(0);
+    }
+    explain::explain(&Step {
+        role: explain::Role::named(connection.role()),
+        old: connection.oldstate().0,
+        new: connection.newstate().0,
+        evidence,
+    })
+}
+
 /// A way to print records.
 pub trait Sink {
     /// What comes before the first record.
@@ -66,11 +109,13 @@ pub trait Sink {
     fn set_clock(&mut self, wall_minus_mono_ns: i64);
 }
 
-/// Which lines a `Close` event becomes.
+/// Which lines an event becomes, and with what.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines {
     /// Its last transition
     pub transition: bool,
     /// Its totals
     pub close: bool,
+    /// What each transition means, in words
+    pub explain: bool,
 }

@@ -3,16 +3,16 @@
 //! Rows stream, so widths cannot be computed from all of them: each address column starts at the
 //! width of an IPv4 address and grows, once, when a wider one comes.
 
-use std::fmt::Write as _;
+use std::{collections::HashMap, fmt::Write as _};
 
 use anstyle::{AnsiColor, Color, Style};
 
 use super::{
-    End, Lines, Lost, Sink, Start,
-    text::{count, duration, escape},
+    End, Lines, Lost, Sink, Start, explanation, reset_reason,
+    text::{bytes, count, duration, escape},
     time::{Clock, TimeColumn},
 };
-use crate::event::{Connection, Event, State, Totals};
+use crate::event::{Connection, Event, Numbers, State, Totals};
 
 const PID_WIDTH: usize = 7;
 const COMM_WIDTH: usize = 15;
@@ -54,6 +54,7 @@ pub struct Table {
     time_width: usize,
     local_width: usize,
     remote_width: usize,
+    reset_reasons: HashMap<u32, String>,
 }
 
 /// How a [`Table`] looks.
@@ -91,6 +92,7 @@ impl Table {
             time_width: 0,
             local_width: ENDPOINT_WIDTH,
             remote_width: ENDPOINT_WIDTH,
+            reset_reasons: HashMap::new(),
         }
     }
 
@@ -156,7 +158,7 @@ impl Table {
 
         let local = endpoint(Some(connection.laddr()), connection.lport());
         self.local_width = self.local_width.max(local.len());
-        let remote = if connection.is_listener() {
+        let remote = if connection.raddr().is_none() && connection.is_listener() {
             "*".to_owned()
         } else {
             endpoint(connection.raddr(), connection.rport())
@@ -174,7 +176,7 @@ impl Table {
         row
     }
 
-    fn transition(&mut self, connection: &Connection, out: &mut Vec<u8>) {
+    fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
         let mut row = self.head(connection);
         self.cell(
             &mut row,
@@ -186,11 +188,23 @@ impl Table {
         self.cell(&mut row, " → ", 3, DIM, false);
         let new = connection.newstate();
         let spans = connection.span_us().map(duration);
-        let width = if spans.is_some() { STATE_WIDTH } else { 0 };
+        let explain = self.lines.explain;
+        let width = if spans.is_some() || explain {
+            STATE_WIDTH
+        } else {
+            0
+        };
         self.cell(&mut row, new.name(), width, state_style(new), false);
-        if let Some(span) = spans {
+        if spans.is_some() || explain {
             row.push(' ');
-            self.cell(&mut row, &span, 8, Style::new(), true);
+            self.cell(&mut row, &spans.unwrap_or_default(), 8, Style::new(), true);
+        }
+        if connection.is_inferred() {
+            row.push('~');
+        }
+        if explain {
+            row.push_str(if connection.is_inferred() { " " } else { "  " });
+            self.cell(&mut row, explanation(connection, totals), 0, DIM, false);
         }
         finish(row, out);
     }
@@ -199,6 +213,30 @@ impl Table {
         let mut row = self.head(connection);
         self.cell(&mut row, remark, 0, style, false);
         finish(row, out);
+    }
+
+    /// What both ends agreed on, for `-w`.
+    fn handshake(&self, totals: &Totals, remark: &mut String) {
+        if let Some((ours, theirs)) = totals.isns() {
+            let _infallible = write!(remark, " · isn {ours}/{theirs}");
+        }
+        if let Some(counters) = totals.counters() {
+            let _infallible = write!(
+                remark,
+                " · mss {} cwnd {}",
+                counters.mss_bytes, counters.cwnd
+            );
+        }
+        if let Some((send, receive)) = totals.wscales() {
+            let _infallible = write!(remark, " · wscale {send}/{receive}");
+        }
+        let options: Vec<_> = totals.options().filter(|name| *name != "wscale").collect();
+        if !options.is_empty() {
+            let _infallible = write!(remark, " · {}", options.join(" "));
+        }
+        if let Some(name) = totals.congestion() {
+            let _infallible = write!(remark, " · {}", escape(name.as_bytes()));
+        }
     }
 
     fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
@@ -210,11 +248,35 @@ impl Table {
         if reason != "unknown" {
             let _infallible = write!(remark, " · {}", reason.replace('_', " "));
         }
+        if let Some(side) = totals.closed_by().filter(|_| reason == "normal") {
+            let _infallible = write!(remark, ", {side} first");
+        }
         if let Some(us) = totals.connect_us() {
             let _infallible = write!(remark, " · connect {}", duration(us));
         }
+        if let Some(us) = totals.handshake_us() {
+            let _infallible = write!(remark, " · handshake {}", duration(us.into()));
+        }
         if let Some(us) = totals.accept_wait_us() {
             let _infallible = write!(remark, " · queued {}", duration(us));
+        }
+        if let Some(counters) = totals.counters() {
+            let _infallible = write!(
+                remark,
+                " · ↑{} ↓{}",
+                bytes(counters.tx_bytes),
+                bytes(counters.rx_bytes)
+            );
+            if counters.retransmits > 0 {
+                let count = count(counters.retransmits.into());
+                let _infallible = write!(remark, " · {count} sent again");
+            }
+        }
+        if let Some(us) = totals.srtt_us() {
+            let _infallible = write!(remark, " · rtt {}", duration(us.into()));
+        }
+        if self.wide {
+            self.handshake(totals, &mut remark);
         }
         // Where each transition has its line, the times are there.
         if self.wide || !self.lines.transition {
@@ -240,6 +302,34 @@ impl Table {
         };
         self.remark(connection, &remark, style, out);
     }
+}
+
+/// What goes wrong at a listener.
+fn trouble(connection: &Connection, numbers: &Numbers) -> String {
+    let mut parts = Vec::new();
+    let of = |limit: Option<u32>| limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+    if let Some(dropped) = numbers.dropped().filter(|dropped| *dropped > 0) {
+        parts.push(format!("{} dropped", count(dropped.into())));
+    }
+    if let Some(unanswered) = numbers.unanswered().filter(|unanswered| *unanswered > 0) {
+        parts.push(format!("{} SYN-ACKs unanswered", count(unanswered.into())));
+    }
+    if let Some(half_open) = numbers.half_open() {
+        parts.push(format!(
+            "{half_open}{} half-open",
+            of(numbers.backlog_max())
+        ));
+    }
+    if let Some(queued) = numbers.backlog() {
+        parts.push(format!(
+            "{queued}{} wait for accept()",
+            of(numbers.backlog_max())
+        ));
+    }
+    if let Some(us) = connection.span_us() {
+        parts.push(format!("last accept() {} ago", duration(us)));
+    }
+    parts.join(" · ")
 }
 
 fn finish(mut row: String, out: &mut Vec<u8>) {
@@ -277,6 +367,7 @@ fn state_style(state: State) -> Style {
 impl Sink for Table {
     fn start(&mut self, start: &Start, out: &mut Vec<u8>) {
         self.time.begin(start.mono_ns);
+        self.reset_reasons.clone_from(&start.reset_reasons);
         if !self.header {
             return;
         }
@@ -309,6 +400,10 @@ impl Sink for Table {
             self.cell(&mut row, "NEW", STATE_WIDTH, BOLD, false);
             row.push(' ');
             self.cell(&mut row, "IN OLD", 8, BOLD, true);
+            if self.lines.explain {
+                row.push_str("  ");
+                self.cell(&mut row, "WHAT IT MEANS", 0, BOLD, false);
+            }
         } else {
             self.cell(&mut row, "WHAT HAPPENED", 0, BOLD, false);
         }
@@ -326,7 +421,7 @@ impl Sink for Table {
                 finish(row, out);
                 1
             }
-            Event::Accept(connection) => {
+            Event::Accept(connection, numbers) => {
                 let mut remark = "accepted".to_owned();
                 if let Some(us) = connection.span_us() {
                     let _infallible = write!(remark, " after {} in the queue", duration(us));
@@ -337,17 +432,51 @@ impl Sink for Table {
                 {
                     let _infallible = write!(remark, " of {listener}");
                 }
+                if let (Some(queued), Some(limit)) = (numbers.backlog(), numbers.backlog_max())
+                    && queued > 0
+                {
+                    let _infallible = write!(remark, " · {queued} more wait, of at most {limit}");
+                }
                 self.remark(connection, &remark, GREEN, out);
                 1
             }
+            Event::Retransmit(connection, numbers) => {
+                let what = match connection.retransmitted() {
+                    "syn" => "SYN",
+                    "synack" => "SYN-ACK",
+                    _ => "a segment",
+                };
+                let mut remark = format!("{what} sent again in {}", connection.oldstate().name());
+                if let Some(times) = numbers.count() {
+                    let _infallible = write!(remark, " · {} so far", count(times.into()));
+                }
+                self.remark(connection, &remark, YELLOW, out);
+                1
+            }
+            Event::Reset(connection, numbers) => {
+                let state = connection.oldstate().name();
+                let mut remark = format!("RST {} in {state}", connection.direction());
+                let named = |reason| reset_reason(&self.reset_reasons, reason);
+                if let Some(reason) = numbers.reset_reason().and_then(named) {
+                    let reason = escape(reason.as_bytes()).replace('_', " ");
+                    let _infallible = write!(remark, " · {reason}");
+                }
+                self.remark(connection, &remark, RED, out);
+                1
+            }
+            Event::Listener(connection, numbers) => {
+                let remark = trouble(connection, numbers);
+                self.remark(connection, &remark, RED, out);
+                1
+            }
             Event::Transition(connection) => {
-                self.transition(connection, out);
+                self.transition(connection, None, out);
                 1
             }
             Event::Close(connection, totals) => {
                 let mut lines = 0;
                 if self.lines.transition && !totals.is_deduced() {
-                    self.transition(connection, out);
+                    self.transition(connection, Some(totals), out);
                     lines += 1;
                 }
                 if self.lines.close {
@@ -367,7 +496,7 @@ impl Sink for Table {
         }
         let remark = format!(
             "LOST {} ({})",
-            count(lost.count),
+            count(lost.count + lost.others),
             lost.cause.replace('_', " ")
         );
         self.cell(&mut row, &remark, 0, RED.bold(), false);

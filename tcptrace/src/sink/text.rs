@@ -51,6 +51,25 @@ pub fn duration(us: u64) -> String {
     }
 }
 
+/// A number of bytes in three or four significant places, by powers of 1024: `999B`, `1.5K`, `12M`.
+pub fn bytes(number: u64) -> String {
+    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
+    if number < 1024 {
+        return format!("{number}B");
+    }
+    let mut tenths = u128::from(number) * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if tenths < 100 {
+        format!("{}.{}{}", tenths / 10, tenths % 10, UNITS[unit])
+    } else {
+        format!("{}{}", tenths / 10, UNITS[unit])
+    }
+}
+
 /// A count with thousands set apart: `1,234,567`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -94,6 +113,21 @@ mod tests {
             (90_000_000_000, "1d01h"),
         ] {
             assert_eq!(duration(us), text);
+        }
+    }
+
+    #[test]
+    fn numbers_of_bytes() {
+        for (number, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.0K"),
+            (1536, "1.5K"),
+            (10_240, "10K"),
+            (1 << 20, "1.0M"),
+            (u64::MAX, "15E"),
+        ] {
+            assert_eq!(bytes(number), text);
         }
     }
 

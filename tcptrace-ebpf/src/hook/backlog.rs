@@ -1,0 +1,67 @@
+//! Run by the agent once a second for each listener: tells what goes wrong there.
+//!
+//! `sk_drops` of a listener counts requests and connections it had no room for (`tcp_listendrop`);
+//! the queues are `sk_ack_backlog` (`inet_csk_reqsk_queue_add`) and `icsk_accept_queue.qlen`.
+
+use aya_ebpf::{
+    EbpfContext as _, helpers::generated::bpf_ktime_get_ns, macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use tcptrace_common::{count, record::KIND_LISTENER, tcp};
+
+use crate::{
+    constants::off,
+    emit,
+    kernel::{Object as _, Probed},
+    maps::{BACKLOGS, SOCKS},
+};
+
+#[raw_tracepoint]
+pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
+    // SAFETY: the kernel passes the agent's arguments as an array of twelve words
+    // (bpf_prog_test_run_raw_tp).
+    let key = unsafe { *ctx.as_ptr().cast::<u64>() };
+    let (Some(pointer), Some(told)) = (SOCKS.get_ptr_mut(key), BACKLOGS.get_ptr_mut(key)) else {
+        return 0;
+    };
+    // SAFETY: a live record; only read.
+    let sock = unsafe { &*pointer };
+    if sock.state() != tcp::LISTEN || !sock.is_shown() || sock.tuple.whole == 0 {
+        return 0;
+    }
+    // SAFETY: a live record; what is told is this program's alone.
+    let told = unsafe { &mut *told };
+    let sk = Probed(key);
+    let queued: u32 = sk.read(off!(sk_ack_backlog));
+    let limit: u32 = sk.read(off!(sk_max_ack_backlog));
+    let half_open: u32 = sk.read(off!(icsk_qlen));
+    let drops: u32 = sk.read(off!(sk_drops));
+    let dropped = drops.wrapping_sub(told.drops_told);
+    let unanswered = told.unanswered.wrapping_sub(told.unanswered_told);
+    // `sk_acceptq_is_full` allows one more than the limit.
+    if dropped == 0 && unanswered == 0 && queued <= limit && half_open <= limit / 2 {
+        return 0;
+    }
+    told.drops_told = drops;
+    told.unanswered_told = told.unanswered;
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    emit::noted(
+        sock,
+        &sock.tuple,
+        KIND_LISTENER,
+        now_ns,
+        count::RING_FULL_NOTED,
+        |head, numbers| {
+            if told.accept_ns != 0 {
+                head.span_ns = now_ns - told.accept_ns;
+            }
+            numbers[0] = queued;
+            numbers[1] = limit;
+            numbers[2] = half_open;
+            numbers[3] = dropped;
+            numbers[4] = unanswered;
+        },
+    );
+    1
+}

@@ -1,0 +1,60 @@
+//! `tcp:tcp_send_reset`, `tcp:tcp_receive_reset`: an RST leaves or comes.
+//!
+//! Prototypes: `(const struct sock *sk, const struct sk_buff *skb)`, since 6.12 with
+//! `const enum sk_rst_reason reason`; `sk` may be null. `(struct sock *sk)`.
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
+use tcptrace_common::{
+    config::EMIT_RESET,
+    count,
+    record::{KIND_RESET, RESET_RECEIVED, RESET_SENT, UNKNOWN},
+};
+
+use crate::{constants::config, emit, maps::SOCKS};
+
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
+    let reason = if config!(reset_reason) != 0 {
+        ctx.arg::<u32>(2)
+    } else {
+        UNKNOWN
+    };
+    note(ctx.arg::<*const u8>(0) as u64, RESET_SENT, reason);
+    0
+}
+
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
+    note(ctx.arg::<*const u8>(0) as u64, RESET_RECEIVED, UNKNOWN);
+    0
+}
+
+#[inline(always)]
+fn note(key: u64, direction: u8, reason: u32) {
+    let Some(pointer) = SOCKS.get_ptr_mut(key) else {
+        return;
+    };
+    // SAFETY: a live record; `counters.reset` is this hook's alone.
+    let sock = unsafe { &mut *pointer };
+    if sock.counters.reset == 0 {
+        sock.counters.reset = direction;
+    }
+    if config!(emit) & EMIT_RESET == 0 || !sock.is_shown() || sock.tuple.whole == 0 {
+        return;
+    }
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    emit::noted(
+        sock,
+        &sock.tuple,
+        KIND_RESET,
+        now_ns,
+        count::RING_FULL_NOTED,
+        |head, numbers| {
+            head.seq = direction;
+            numbers[0] = reason;
+        },
+    );
+}

@@ -1,0 +1,108 @@
+//! `tcp:tcp_retransmit_skb`, `tcp:tcp_retransmit_synack`: a segment is sent again.
+//!
+//! Prototypes: `(const struct sock *sk, const struct sk_buff *skb)`, since 6.17 with `int err`;
+//! `(const struct sock *sk, const struct request_sock *req)`, `sk` the listener.
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
+use tcptrace_common::{
+    config::EMIT_RETRANSMIT,
+    count,
+    layout::ABSENT,
+    record::{KIND_RETRANSMIT, RETRANSMIT_DATA, RETRANSMIT_SYN, RETRANSMIT_SYNACK},
+    tcp,
+};
+
+use crate::{
+    constants::{config, off},
+    counters, emit, filter,
+    kernel::{Object as _, Probed, Typed},
+    maps::{BACKLOGS, SOCKS, SYNACKS},
+    tuple::Tuple,
+};
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Attached only if such records are wanted: the socket counts by itself.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub(crate) fn retransmit(ctx: BtfTracePointContext) -> i32 {
+    let sk = Typed(ctx.arg::<*const u8>(0));
+    let Some(pointer) = SOCKS.get_ptr_mut(sk.address()) else {
+        return 0;
+    };
+    // SAFETY: a live record; only read.
+    let sock = unsafe { &*pointer };
+    if !sock.is_shown() || sock.tuple.whole == 0 {
+        return 0;
+    }
+    let count = counters::retransmits(sk);
+    emit::noted(
+        sock,
+        &sock.tuple,
+        KIND_RETRANSMIT,
+        now_ns(),
+        count::RING_FULL_NOTED,
+        |head, numbers| {
+            head.seq = if head.old == tcp::SYN_SENT {
+                RETRANSMIT_SYN
+            } else {
+                RETRANSMIT_DATA
+            };
+            numbers[0] = count;
+        },
+    );
+    0
+}
+
+/// Keeps when the first SYN-ACK was sent: the kernel itself forgets it as the connection becomes
+/// `ESTABLISHED`. And counts the requests that were not answered in time.
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+    if off!(icsk_qlen) == ABSENT {
+        return 0;
+    }
+    let key = ctx.arg::<*const u8>(0) as u64;
+    let req = Typed(ctx.arg::<*const u8>(1));
+    let Some(pointer) = SOCKS.get_ptr_mut(key) else {
+        return 0;
+    };
+    // SAFETY: a live record; only read.
+    let sock = unsafe { &*pointer };
+    let before: u8 = req.read(off!(req_num_retrans));
+    let mut tuple = Tuple::read(req, false, || 0);
+    // SAFETY: no arguments inside; the address is the request's own.
+    let sent_us: u64 = Probed(req.address()).read(off!(req_snt_synack));
+    if sent_us != 0 {
+        let _full = SYNACKS.insert(&tuple.request(sock.netns), &sent_us, 0);
+    }
+    if let Some(backlog) = BACKLOGS.get_ptr_mut(key) {
+        // SAFETY: a live record. CPUs may meet here and one addition be lost: a request then
+        // counts at its next SYN-ACK or not at all.
+        let backlog = unsafe { &mut *backlog };
+        backlog.synacks = backlog.synacks.wrapping_add(1);
+        backlog.unanswered = backlog.unanswered.wrapping_add(u32::from(before == 0));
+    }
+    if config!(emit) & EMIT_RETRANSMIT == 0 || !sock.is_shown() || !filter::takes(&tuple) {
+        return 0;
+    }
+    tuple.whole = 1;
+    emit::noted(
+        sock,
+        &tuple,
+        KIND_RETRANSMIT,
+        now_ns(),
+        count::RING_FULL_NOTED,
+        |head, numbers| {
+            head.seq = RETRANSMIT_SYNACK;
+            head.old = tcp::SYN_RECV;
+            head.new = tcp::SYN_RECV;
+            numbers[0] = u32::from(before) + 1;
+        },
+    );
+    0
+}

@@ -1,0 +1,85 @@
+//! What becomes of time-wait sockets. One way is attached, the first that the running kernel takes:
+//!
+//! | hooks | since | |
+//! |---|---|---|
+//! | fentry, kprobe `inet_twsk_kill(tw)` and `__inet_twsk_schedule(tw, timeo, rearm)` | 5.10 | every end, and every FIN that comes late, at once |
+//! | `tp_btf/timer_cancel(timer)` with [`watch`] | 5.10 | every end; a late FIN is found by looking |
+//!
+//! A time-wait socket's timer is stopped before each end (`inet_twsk_deschedule_put`, and by
+//! expiry), but also to be set anew (`__mod_timer`); which it was shows afterwards. It is set anew
+//! for a late FIN only if that falls into another bucket of the timer wheel.
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext},
+};
+use tcptrace_common::count;
+
+use crate::{
+    constants::off,
+    kernel::{Object as _, Typed},
+    maps::{self, HANDLER, TIME_WAIT, WATCH},
+    timewait::{self, TimeWait},
+};
+
+/// Time-wait sockets that one run of [`watch`] looks at.
+const LOOKS: u32 = 8;
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+#[fentry(function = "inet_twsk_kill")]
+pub(crate) fn tw_kill_fentry(ctx: FEntryContext) -> i32 {
+    timewait::ended(TimeWait::at(ctx.arg::<u64>(0)), now_ns());
+    0
+}
+
+#[fentry(function = "__inet_twsk_schedule")]
+pub(crate) fn tw_schedule_fentry(ctx: FEntryContext) -> i32 {
+    timewait::rescheduled(TimeWait::at(ctx.arg::<u64>(0)), now_ns());
+    0
+}
+
+#[kprobe]
+pub(crate) fn tw_kill_kprobe(ctx: ProbeContext) -> u32 {
+    timewait::ended(TimeWait::at(ctx.arg::<u64>(0).unwrap_or(0)), now_ns());
+    0
+}
+
+#[kprobe]
+pub(crate) fn tw_schedule_kprobe(ctx: ProbeContext) -> u32 {
+    timewait::rescheduled(TimeWait::at(ctx.arg::<u64>(0).unwrap_or(0)), now_ns());
+    0
+}
+
+#[btf_tracepoint(function = "timer_cancel")]
+pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
+    let timer = Typed(ctx.arg::<*const u8>(0));
+    let Some(handler) = TIME_WAIT.get(HANDLER) else {
+        return 0;
+    };
+    if timer.read::<u64>(off!(timer_function)) != *handler {
+        return 0;
+    }
+    let tw = timer.0.wrapping_sub(off!(tw_timer) as usize) as u64;
+    timewait::stopped(TimeWait::at(tw), now_ns());
+    0
+}
+
+/// Run by the agent: looks at a few of the time-wait sockets on the list, and returns how many.
+#[raw_tracepoint]
+pub(crate) fn watch(_ctx: RawTracePointContext) -> i32 {
+    let now_ns = now_ns();
+    let mut looks = 0;
+    for _ in 0..LOOKS {
+        let Ok(Some(key)) = WATCH.pop() else { break };
+        looks += 1;
+        let stays = timewait::look(TimeWait::at(key), now_ns) && WATCH.push(&key, 0).is_ok();
+        maps::count(count::UNWATCHED, u64::from(!stays));
+    }
+    looks
+}

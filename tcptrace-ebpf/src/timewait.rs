@@ -1,0 +1,364 @@
+//! What becomes of a connection after its socket: the time-wait socket.
+//!
+//! `tcp_time_wait` (`net/ipv4/tcp_minisocks.c`) puts a small `struct inet_timewait_sock` in the
+//! socket's place and lets the socket report `CLOSE`. The small one is found in the kernel's own
+//! hash table, where it is before that report. It may still wait for the peer's FIN, which its
+//! `tw_substate` tells: then the connection is in `FIN_WAIT2`, and its record moves on with it.
+//!
+//! Several hooks may learn of one event on different CPUs. Each reserves its place in the ring
+//! first, then removes the record; who succeeds is the one who tells.
+
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use tcptrace_common::{
+    config::EMIT_TRANSITION,
+    count,
+    layout::ABSENT,
+    record::{FLAG_INFERRED, KNOWN_EXPIRED, RESET_RECEIVED, Step},
+    tcp,
+};
+
+use crate::{
+    constants::{config, off},
+    emit,
+    kernel::{Object as _, Probed, Typed, copy},
+    maps::{self, BY_TIMER, HANDLER, PAIRS, SOCKS, TIME_WAIT, WATCH},
+    sock::{GONE, MOVED, PARTIAL, Pair, Sock},
+};
+
+/// Nodes of a hash chain that are looked at. A new one is put at the head.
+const CHAIN_MAX: u32 = 8;
+
+/// A time-wait socket.
+#[derive(Clone, Copy)]
+pub(crate) struct TimeWait(Probed);
+
+impl TimeWait {
+    /// The one at this address.
+    #[inline(always)]
+    pub(crate) fn at(address: u64) -> Self {
+        Self(Probed(address))
+    }
+
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.0.0
+    }
+
+    /// Whether it still waits for the peer's FIN.
+    #[inline(always)]
+    fn waits_for_fin(self) -> bool {
+        self.0.read::<u8>(off!(tw_substate)) == tcp::FIN_WAIT2
+    }
+
+    #[inline(always)]
+    fn timer(self) -> Probed {
+        Probed(self.address() + u64::from(off!(tw_timer)))
+    }
+
+    /// Whether what is at this address is still this connection's: its memory may have been given
+    /// to another.
+    #[inline(always)]
+    fn is_of(self, conn: u64, lport: u16, rport: u16) -> bool {
+        if config!(cookie_helper) != 0 {
+            return self.0.read::<u64>(off!(sk_cookie)) == conn;
+        }
+        self.0.read::<u16>(off!(sk_dport)) == rport.to_be()
+            && self.0.read::<u16>(off!(sk_num)) == lport
+    }
+
+    /// Whether its timer runs. It does from before the socket reports `CLOSE` until
+    /// `inet_twsk_kill`, whose callers stop it first.
+    #[inline(always)]
+    fn is_pending(self) -> bool {
+        self.timer().read::<u64>(off!(timer_pprev)) != 0
+    }
+
+    /// Whether its time is over, by the kernel's own clock.
+    #[inline(always)]
+    fn is_due(self) -> bool {
+        let expires: u64 = self.timer().read(off!(timer_expires));
+        // SAFETY: no arguments.
+        let now = unsafe { bpf_jiffies64() };
+        now.wrapping_sub(expires).cast_signed() >= 0
+    }
+}
+
+/// The time-wait socket that has taken this closing socket's place in the hash table.
+#[inline(always)]
+pub(crate) fn find(sk: Typed) -> Option<TimeWait> {
+    if off!(tw_timer) == ABSENT {
+        return None;
+    }
+    let net = Typed(sk.read::<*const u8>(off!(sk_net)));
+    let hashinfo = if off!(net_hashinfo) == ABSENT {
+        Probed(net.read::<u64>(off!(net_death_row))).read(off!(death_row_hashinfo))
+    } else {
+        net.read::<u64>(off!(net_hashinfo))
+    };
+    let hashinfo = Probed(hashinfo);
+    let buckets: u64 = hashinfo.read(off!(hashinfo_ehash));
+    let mask: u32 = hashinfo.read(off!(hashinfo_mask));
+    let hash: u32 = sk.read(off!(sk_hash));
+    let dport: u16 = sk.read(off!(sk_dport));
+    let cookie: u64 = sk.read(off!(sk_cookie));
+    // A bucket is one pointer; a chain ends in an odd number.
+    let mut node: u64 = Probed(buckets + u64::from(hash & mask) * 8).read(0);
+    for _ in 0..CHAIN_MAX {
+        if node & 1 != 0 || node == 0 {
+            return None;
+        }
+        let found = Probed(node - u64::from(off!(sk_nulls_node)));
+        if found.read::<u32>(off!(sk_hash)) == hash
+            && found.read::<u8>(off!(sk_state)) == tcp::TIME_WAIT
+            && found.read::<u16>(off!(sk_dport)) == dport
+            && found.read::<u64>(off!(sk_cookie)) == cookie
+        {
+            return Some(TimeWait(found));
+        }
+        node = Probed(node).read(0);
+    }
+    None
+}
+
+/// Keeps what is known of a socket that has just reported `CLOSE`, and whose last step is told,
+/// for the time-wait socket in its place.
+#[inline(always)]
+pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
+    learn_handler(tw);
+    if sock.state() == tcp::TIME_WAIT {
+        sock.life = GONE;
+        if sock.is_shown() {
+            let index = sock.path_len.wrapping_sub(1);
+            insert_pair(tw, &pair_of(sock, index, sock.step(index)));
+        }
+        return;
+    }
+    sock.life = MOVED;
+    let inserted = SOCKS.insert(tw.address(), &*sock, 0);
+    sock.life = GONE;
+    sock.sent = sock.path_len;
+    if inserted.is_err() {
+        maps::count(count::MAP_FULL, 1);
+        return;
+    }
+    watch(tw.address());
+    // It may have ended on another CPU, where nothing was known of it.
+    if !tw.is_pending() {
+        ended(tw, sock.step(sock.path_len.wrapping_sub(1)).mono_ns());
+    }
+}
+
+/// Whether this socket's connection goes on in a time-wait socket that waits for the peer's FIN.
+#[inline(always)]
+pub(crate) fn waits(tw: TimeWait) -> bool {
+    tw.waits_for_fin()
+}
+
+#[inline(always)]
+fn pair_of(sock: &Sock, seq: u8, entered: Step) -> Pair {
+    let slot = usize::from(sock.slot & 1);
+    let mut pair = Pair {
+        conn: sock.conn,
+        since_ns: entered.mono_ns(),
+        ended_ns: 0,
+        owner: tcptrace_common::record::Owner::NONE,
+        tuple: sock.tuple,
+        netns: sock.netns,
+        flags: sock.flags & PARTIAL,
+        role: sock.role,
+        source: sock.sources[slot],
+        seq: seq.wrapping_add(1),
+    };
+    copy(&mut pair.owner, &sock.owners[slot]);
+    pair
+}
+
+/// Keeps what the end of `TIME_WAIT` must say.
+#[inline(always)]
+fn insert_pair(tw: TimeWait, pair: &Pair) {
+    // With `--failed` only the agent knows whether it was shown; what gets here has not failed.
+    if config!(emit) & EMIT_TRANSITION == 0 || config!(failed) != 0 {
+        return;
+    }
+    let key = tw.address();
+    if let Some(former) = PAIRS.get_ptr(key) {
+        // SAFETY: a live record. Another's, whose end nobody has told of yet.
+        let former = unsafe { &*former };
+        let at_ns = if former.ended_ns == 0 {
+            pair.since_ns
+        } else {
+            former.ended_ns
+        };
+        emit::pair_ended(former, at_ns, || PAIRS.remove(key).is_ok());
+    }
+    if PAIRS.insert(key, pair, 0).is_err() {
+        maps::count(count::MAP_FULL, 1);
+        return;
+    }
+    // It may have ended on another CPU, where nothing was known of it.
+    if !tw.is_pending() {
+        pair_ended(key, pair.since_ns);
+    }
+}
+
+#[inline(always)]
+fn pair_ended(key: u64, now_ns: u64) {
+    if let Some(pair) = PAIRS.get_ptr(key) {
+        // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
+        emit::pair_ended(unsafe { &*pair }, now_ns, || PAIRS.remove(key).is_ok());
+    }
+}
+
+/// The record of a connection that waits in this time-wait socket for its peer's FIN.
+#[inline(always)]
+fn waiting(key: u64) -> Option<*mut Sock> {
+    let pointer = SOCKS.get_ptr_mut(key)?;
+    // SAFETY: a live record.
+    (unsafe { (*pointer).life } == MOVED).then_some(pointer)
+}
+
+/// The peer's FIN has come: `TIME_WAIT` from `now_ns` on.
+#[inline(always)]
+fn fin(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
+    let key = tw.address();
+    let step = Step::new(now_ns, tcp::TIME_WAIT);
+    let pair = pair_of(sock, sock.path_len, step);
+    let shown = sock.is_shown();
+    if emit::moved(sock, step, flags, 0, 0, || SOCKS.remove(key).is_ok()) && shown {
+        insert_pair(tw, &pair);
+    }
+}
+
+/// A time-wait socket's timer was set again, as it is when a segment comes.
+#[inline(always)]
+pub(crate) fn rescheduled(tw: TimeWait, now_ns: u64) {
+    if let Some(sock) = waiting(tw.address())
+        && !tw.waits_for_fin()
+    {
+        // SAFETY: a live record; only read.
+        fin(tw, unsafe { &*sock }, now_ns, 0);
+    }
+}
+
+/// A time-wait socket is no more.
+#[inline(always)]
+pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
+    let key = tw.address();
+    let Some(sock) = waiting(key) else {
+        pair_ended(key, now_ns);
+        return;
+    };
+    // SAFETY: a live record; only read.
+    let sock = unsafe { &*sock };
+    if tw.waits_for_fin() {
+        never_finished(tw, sock, now_ns);
+    } else {
+        // `insert_pair` sees that its timer has stopped, and tells of the end as well.
+        fin(tw, sock, now_ns, FLAG_INFERRED);
+    }
+}
+
+/// It ended without the peer's FIN: after `tcp_fin_timeout`, by an RST, or with its namespace.
+#[inline(always)]
+fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64) {
+    let key = tw.address();
+    let mut known = 0;
+    let mut reset = 0;
+    if tw.is_due() {
+        known = KNOWN_EXPIRED;
+    } else if config!(reset_reason) != 0 && sock.counters.reset == 0 && !net_is_dying(tw) {
+        // Where the kernel tells of every RST we send, for time-wait sockets as well, this was
+        // none of ours.
+        reset = RESET_RECEIVED;
+    }
+    let step = Step::new(now_ns, tcp::CLOSE);
+    emit::moved(sock, step, 0, known, reset, || SOCKS.remove(key).is_ok());
+}
+
+/// Whether the network namespace is being taken down, with all that is in it.
+#[inline(always)]
+fn net_is_dying(tw: TimeWait) -> bool {
+    if off!(net_count) == ABSENT {
+        return true;
+    }
+    let net = Probed(tw.0.read(off!(sk_net)));
+    net.read::<u32>(off!(net_count)) == 0
+}
+
+/// Puts a time-wait socket on the list of those that `hook::watch` looks at.
+#[inline(always)]
+fn watch(key: u64) {
+    if TIME_WAIT.get(BY_TIMER).is_none_or(|mode| *mode == 0) {
+        return;
+    }
+    if WATCH.push(&key, 0).is_ok() {
+        maps::count(count::WATCHED, 1);
+        emit::nudge();
+    }
+}
+
+#[inline(always)]
+fn learn_handler(tw: TimeWait) {
+    if let Some(handler) = TIME_WAIT.get_ptr_mut(HANDLER) {
+        // SAFETY: a live, aligned map value; whoever writes it writes the same.
+        let handler = unsafe { &mut *handler };
+        if *handler == 0 {
+            *handler = tw.timer().read(off!(timer_function));
+        }
+    }
+}
+
+/// A time-wait socket's timer is being stopped: for good, or to be set anew, which shows only
+/// afterwards.
+#[inline(always)]
+pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
+    let key = tw.address();
+    if let Some(sock) = waiting(key) {
+        // SAFETY: a live record; `ended_ns` is this hook's alone.
+        let sock = unsafe { &mut *sock };
+        sock.ended_ns = now_ns;
+        if tw.waits_for_fin() {
+            // On the list since it came.
+            return;
+        }
+        fin(tw, sock, now_ns, FLAG_INFERRED);
+    }
+    if let Some(pair) = PAIRS.get_ptr_mut(key) {
+        // SAFETY: a live record; `ended_ns` is this hook's alone.
+        unsafe { (*pair).ended_ns = now_ns };
+        watch(key);
+    }
+}
+
+/// Looks at a time-wait socket on the list. Returns whether it is to stay there.
+#[inline(always)]
+pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
+    let key = tw.address();
+    if let Some(sock) = waiting(key) {
+        // SAFETY: a live record; only read.
+        let sock = unsafe { &*sock };
+        let ours = tw.is_of(sock.conn, sock.tuple.lport, sock.tuple.rport);
+        if ours && !tw.waits_for_fin() {
+            fin(tw, sock, now_ns, FLAG_INFERRED);
+        } else if ours && tw.is_pending() {
+            return true;
+        } else {
+            let at_ns = if sock.ended_ns == 0 {
+                now_ns
+            } else {
+                sock.ended_ns
+            };
+            never_finished(tw, sock, at_ns);
+        }
+        return false;
+    }
+    if let Some(pair) = PAIRS.get_ptr(key) {
+        // SAFETY: a live record; only read.
+        let pair = unsafe { &*pair };
+        let runs = tw.is_of(pair.conn, pair.tuple.lport, pair.tuple.rport) && tw.is_pending();
+        if !runs && pair.ended_ns != 0 {
+            emit::pair_ended(pair, pair.ended_ns, || PAIRS.remove(key).is_ok());
+        }
+    }
+    false
+}
