@@ -531,6 +531,23 @@ impl Totals {
         (self.counters.known & KNOWN_COUNTERS != 0).then_some(&self.counters)
     }
 
+    /// Payload received in order. The kernel counts the peer's FIN as a byte (`tcp_fin` comes after
+    /// `tcp_rcv_nxt_update`); here it is taken off again.
+    pub fn rx_bytes(&self) -> Option<u64> {
+        let path = self.path();
+        let fin = path
+            .iter()
+            .enumerate()
+            .any(|(at, step)| match step.state() {
+                tcp::CLOSE_WAIT | tcp::LAST_ACK | tcp::CLOSING => true,
+                // A FIN that came after the socket was gone nobody counted.
+                tcp::TIME_WAIT => !self.is_moved() || at + 1 < path.len(),
+                _ => false,
+            });
+        self.counters()
+            .map(|counters| counters.rx_bytes.saturating_sub(u64::from(fin)))
+    }
+
     /// Least round-trip time of late
     pub fn min_rtt_us(&self) -> Option<u32> {
         self.counters()

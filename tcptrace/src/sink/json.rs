@@ -238,7 +238,7 @@ fn push_counters(out: &mut Vec<u8>, totals: &Totals) {
     let known = |number: Option<u32>| number.map(u64::from);
     for (key, number) in [
         ("tx_bytes", counters.tx_bytes),
-        ("rx_bytes", counters.rx_bytes),
+        ("rx_bytes", totals.rx_bytes().unwrap_or(0)),
         ("retrans_bytes", counters.retrans_bytes),
         ("tx_segs", u64::from(counters.tx_segs)),
         ("rx_segs", u64::from(counters.rx_segs)),

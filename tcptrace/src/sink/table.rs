@@ -265,7 +265,7 @@ impl Table {
                 remark,
                 " · ↑{} ↓{}",
                 bytes(counters.tx_bytes),
-                bytes(counters.rx_bytes)
+                bytes(totals.rx_bytes().unwrap_or(0))
             );
             if counters.retransmits > 0 {
                 let count = count(counters.retransmits.into());
