@@ -141,7 +141,8 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
         maps::count(count::MAP_FULL, 1);
         return;
     }
-    watch(tw.address());
+    // Without room on the list, its end shows when its timer stops.
+    let _listed = TIME_WAIT.get(BY_TIMER).is_some_and(|mode| *mode != 0) && watch(tw.address());
     // It may have ended on another CPU, where nothing was known of it.
     if !tw.is_pending() {
         ended(tw, sock.step(sock.path_len.wrapping_sub(1)).mono_ns());
@@ -285,16 +286,16 @@ fn net_is_dying(tw: TimeWait) -> bool {
     net.read::<u32>(off!(net_count)) == 0
 }
 
-/// Puts a time-wait socket on the list of those that `hook::watch` looks at.
+/// Puts a time-wait socket on the list of those that `hook::time_wait::watch` looks at. Returns
+/// whether there was room.
 #[inline(always)]
-fn watch(key: u64) {
-    if TIME_WAIT.get(BY_TIMER).is_none_or(|mode| *mode == 0) {
-        return;
+fn watch(key: u64) -> bool {
+    if WATCH.push(&key, 0).is_err() {
+        return false;
     }
-    if WATCH.push(&key, 0).is_ok() {
-        maps::count(count::WATCHED, 1);
-        emit::nudge();
-    }
+    maps::count(count::WATCHED, 1);
+    emit::nudge();
+    true
 }
 
 #[inline(always)]
@@ -317,16 +318,20 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
         // SAFETY: a live record; `ended_ns` is this hook's alone.
         let sock = unsafe { &mut *sock };
         sock.ended_ns = now_ns;
-        if tw.waits_for_fin() {
-            // On the list since it came.
-            return;
+        if !tw.waits_for_fin() {
+            fin(tw, sock, now_ns, FLAG_INFERRED);
+        } else if !watch(key) {
+            // Set anew is only the timer of one whose FIN has come.
+            never_finished(tw, sock, now_ns);
         }
-        fin(tw, sock, now_ns, FLAG_INFERRED);
     }
     if let Some(pair) = PAIRS.get_ptr_mut(key) {
         // SAFETY: a live record; `ended_ns` is this hook's alone.
         unsafe { (*pair).ended_ns = now_ns };
-        watch(key);
+        if !watch(key) {
+            // Rather too early than never: it ends within a minute.
+            pair_ended(key, now_ns);
+        }
     }
 }
 

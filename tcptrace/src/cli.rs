@@ -119,7 +119,7 @@ pub struct TraceArgs {
         help_heading = "Filter"
     )]
     pub role: Vec<RoleName>,
-    /// Only transitions that enter or leave these states: SYN_SENT,CLOSE_WAIT
+    /// Only transitions that enter or leave these states, as `SYN_SENT` or `CLOSE_WAIT`
     #[arg(
         long,
         value_name = "LIST",
@@ -130,7 +130,7 @@ pub struct TraceArgs {
     /// Only connections that failed: refused, timed out, unreachable, reset
     #[arg(long, help_heading = "Filter")]
     pub failed: bool,
-    /// Only connections that took this long to connect, or waited this long for accept(): 100ms
+    /// Only connections that took this long, as 100ms, to connect, or waited so for `accept()`
     #[arg(
         long,
         value_name = "DUR",

@@ -31,6 +31,10 @@ pub enum DecodeError {
 }
 
 /// One record, decoded.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is alive at a time, on the stack"
+)]
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// A connection open at start
@@ -332,6 +336,18 @@ impl Numbers {
     /// Of a listener: requests whose SYN-ACK was not answered in time, since the last such record
     pub fn unanswered(&self) -> Option<u32> {
         self.at(4)
+    }
+
+    /// Of a listener: SYN cookies sent in its network namespace since the last such record
+    pub fn cookies_sent(&self) -> Option<u32> {
+        self.at(5)
+    }
+
+    /// The same with the SYN cookies sent, which the kernel counts elsewhere.
+    #[must_use]
+    pub fn with_cookies(mut self, sent: Option<u64>) -> Self {
+        self.0[5] = sent.map_or(UNKNOWN, |sent| u32::try_from(sent).unwrap_or(UNKNOWN));
+        self
     }
 
     /// Of a retransmission: how many so far

@@ -19,7 +19,7 @@ use crate::{
     bpf::{Losses, Snapshot, Tracer, Woken},
     error::Error,
     event::{Event, State},
-    kernel::{self, Kernel},
+    kernel::{self, Kernel, netstat::Cookies},
     output::{Output, Written},
     recording::Recorder,
     settings::Settings,
@@ -78,6 +78,7 @@ pub struct Pipeline {
     lines: Vec<u8>,
     reported: Losses,
     recorder: Option<Recorder>,
+    cookies: Option<Cookies>,
 }
 
 /// Everything counted on the way.
@@ -112,6 +113,7 @@ impl Pipeline {
             lines: Vec::with_capacity(2 * BATCH_BYTES),
             reported: Losses::default(),
             recorder: None,
+            cookies: None,
         }
     }
 
@@ -137,6 +139,9 @@ impl Pipeline {
         // The snapshot before the first line: who starts a load on reading it finds every owner
         // known. What happens meanwhile waits in the ring.
         let snapshot = self.tracer.snapshot(&self.kernel)?;
+        if self.settings.emit & EMIT_LISTENER != 0 {
+            self.cookies = Some(Cookies::begin());
+        }
         self.sink.start(&start, &mut self.lines);
         let mut open = self.list(&snapshot)?;
 
@@ -264,11 +269,12 @@ impl Pipeline {
                 tally,
                 lines,
                 recorder,
+                cookies,
                 ..
             } = self;
             let records = tracer.ring.drain(|record| {
                 record_bytes(recorder, record);
-                print_record(record, settings, &mut **sink, tally, lines)
+                print_record(record, settings, cookies, &mut **sink, tally, lines)
                     && lines.len() < BATCH_BYTES
             });
             total += records;
@@ -290,10 +296,11 @@ impl Pipeline {
             tally,
             lines,
             recorder,
+            cookies,
             ..
         } = self;
         record_bytes(recorder, record);
-        print_record(record, settings, &mut **sink, tally, lines)
+        print_record(record, settings, cookies, &mut **sink, tally, lines)
     }
 
     fn is_full(&self) -> bool {
@@ -385,6 +392,7 @@ fn record_bytes(recorder: &mut Option<Recorder>, record: &[u8]) {
 fn print_record(
     record: &[u8],
     settings: &Settings,
+    cookies: &mut Option<Cookies>,
     sink: &mut dyn Sink,
     tally: &mut Tally,
     lines: &mut Vec<u8>,
@@ -393,6 +401,13 @@ fn print_record(
         return true;
     }
     let told = Event::decode(record, |event| {
+        let event = match (event, &mut *cookies) {
+            (Event::Listener(connection, numbers), Some(cookies)) => {
+                let sent = cookies.since(connection.netns().into());
+                &Event::Listener(*connection, numbers.with_cookies(sent))
+            }
+            _ => event,
+        };
         print_event(event, settings, sink, tally, lines)
     });
     told.unwrap_or_else(|why| {

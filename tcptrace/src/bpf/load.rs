@@ -164,7 +164,7 @@ impl Tracer {
             return None;
         }
         if at_once || now >= looks.next {
-            self.ring.look(&self.ebpf, watched);
+            Ring::look(&self.ebpf, watched);
             let left = self.counts.watched();
             let looks = &mut self.looks;
             looks.turn = if left < watched {

@@ -29,6 +29,9 @@ const FLUSH_AT_ONCE: usize = 256;
 /// How long a step may wait for its port before the kernel is asked.
 const HELD_NS: u64 = 20_000_000;
 
+/// How many time-wait sockets are looked at in one turn.
+const LOOKS_AT_ONCE: u64 = 1024;
+
 const RING_TOKEN: u64 = 1;
 const STOP_TOKEN: u64 = 2;
 const HANGUP_TOKEN: u64 = 3;
@@ -168,10 +171,11 @@ impl Ring {
         }
     }
 
-    /// Looks once at each of the `watched` time-wait sockets on the list.
-    pub(super) fn look(&self, ebpf: &Ebpf, watched: u64) {
+    /// Looks once at each of the `watched` time-wait sockets on the list, as far as time allows: the
+    /// others come first at the next look.
+    pub(super) fn look(ebpf: &Ebpf, watched: u64) {
         let mut looked = 0;
-        while looked < watched {
+        while looked < watched.min(LOOKS_AT_ONCE) {
             match run(ebpf, "watch", 0) {
                 Some(more) if more > 0 => looked += u64::from(more),
                 _ => break,

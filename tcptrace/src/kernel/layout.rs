@@ -39,14 +39,12 @@ fn time_wait(btf: &Btf<'_>, layout: &mut Layout) -> Found {
     let common = |member: &str| btf.offset("sock", &format!("__sk_common.{member}"));
     layout.sk_hash = common("skc_hash")?;
     layout.sk_nulls_node = common("skc_nulls_node")?;
-    layout.net_hashinfo = match btf.offset("net", "ipv4.tcp_death_row.hashinfo") {
-        Ok(offset) => offset,
-        // A pointer from 5.18 to 6.0.
-        Err(_) => {
-            layout.net_death_row = btf.offset("net", "ipv4.tcp_death_row")?;
-            ABSENT
-        }
-    };
+    // A pointer from 5.18 to 6.0.
+    if let Ok(offset) = btf.offset("net", "ipv4.tcp_death_row.hashinfo") {
+        layout.net_hashinfo = offset;
+    } else {
+        layout.net_death_row = btf.offset("net", "ipv4.tcp_death_row")?;
+    }
     layout.death_row_hashinfo = btf.offset("inet_timewait_death_row", "hashinfo")?;
     layout.hashinfo_ehash = btf.offset("inet_hashinfo", "ehash")?;
     layout.hashinfo_mask = btf.offset("inet_hashinfo", "ehash_mask")?;

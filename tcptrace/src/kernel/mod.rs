@@ -4,6 +4,7 @@ pub mod btf;
 pub mod capability;
 pub mod layout;
 pub mod netns;
+pub mod netstat;
 pub mod tracefs;
 
 use std::{collections::HashMap, fs, path::Path};

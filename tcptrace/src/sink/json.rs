@@ -430,6 +430,7 @@ impl Sink for Json {
                     ("half_open_max", numbers.backlog_max()),
                     ("dropped", numbers.dropped()),
                     ("unanswered", numbers.unanswered()),
+                    ("cookies_sent", numbers.cookies_sent()),
                 ] {
                     push_known(out, key, number.map(u64::from));
                 }

@@ -216,7 +216,7 @@ impl Table {
     }
 
     /// What both ends agreed on, for `-w`.
-    fn handshake(&self, totals: &Totals, remark: &mut String) {
+    fn handshake(totals: &Totals, remark: &mut String) {
         if let Some((ours, theirs)) = totals.isns() {
             let _infallible = write!(remark, " · isn {ours}/{theirs}");
         }
@@ -276,7 +276,7 @@ impl Table {
             let _infallible = write!(remark, " · rtt {}", duration(us.into()));
         }
         if self.wide {
-            self.handshake(totals, &mut remark);
+            Self::handshake(totals, &mut remark);
         }
         // Where each transition has its line, the times are there.
         if self.wide || !self.lines.transition {
@@ -313,6 +313,9 @@ fn trouble(connection: &Connection, numbers: &Numbers) -> String {
     }
     if let Some(unanswered) = numbers.unanswered().filter(|unanswered| *unanswered > 0) {
         parts.push(format!("{} SYN-ACKs unanswered", count(unanswered.into())));
+    }
+    if let Some(cookies) = numbers.cookies_sent().filter(|cookies| *cookies > 0) {
+        parts.push(format!("{} SYN cookies sent", count(cookies.into())));
     }
     if let Some(half_open) = numbers.half_open() {
         parts.push(format!(
