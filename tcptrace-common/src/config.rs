@@ -77,6 +77,9 @@ impl Config {
     };
 }
 
+/// Time-wait sockets that one run of the program `watch` looks at.
+pub const LOOKS_PER_RUN: u64 = 8;
+
 /// Words in one row of the `PORTS` bitmap: one bit for each of 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;
 /// Row of local ports in the `PORTS` bitmap.

@@ -43,9 +43,14 @@ pub(crate) const BY_TIMER: u32 = 0;
 /// time-wait socket.
 pub(crate) const HANDLER: u32 = 1;
 
+/// Indices into [`TIME_WAIT`]: `CLOCK_MONOTONIC` (ns) and jiffies of one moment, the first look.
+pub(crate) const BEGIN_NS: u32 = 2;
+/// See [`BEGIN_NS`].
+pub(crate) const BEGIN_JIFFIES: u32 = 3;
+
 /// How the ends of time-wait sockets are learnt.
 #[map]
-pub(crate) static TIME_WAIT: Array<u64> = Array::with_max_entries(2, 0);
+pub(crate) static TIME_WAIT: Array<u64> = Array::with_max_entries(4, 0);
 
 /// When the first SYN-ACK of a request was sent (µs), of those that had to be sent again. The
 /// oldest give way: under a flood of forged SYNs nobody asks for them.

@@ -167,8 +167,8 @@ fn time_wait_quality(hooks: &Hooks) -> (Quality, Option<String>) {
         TimeWait::Timer => (
             Quality::Partial,
             Some(
-                "when the peer's FIN comes after close(), the time of TIME_WAIT is when it was \
-                 found (`inferred`)"
+                "when the peer's FIN comes after close(), TIME_WAIT is known to the kernel's tick, \
+                 and told a moment later (`inferred`)"
                     .to_owned(),
             ),
         ),

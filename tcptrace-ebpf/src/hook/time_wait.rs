@@ -14,7 +14,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext},
 };
-use tcptrace_common::count;
+use tcptrace_common::{config::LOOKS_PER_RUN, count};
 
 use crate::{
     constants::off,
@@ -22,9 +22,6 @@ use crate::{
     maps::{self, HANDLER, TIME_WAIT, WATCH},
     timewait::{self, TimeWait},
 };
-
-/// Time-wait sockets that one run of [`watch`] looks at.
-const LOOKS: u32 = 8;
 
 #[inline(always)]
 fn now_ns() -> u64 {
@@ -70,16 +67,15 @@ pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Run by the agent: looks at a few of the time-wait sockets on the list, and returns how many.
+/// Run by the agent: looks at a few of the time-wait sockets on the list.
 #[raw_tracepoint]
 pub(crate) fn watch(_ctx: RawTracePointContext) -> i32 {
     let now_ns = now_ns();
-    let mut looks = 0;
-    for _ in 0..LOOKS {
+    timewait::begin(now_ns);
+    for _ in 0..LOOKS_PER_RUN {
         let Ok(Some(key)) = WATCH.pop() else { break };
-        looks += 1;
         let stays = timewait::look(TimeWait::at(key), now_ns) && WATCH.push(&key, 0).is_ok();
         maps::count(count::UNWATCHED, u64::from(!stays));
     }
-    looks
+    0
 }

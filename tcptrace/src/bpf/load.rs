@@ -224,6 +224,8 @@ fn attach_optional(
             map::<Array<&mut MapData, u64>>(ebpf, "TIME_WAIT")?
                 .set(0, 1, 0)
                 .map_err(anyhow::Error::new)?;
+            // The first look, at nothing, begins to count ticks.
+            Ring::look(ebpf, 1);
         }
     }
     let mut attach = |name, tracepoint| {

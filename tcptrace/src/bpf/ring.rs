@@ -15,6 +15,7 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
+use tcptrace_common::config::LOOKS_PER_RUN;
 
 use super::object::take;
 use crate::error::Error;
@@ -174,12 +175,8 @@ impl Ring {
     /// Looks once at each of the `watched` time-wait sockets on the list, as far as time allows: the
     /// others come first at the next look.
     pub(super) fn look(ebpf: &Ebpf, watched: u64) {
-        let mut looked = 0;
-        while looked < watched.min(LOOKS_AT_ONCE) {
-            match run(ebpf, "watch", 0) {
-                Some(more) if more > 0 => looked += u64::from(more),
-                _ => break,
-            }
+        for _ in 0..watched.min(LOOKS_AT_ONCE).div_ceil(LOOKS_PER_RUN) {
+            run(ebpf, "watch", 0);
         }
     }
 
@@ -192,15 +189,13 @@ impl Ring {
 }
 
 /// Runs a program once, with `key` as its argument.
-fn run(ebpf: &Ebpf, name: &str, key: u64) -> Option<u32> {
-    let program = <&RawTracePoint>::try_from(ebpf.program(name)?).ok()?;
+fn run(ebpf: &Ebpf, name: &str, key: u64) {
+    let Some(Ok(program)) = ebpf.program(name).map(<&RawTracePoint>::try_from) else {
+        return;
+    };
     let mut options = RawTracePointRunOptions::new();
     options.args[0] = key;
-    match program.test_run(options) {
-        Ok(result) => Some(result.return_value),
-        Err(why) => {
-            log::debug!("{name}: {why}");
-            None
-        }
+    if let Err(why) = program.test_run(options) {
+        log::debug!("{name}: {why}");
     }
 }
