@@ -135,8 +135,10 @@ pub(crate) fn begin(now_ns: u64) {
     ) else {
         return;
     };
-    // SAFETY: live, aligned map values; only the agent's runs, one after the other, come here.
-    let (ns, ticks) = unsafe { (&mut *ns, &mut *ticks) };
+    // SAFETY: a live, aligned map value; only the agent's runs, one after the other, come here.
+    let ns = unsafe { &mut *ns };
+    // SAFETY: as above.
+    let ticks = unsafe { &mut *ticks };
     if *ns == 0 {
         *ticks = jiffies();
         *ns = now_ns;
