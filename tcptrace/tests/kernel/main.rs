@@ -31,6 +31,7 @@ mod record;
 mod refusals;
 mod selection;
 mod stage;
+mod timewait;
 mod tracer;
 mod truth;
 mod wait;
@@ -190,6 +191,7 @@ fn main() -> ExitCode {
         .iter()
         .chain(reasons::SCENARIOS)
         .chain(counters::SCENARIOS)
+        .chain(timewait::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

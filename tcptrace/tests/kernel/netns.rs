@@ -10,6 +10,7 @@ use std::{
     },
     process::{Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -130,6 +131,23 @@ impl Netns {
             work()
         };
         std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
+    }
+
+    /// Starts a thread in the namespace, which keeps it alive.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let file = self.file.try_clone().unwrap();
+        std::thread::spawn(move || {
+            join(&file).unwrap();
+            work()
+        })
+    }
+
+    /// Lets go of the namespace. It ends when nobody else has it.
+    pub(crate) fn destroy(&mut self) {
+        self.file = File::open("/dev/null").unwrap();
     }
 
     /// Sets a value of `/proc/sys/net/ipv4`.
