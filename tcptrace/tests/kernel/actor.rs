@@ -154,7 +154,7 @@ impl Actor {
         self.who.uid = uid;
     }
 
-    /// `flags`: `reuseport`, `dual`.
+    /// `flags`: `reuseport`, `dual`, `backlog=NUMBER`.
     pub(crate) fn listen(&mut self, addr: SocketAddr, flags: &str) -> Listener {
         let answer = self.ask(&format!("listen {addr} {flags}"));
         let (id, local) = answer.split_once(' ').unwrap();
@@ -178,10 +178,41 @@ impl Actor {
         self.held()
     }
 
-    /// `how`: nothing, `thread NAME`, `nonblocking`, `fastopen` or `uring`.
+    /// `how`: nothing, `thread NAME`, `nonblocking`, `fastopen`, `uring` or `from ADDR`.
     pub(crate) fn connect(&mut self, addr: SocketAddr, how: &str) -> Held {
         self.tell(&format!("connect {addr} {how}"));
         self.held()
+    }
+
+    /// Leaves the connect under way: [`Actor::finish`] waits for what comes of it.
+    pub(crate) fn begin(&mut self, addr: SocketAddr) -> Held {
+        let answer = self.ask(&format!("connect {addr} begin"));
+        let words: Vec<&str> = answer.split(' ').collect();
+        let [id, local, cookie] = words[..] else {
+            panic!("not a connection: {answer:?}");
+        };
+        held(&format!("{id} {local} {addr} {cookie}"))
+    }
+
+    pub(crate) fn finish(&mut self, held: &Held) -> Result<String, String> {
+        self.tell(&format!("finish {}", held.id));
+        self.result()
+    }
+
+    /// Connects an open socket once more.
+    pub(crate) fn reconnect(&mut self, held: &Held, addr: SocketAddr) -> Held {
+        self.tell(&format!("reconnect {} {addr}", held.id));
+        self.held()
+    }
+
+    /// `option`: `keepalive` after so many seconds and once, `user-timeout-ms`, `nodelay`.
+    pub(crate) fn set(&mut self, held: &Held, option: &str, value: u32) {
+        self.ask(&format!("set {} {option} {value}", held.id));
+    }
+
+    /// [`Actor::act`] with a number of bytes.
+    pub(crate) fn act_on(&mut self, verb: &str, held: &Held, bytes: usize) {
+        self.ask(&format!("{verb} {} {bytes}", held.id));
     }
 
     pub(crate) fn held(&mut self) -> Held {
@@ -189,7 +220,7 @@ impl Actor {
     }
 
     /// `verb`: `send` or `receive` a byte, be `readable`, receive `eof`, `shutdown` its direction, `linger` on
-    /// for no time, meet an `error`.
+    /// for no time, meet an `error`, `disconnect`.
     pub(crate) fn act(&mut self, verb: &str, held: &Held) -> String {
         self.ask(&format!("{verb} {}", held.id))
     }

@@ -12,8 +12,10 @@
 
 mod actor;
 mod check;
+mod counters;
 mod endings;
 mod existing;
+mod fate;
 mod filters;
 mod handover;
 mod hostile;
@@ -24,13 +26,16 @@ mod owners;
 mod peer;
 mod process;
 mod prompt;
+mod reasons;
 mod record;
 mod refusals;
 mod selection;
 mod stage;
+mod timewait;
 mod tracer;
 mod truth;
 mod wait;
+mod wire;
 
 use std::{
     cell::RefCell,
@@ -184,6 +189,9 @@ fn main() -> ExitCode {
     panic::set_hook(Box::new(note_panic));
     let trials = SCENARIOS
         .iter()
+        .chain(reasons::SCENARIOS)
+        .chain(counters::SCENARIOS)
+        .chain(timewait::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

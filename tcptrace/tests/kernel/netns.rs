@@ -10,12 +10,13 @@ use std::{
     },
     process::{Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
+    thread::JoinHandle,
     time::Duration,
 };
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::wait;
+use crate::{truth, wait};
 
 static COUNT: AtomicU16 = AtomicU16::new(0);
 
@@ -111,28 +112,103 @@ impl Netns {
     }
 
     fn sockets(&self) -> Vec<String> {
-        const TIME_WAIT: &str = "06";
-        const LISTEN: &str = "0A";
+        let lines = self
+            .table()
+            .into_iter()
+            .filter(|entry| entry.state != "TIME_WAIT" && entry.state != "LISTEN");
+        lines.map(|entry| entry.line).collect()
+    }
+
+    /// What `/proc/net/tcp` and `tcp6` list.
+    pub(crate) fn table(&self) -> Vec<Entry> {
+        self.inside(table)
+    }
+
+    /// Runs something in a thread of the namespace.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let enter = || {
+            join(&self.file).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
+    }
+
+    /// Starts a thread in the namespace, which keeps it alive.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
         let file = self.file.try_clone().unwrap();
         std::thread::spawn(move || {
             join(&file).unwrap();
-            ["tcp", "tcp6"]
-                .into_iter()
-                .flat_map(|name| {
-                    let table =
-                        std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap();
-                    let lines: Vec<String> = table.lines().skip(1).map(str::to_owned).collect();
-                    lines
-                })
-                .filter(|line| {
-                    let state = line.split_whitespace().nth(3);
-                    state != Some(TIME_WAIT) && state != Some(LISTEN)
-                })
-                .collect()
+            work()
         })
-        .join()
-        .unwrap()
     }
+
+    /// Lets go of the namespace. It ends when nobody else has it.
+    pub(crate) fn destroy(&mut self) {
+        self.file = File::open("/dev/null").unwrap();
+    }
+
+    /// Sets a value of `/proc/sys/net/ipv4`.
+    pub(crate) fn set(&self, name: &str, value: &str) {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        self.inside(|| std::fs::write(&path, value))
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+}
+
+/// One line of `/proc/net/tcp`.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) state: &'static str,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    /// Of a listener, how many connections wait to be accepted
+    pub(crate) unread: u64,
+    pub(crate) line: String,
+}
+
+impl Entry {
+    fn parse(line: &str) -> Self {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let state = u32::from_str_radix(words[3], 16).unwrap();
+        let (_, unread) = words[4].split_once(':').unwrap();
+        Self {
+            state: truth::state(state),
+            local: addr(words[1]),
+            remote: addr(words[2]),
+            unread: u64::from_str_radix(unread, 16).unwrap(),
+            line: line.to_owned(),
+        }
+    }
+}
+
+/// Addresses are words in the byte order of the machine.
+fn addr(text: &str) -> SocketAddr {
+    let (ip, port) = text.split_once(':').unwrap();
+    let bytes: Vec<u8> = (0..ip.len())
+        .step_by(8)
+        .map(|at| u32::from_str_radix(&ip[at..at + 8], 16).unwrap())
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    let ip = match <[u8; 4]>::try_from(&bytes[..]) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(&bytes[..]).unwrap()),
+    };
+    SocketAddr::new(ip.to_canonical(), u16::from_str_radix(port, 16).unwrap())
+}
+
+/// Of the namespace that the calling thread is in.
+pub(crate) fn table() -> Vec<Entry> {
+    ["tcp", "tcp6"]
+        .into_iter()
+        .flat_map(|name| {
+            let table = std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap();
+            let entries: Vec<_> = table.lines().skip(1).map(Entry::parse).collect();
+            entries
+        })
+        .collect()
 }
 
 fn join(file: &File) -> io::Result<()> {

@@ -46,6 +46,15 @@ impl Stage {
 
     pub(crate) fn end_with(self, signal: Signal, open: usize, wildcards: &[u16]) -> Told {
         self.netns.settle(open);
+        self.end_at_once(signal, wildcards)
+    }
+
+    /// When the test knows that everything has happened.
+    pub(crate) fn end_now(self, wildcards: &[u16]) -> Told {
+        self.end_at_once(Signal::INT, wildcards)
+    }
+
+    fn end_at_once(self, signal: Signal, wildcards: &[u16]) -> Told {
         // At once: much of what happened may still be on its way through the tracer.
         self.tracer.signal(signal);
         let steps = self.truth.stop();

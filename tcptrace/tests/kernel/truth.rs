@@ -91,6 +91,9 @@ impl Truth {
         truth.write("buffer_size_kb", &kib_per_cpu.to_string());
         truth.write("events/sock/inet_sock_set_state/filter", "protocol == 6");
         truth.write("events/sock/inet_sock_set_state/enable", "1");
+        let filter = format!("function == {:#x}", time_wait_handler());
+        truth.write("events/timer/timer_start/filter", &filter);
+        truth.write("events/timer/timer_start/enable", "1");
         truth.write("tracing_on", "1");
         truth
     }
@@ -115,6 +118,7 @@ impl Truth {
     pub(crate) fn stop(self) -> Vec<Step> {
         self.write("tracing_on", "0");
         let fields = Fields::parse(&self.text("events/sock/inet_sock_set_state/format"));
+        let timer_start = id_of(&self.text("events/timer/timer_start/format"));
         let layout = PageLayout::parse(&self.text("../../events/header_page"));
         let mut steps = Vec::new();
         for entry in fs::read_dir(self.instance.join("per_cpu")).unwrap() {
@@ -133,11 +137,21 @@ impl Truth {
                 .open(cpu.join("trace_pipe_raw"))
                 .unwrap();
             let mut page = vec![0; layout.size];
+            let mut armed = false;
             loop {
                 match pipe.read(&mut page) {
                     Ok(0) => break,
                     Ok(_) => layout.decode(&page, |at_ns, record| {
-                        steps.extend(fields.decode(at_ns, record));
+                        if record[..2] == timer_start.to_ne_bytes() {
+                            armed = true;
+                        } else if let Some(mut step) = fields.decode(at_ns, record) {
+                            // The kernel makes the time-wait socket, starts its timer and closes
+                            // the full one without letting anything else come between.
+                            let left = matches!(step.old, "FIN_WAIT2" | "CLOSING");
+                            step.time_wait = armed && left && step.new == "CLOSE";
+                            armed = false;
+                            steps.push(step);
+                        }
                     }),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(error) => panic!("{}: {error}", cpu.display()),
@@ -168,20 +182,23 @@ pub(crate) struct Step {
     pub(crate) new: &'static str,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
+    /// It closes a socket of which a time-wait socket remains
+    pub(crate) time_wait: bool,
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}.{:06} {:x} {} -> {} {} -> {}",
+            "{}.{:06} {:x} {} -> {} {} -> {}{}",
             self.at_ns / 1_000_000_000,
             self.at_ns / 1000 % 1_000_000,
             self.sk,
             self.local,
             self.remote,
             self.old,
-            self.new
+            self.new,
+            if self.time_wait { " (time-wait)" } else { "" }
         )
     }
 }
@@ -205,6 +222,11 @@ impl Life {
             SocketAddr::new(ip.unwrap_or(any).ip(), port.unwrap_or(any).port())
         };
         (end(|step| step.local), end(|step| step.remote))
+    }
+
+    /// Whether a time-wait socket took its place.
+    pub(crate) fn time_waits(&self) -> bool {
+        self.steps.iter().any(|step| step.time_wait)
     }
 
     pub(crate) fn is_listener(&self) -> bool {
@@ -342,9 +364,8 @@ struct Fields {
 impl Fields {
     fn parse(format: &str) -> Self {
         let at = |name| field(format, name).0;
-        let id = format.lines().find_map(|line| line.strip_prefix("ID: "));
         Self {
-            id: id.unwrap().parse().unwrap(),
+            id: id_of(format),
             sk: at("skaddr"),
             old: at("oldstate"),
             new: at("newstate"),
@@ -383,8 +404,25 @@ impl Fields {
             new: state(word(self.new)),
             local: SocketAddr::new(addr(self.saddr, self.saddr_v6), short(self.sport)),
             remote: SocketAddr::new(addr(self.daddr, self.daddr_v6), short(self.dport)),
+            time_wait: false,
         })
     }
+}
+
+/// By which a record says what event it is.
+fn id_of(format: &str) -> u16 {
+    let id = format.lines().find_map(|line| line.strip_prefix("ID: "));
+    id.unwrap().parse().unwrap()
+}
+
+/// Where the function is that every time-wait socket's timer calls.
+fn time_wait_handler() -> u64 {
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap();
+    let line = symbols
+        .lines()
+        .find(|line| line.split(' ').nth(2) == Some("tw_timer_handler"))
+        .expect("tw_timer_handler in /proc/kallsyms");
+    u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap()
 }
 
 /// Offset and size of a field in a tracefs `format` file.
@@ -405,8 +443,8 @@ fn field(format: &str, name: &str) -> (usize, usize) {
     (number("offset:"), number("size:"))
 }
 
-fn state(number: u32) -> &'static str {
-    // net/tcp_states.h
+/// The name of a state of `net/tcp_states.h`.
+pub(crate) fn state(number: u32) -> &'static str {
     const STATES: [&str; 12] = [
         "ESTABLISHED",
         "SYN_SENT",

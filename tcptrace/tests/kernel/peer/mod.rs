@@ -7,10 +7,11 @@
 mod uring;
 
 use std::{
+    fmt::Write as _,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{
-        fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
     process::ExitCode,
@@ -130,10 +131,47 @@ impl Peer {
                 let stream = connect_after(addr_of(refused), addr_of(addr))?;
                 self.keep(stream)
             }
+            ["connect", addr, "from", local] => {
+                let stream = connect_from(addr_of(local), addr_of(addr))?;
+                self.keep(stream)
+            }
             // Leaves the connect under way, for addresses that do not answer.
             ["connect", addr, "begin"] => {
                 let (stream, _) = begin_connect(addr_of(addr))?;
                 self.keep_local(stream)
+            }
+            // Waits for what came of it.
+            ["finish", id] => {
+                let stream = self.stream(id);
+                finish_connect(stream)?;
+                Ok(String::new())
+            }
+            // The same socket, after a connection of its own.
+            ["reconnect", id, addr] => {
+                let stream = self.streams[index(id)].take().expect("an open stream");
+                rustix::net::connect(&stream, &addr_of(addr))?;
+                self.keep(stream)
+            }
+            ["disconnect", id] => {
+                rustix::net::connect_unspec(self.stream(id))?;
+                Ok(String::new())
+            }
+            ["set", id, option, value] => {
+                set_option(self.stream(id), option, value.parse().unwrap())?;
+                Ok(String::new())
+            }
+            // What `struct tcp_info` has in it, in hexadecimal.
+            ["info", id] => info(self.stream(id)),
+            ["congestion", id] => sockopt::tcp_congestion(self.stream(id)).map_err(Into::into),
+            ["receive", id, count] => {
+                let mut bytes = vec![0; count.parse().unwrap()];
+                self.stream(id).read_exact(&mut bytes)?;
+                Ok(String::new())
+            }
+            ["send", id, count] => {
+                let bytes = vec![b'x'; count.parse().unwrap()];
+                self.stream(id).write_all(&bytes)?;
+                Ok(String::new())
             }
             ["serve", id, count, first] => {
                 self.serve(index(id), count.parse().unwrap(), First::parse(first))
@@ -242,15 +280,19 @@ impl Peer {
             SocketFlags::CLOEXEC,
             None,
         )?;
+        let mut backlog = 1024;
         for flag in flags {
             match *flag {
                 "reuseport" => sockopt::set_socket_reuseport(&socket, true)?,
                 "dual" => sockopt::set_ipv6_v6only(&socket, false)?,
-                _ => panic!("unknown flag {flag:?}"),
+                _ => {
+                    let text = flag.strip_prefix("backlog=").expect("a known flag");
+                    backlog = text.parse().unwrap();
+                }
             }
         }
         rustix::net::bind(&socket, &addr)?;
-        rustix::net::listen(&socket, 1024)?;
+        rustix::net::listen(&socket, backlog)?;
         let listener = TcpListener::from(socket);
         let local = listener.local_addr()?;
         self.listeners.push(Some(listener));
@@ -409,13 +451,72 @@ fn begin_connect(addr: SocketAddr) -> io::Result<(TcpStream, Result<(), rustix::
     Ok((TcpStream::from(socket), result))
 }
 
+fn finish_connect(stream: &TcpStream) -> io::Result<()> {
+    let mut fds = [PollFd::new(stream, PollFlags::OUT)];
+    rustix::event::poll(&mut fds, None)?;
+    sockopt::socket_error(stream)??;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))
+}
+
 fn connect_nonblocking(addr: SocketAddr) -> io::Result<TcpStream> {
     let (stream, _) = begin_connect(addr)?;
-    let mut fds = [PollFd::new(&stream, PollFlags::OUT)];
-    rustix::event::poll(&mut fds, None)?;
-    sockopt::socket_error(&stream)??;
-    stream.set_nonblocking(false)?;
+    finish_connect(&stream)?;
     Ok(stream)
+}
+
+/// From an address of the caller's choice. If it is the one connected to, the socket meets
+/// itself.
+fn connect_from(local: SocketAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = rustix::net::socket_with(
+        family_of(addr),
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &local)?;
+    rustix::net::connect(&socket, &addr)?;
+    Ok(TcpStream::from(socket))
+}
+
+fn set_option(stream: &TcpStream, option: &str, value: u32) -> io::Result<()> {
+    let seconds = Duration::from_secs(value.into());
+    match option {
+        "keepalive" => {
+            sockopt::set_socket_keepalive(stream, true)?;
+            sockopt::set_tcp_keepidle(stream, seconds)?;
+            sockopt::set_tcp_keepintvl(stream, seconds)?;
+            sockopt::set_tcp_keepcnt(stream, 1)?;
+        }
+        "user-timeout-ms" => sockopt::set_tcp_user_timeout(stream, value)?,
+        "nodelay" => sockopt::set_tcp_nodelay(stream, value != 0)?,
+        _ => panic!("unknown option {option:?}"),
+    }
+    Ok(())
+}
+
+fn info(stream: &TcpStream) -> io::Result<String> {
+    let mut info = [0_u8; 512];
+    let mut len = libc::socklen_t::try_from(info.len()).unwrap();
+    // SAFETY: the kernel writes at most `len` bytes into `info`, and the length into `len`.
+    let failed = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut hex = String::new();
+    for byte in &info[..usize::try_from(len).unwrap()] {
+        write!(hex, "{byte:02x}").expect("text has room");
+    }
+    Ok(hex)
 }
 
 fn connect_after(refused: SocketAddr, addr: SocketAddr) -> io::Result<TcpStream> {
@@ -474,6 +575,11 @@ fn name_of(error: &io::Error) -> String {
     let name = match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => "ECONNREFUSED",
         Some(libc::ECONNRESET) => "ECONNRESET",
+        Some(libc::ECONNABORTED) => "ECONNABORTED",
+        Some(libc::ETIMEDOUT) => "ETIMEDOUT",
+        Some(libc::EHOSTUNREACH) => "EHOSTUNREACH",
+        Some(libc::ENETUNREACH) => "ENETUNREACH",
+        Some(libc::EPIPE) => "EPIPE",
         _ => return format!("{error:?}"),
     };
     name.to_owned()

@@ -1,0 +1,625 @@
+//! Why a connection ended, who ended it, and how long everything took.
+
+use std::{
+    io,
+    net::{SocketAddr, SocketAddrV4},
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
+
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use crate::{
+    Impossible, Outcome, Scenario,
+    Scenario::{Always, WherePossible},
+    actor::{Actor, Held, Listener},
+    check::CLOCK_TOLERANCE_US,
+    fate::{self, Fate},
+    netns::{Ip, Netns},
+    record,
+    stage::{Exchange, Stage},
+    wait,
+    wire::{ACK, FIN, Puppet, RST, SYN, Wire},
+};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    ("reasons::closed_in_peace", Always(closed_in_peace)),
+    ("reasons::resets", Always(resets)),
+    ("reasons::killed", Always(killed)),
+    ("reasons::never_established", Always(never_established)),
+    ("reasons::no_route", Always(no_route)),
+    ("reasons::listener_closed", Always(listener_closed)),
+    ("reasons::full_accept_queue", Always(full_accept_queue)),
+    ("reasons::vanished_peer", Always(vanished_peer)),
+    ("reasons::fast_open", Always(fast_open)),
+    ("reasons::simultaneous_open", Always(simultaneous_open)),
+    ("reasons::slow_handshake", Always(slow_handshake)),
+    ("reasons::destroyed", WherePossible(destroyed)),
+];
+
+/// A client, a server that listens, and the wire.
+struct Cast {
+    stage: Stage,
+    wire: Wire,
+    client: Actor,
+    server: Actor,
+    listener: Listener,
+    fates: Vec<Fate>,
+}
+
+impl Cast {
+    fn new() -> Self {
+        let netns = Netns::new();
+        let wire = Wire::stretch(&netns);
+        let stage = Stage::over(netns, &["--no-existing"]);
+        let client = Actor::spawn(&stage.netns, "client");
+        let mut server = Actor::spawn(&stage.netns, "server");
+        let listener = server.listen(stage.netns.addr(Ip::V4, 0), "");
+        Self {
+            stage,
+            wire,
+            client,
+            server,
+            listener,
+            fates: Vec::new(),
+        }
+    }
+
+    fn meet(&mut self) -> (Held, Held) {
+        self.server.tell_accept(&self.listener, "");
+        let (client, server) = (&mut self.client, &mut self.server);
+        Exchange::default().meet(client, server, self.listener.local)
+    }
+
+    fn end(self) {
+        fate::check(&self.stage.end(0, &[]), &self.fates);
+    }
+}
+
+/// A client of the wire, connected.
+pub(crate) fn meet_puppet<'wire>(
+    wire: &'wire Wire,
+    client: &mut Actor,
+    port: u16,
+) -> (Held, Puppet<'wire>) {
+    let here = SocketAddrV4::new(Wire::host(1), port);
+    let held = client.begin(here.into());
+    let mut puppet = Puppet::called(wire, here);
+    puppet.accept();
+    client.finish(&held).unwrap();
+    (held, puppet)
+}
+
+fn closed_in_peace() {
+    let mut cast = Cast::new();
+    let (near, far) = cast.meet();
+    cast.client.close(&near);
+    cast.server.act("eof", &far);
+    cast.server.close(&far);
+    let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
+    cast.fates.extend(Fate::peace("by the client", ends));
+
+    let (near, far) = cast.meet();
+    cast.server.close(&far);
+    cast.client.act("eof", &near);
+    cast.client.close(&near);
+    let ends = [(&far, &cast.server.who), (&near, &cast.client.who)];
+    cast.fates.extend(Fate::peace("by the server", ends));
+
+    let (near, far) = cast.meet();
+    cast.client.act("shutdown", &near);
+    cast.server.act("eof", &far);
+    for _ in 0..3 {
+        cast.server.act("send", &far);
+        cast.client.act("receive", &near);
+    }
+    cast.server.close(&far);
+    cast.client.act("eof", &near);
+    cast.client.close(&near);
+    let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
+    cast.fates.extend(Fate::peace("half-closed", ends));
+
+    let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 80);
+    cast.client.close(&near);
+    let fin = puppet.hear(FIN);
+    puppet.unhear(&fin);
+    puppet.say(FIN | ACK);
+    puppet.hear(FIN);
+    puppet.say(ACK);
+    let who = &cast.client.who;
+    let fate = Fate::of("by both at once", &near, who, "normal").by("both");
+    cast.fates.push(fate.closer(who));
+    cast.end();
+}
+
+fn resets() {
+    let mut cast = Cast::new();
+    let (near, far) = cast.meet();
+    cast.client.act("linger", &near);
+    cast.client.close(&near);
+    assert_eq!(cast.server.act("error", &far), "ECONNRESET");
+    cast.server.close(&far);
+    let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
+    cast.fates.extend(Fate::abort("linger for no time", ends));
+
+    let (near, far) = cast.meet();
+    cast.client.act("send", &near);
+    cast.server.act("readable", &far);
+    cast.server.close(&far);
+    assert_eq!(cast.client.act("error", &near), "ECONNRESET");
+    cast.client.close(&near);
+    let ends = [(&far, &cast.server.who), (&near, &cast.client.who)];
+    cast.fates.extend(Fate::abort("unread data", ends));
+
+    let (near, far) = cast.meet();
+    cast.client.act("disconnect", &near);
+    assert_eq!(cast.server.act("error", &far), "ECONNRESET");
+    cast.server.close(&far);
+    cast.client.close(&near);
+    let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
+    cast.fates.extend(Fate::abort("disconnected", ends));
+
+    let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 80);
+    puppet.say(RST | ACK);
+    assert_eq!(cast.client.act("error", &near), "ECONNRESET");
+    cast.client.close(&near);
+    let fate = Fate::of("by the peer", &near, &cast.client.who, "reset_received");
+    cast.fates.push(fate.by("remote").errno("ECONNRESET"));
+
+    // The peer's FIN says it will send no more; its reset, that it will not listen either.
+    let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 81);
+    puppet.say(FIN | ACK);
+    cast.client.act("eof", &near);
+    puppet.say(RST | ACK);
+    cast.stage.netns.settle(0);
+    cast.client.close(&near);
+    let fate = Fate::of("after its FIN", &near, &cast.client.who, "reset_received");
+    cast.fates.push(fate.by("remote").errno("EPIPE"));
+    cast.end();
+}
+
+/// The kernel closes for a process that is no more; the connection and its closing are still the
+/// process's.
+fn killed() {
+    let mut cast = Cast::new();
+    for unread in [false, true] {
+        let mut victim = Actor::spawn(&cast.stage.netns, "client victim");
+        cast.server.tell_accept(&cast.listener, "");
+        let exchange = Exchange::default();
+        let (near, far) = exchange.meet(&mut victim, &mut cast.server, cast.listener.local);
+        if unread {
+            cast.server.act("send", &far);
+            victim.act("readable", &near);
+        }
+        let who = victim.who.clone();
+        victim.kill();
+        end_met(&mut cast.server, &far, unread);
+        let ends = [(&near, &who), (&far, &cast.server.who)];
+        cast.fates.extend(if unread {
+            Fate::abort("client, data unread", ends)
+        } else {
+            Fate::peace("client", ends)
+        });
+    }
+    for unread in [false, true] {
+        let mut victim = Actor::spawn(&cast.stage.netns, "server victim");
+        let listener = victim.listen(cast.stage.netns.addr(Ip::V4, 0), "");
+        victim.tell_accept(&listener, "");
+        let exchange = Exchange::default();
+        let (near, far) = exchange.meet(&mut cast.client, &mut victim, listener.local);
+        if unread {
+            cast.client.act("send", &near);
+            victim.act("readable", &far);
+        }
+        let who = victim.who.clone();
+        victim.kill();
+        end_met(&mut cast.client, &near, unread);
+        let ends = [(&far, &who), (&near, &cast.client.who)];
+        cast.fates.extend(if unread {
+            Fate::abort("server, data unread", ends)
+        } else {
+            Fate::peace("server", ends)
+        });
+    }
+    cast.end();
+}
+
+/// Meets the end that the peer has made, and closes.
+fn end_met(actor: &mut Actor, held: &Held, reset: bool) {
+    if reset {
+        assert_eq!(actor.act("error", held), "ECONNRESET");
+    } else {
+        actor.act("eof", held);
+    }
+    actor.close(held);
+}
+
+fn never_established() {
+    const HOST_UNREACHABLE: (u8, u8) = (3, 1);
+    const PORT_UNREACHABLE: (u8, u8) = (3, 3);
+
+    let mut cast = Cast::new();
+    cast.stage.netns.set("tcp_syn_retries", "1");
+    let here = |port| SocketAddrV4::new(Wire::host(1), port);
+    let unanswered = cast.client.begin(here(80).into());
+    let begun = Instant::now();
+
+    let held = cast.client.begin(here(81).into());
+    let mut puppet = Puppet::called(&cast.wire, here(81));
+    puppet.say(RST | ACK);
+    assert_eq!(cast.client.finish(&held), Err("ECONNREFUSED".to_owned()));
+    let fate = Fate::of("refused", &held, &cast.client.who, "refused");
+    cast.fates.push(fate.by("remote").errno("ECONNREFUSED"));
+
+    let errors = [
+        (82, HOST_UNREACHABLE, "unreachable", "EHOSTUNREACH", None),
+        (
+            83,
+            PORT_UNREACHABLE,
+            "refused",
+            "ECONNREFUSED",
+            Some("remote"),
+        ),
+    ];
+    for (port, (kind, code), reason, errno, by) in errors {
+        let held = cast.client.begin(here(port).into());
+        let syn = cast.wire.hear("SYN", |segment| segment.to == here(port));
+        cast.wire.complain(kind, code, &syn);
+        assert_eq!(cast.client.finish(&held), Err(errno.to_owned()));
+        let fate = Fate::of("ICMP error", &held, &cast.client.who, reason).errno(errno);
+        cast.fates.push(match by {
+            Some(by) => fate.by(by),
+            None => fate,
+        });
+    }
+
+    let held = cast.client.begin(here(84).into());
+    cast.client.close(&held);
+    let who = &cast.client.who;
+    let fate = Fate::of("closed before", &held, who, "canceled");
+    cast.fates.push(fate.by("local").closer(who));
+
+    let held = cast.client.begin(here(85).into());
+    cast.client.act("disconnect", &held);
+    cast.client.close(&held);
+    let who = &cast.client.who;
+    let fate = Fate::of("disconnected before", &held, who, "canceled");
+    cast.fates.push(fate.by("local").closer(who));
+
+    let mut victim = Actor::spawn(&cast.stage.netns, "victim");
+    let held = victim.begin(here(86).into());
+    let who = victim.who.clone();
+    victim.kill();
+    let fate = Fate::of("killed before", &held, &who, "canceled");
+    cast.fates.push(fate.by("local").closer(&who));
+
+    let result = cast.client.finish(&unanswered);
+    assert_eq!(result, Err("ETIMEDOUT".to_owned()));
+    assert!(begun.elapsed() > Duration::from_secs(1));
+    let fate = Fate::of("unanswered", &unanswered, &cast.client.who, "timeout");
+    cast.fates.push(fate.errno("ETIMEDOUT"));
+
+    let told = cast.stage.end(0, &[]);
+    fate::check(&told, &cast.fates);
+    let retransmits: Vec<_> = told
+        .ours()
+        .into_iter()
+        .filter(|record| record.event() == "close" && record.role() == "client")
+        .filter(|close| close.int("syn_retransmits").unwrap_or(0) > 0)
+        .collect();
+    assert!(
+        retransmits.len() == 1
+            && retransmits[0].is_of(&unanswered)
+            && retransmits[0].int("syn_retransmits") == Some(1),
+        "one SYN was sent again:\n{}",
+        record::lines(&retransmits)
+    );
+}
+
+/// The kernel refuses before the socket has left `CLOSE`: there is no connection.
+fn no_route() {
+    let mut cast = Cast::new();
+    let nowhere: SocketAddr = "198.51.100.1:80".parse().unwrap();
+    cast.client.tell(&format!("connect {nowhere}"));
+    assert_eq!(cast.client.result(), Err("ENETUNREACH".to_owned()));
+    let (near, far) = cast.meet();
+    cast.client.close(&near);
+    cast.server.act("eof", &far);
+    cast.server.close(&far);
+    cast.end();
+}
+
+fn listener_closed() {
+    let mut cast = Cast::new();
+    let clients: Vec<_> = (0..2)
+        .map(|_| cast.client.connect(cast.listener.local, ""))
+        .collect();
+    await_queue(&cast.stage.netns, &cast.listener, 2);
+    cast.server.unlisten(&cast.listener);
+    for client in &clients {
+        assert_eq!(cast.client.act("error", client), "ECONNRESET");
+        cast.client.close(client);
+        let fate = Fate::waiting("in the queue", client, "listener_closed");
+        let pid = cast.server.who.pid;
+        cast.fates.push(fate.by("local").closer_if_named(pid));
+        let fate = Fate::of("its client", client, &cast.client.who, "reset_received");
+        cast.fates.push(fate.by("remote").errno("ECONNRESET"));
+    }
+    cast.end();
+}
+
+/// Until so many connections wait in the accept queue.
+pub(crate) fn await_queue(netns: &Netns, listener: &Listener, count: u64) {
+    let mut last = Vec::new();
+    let reached = wait::poll(Duration::from_secs(10), || {
+        last = netns.table();
+        let listening = last
+            .iter()
+            .find(|entry| entry.state == "LISTEN" && entry.local == listener.local)?;
+        (listening.unread == count).then_some(())
+    });
+    assert!(
+        reached.is_some(),
+        "{count} connections should wait: {last:#?}"
+    );
+}
+
+/// The kernel lets one more in than the backlog says, and drops the SYNs of the others.
+fn full_accept_queue() {
+    let mut cast = Cast::new();
+    let addr = cast.stage.netns.addr(Ip::V4, 0);
+    let listener = cast.server.listen(addr, "backlog=1");
+    let clients: Vec<_> = (0..10).map(|_| cast.client.begin(listener.local)).collect();
+    await_queue(&cast.stage.netns, &listener, 2);
+    let established = |netns: &Netns, local: SocketAddr| {
+        netns
+            .table()
+            .iter()
+            .any(|entry| entry.state == "ESTABLISHED" && entry.local == local)
+    };
+    let (inside, outside): (Vec<_>, Vec<_>) = clients
+        .into_iter()
+        .partition(|client| established(&cast.stage.netns, client.local));
+    assert_eq!((inside.len(), outside.len()), (2, 8));
+    for client in &outside {
+        cast.client.close(client);
+        let fate = Fate::of("outside", client, &cast.client.who, "canceled");
+        cast.fates.push(fate.by("local").closer(&cast.client.who));
+    }
+    for client in &inside {
+        let far = cast.server.accept(&listener);
+        assert_eq!(far.remote, client.local);
+        cast.client.close(client);
+        cast.server.act("eof", &far);
+        cast.server.close(&far);
+        let ends = [(client, &cast.client.who), (&far, &cast.server.who)];
+        cast.fates.extend(Fate::peace("inside", ends));
+    }
+    let told = cast.stage.end(0, &[]);
+    fate::check(&told, &cast.fates);
+    let depths: Vec<_> = told
+        .ours()
+        .into_iter()
+        .filter(|record| record.event() == "accept")
+        .map(|accept| (accept.int("backlog"), accept.int("backlog_max")))
+        .collect();
+    assert_eq!(depths, [(Some(1), Some(1)), (Some(0), Some(1))]);
+}
+
+/// Nothing comes any more, not even a reset.
+fn vanished_peer() {
+    let mut cast = Cast::new();
+    let (user, mut user_puppet) = meet_puppet(&cast.wire, &mut cast.client, 80);
+    let (keep, _puppet) = meet_puppet(&cast.wire, &mut cast.client, 81);
+    cast.client.set(&user, "user-timeout-ms", 500);
+    cast.client.set(&keep, "keepalive", 1);
+    cast.client.act("send", &user);
+    user_puppet.hear_data();
+    for (scene, held) in [("user timeout", &user), ("keepalive", &keep)] {
+        assert_eq!(cast.client.act("error", held), "ETIMEDOUT");
+        cast.client.close(held);
+        let fate = Fate::of(scene, held, &cast.client.who, "timeout");
+        cast.fates.push(fate.errno("ETIMEDOUT"));
+    }
+    cast.end();
+}
+
+fn fast_open() {
+    let mut cast = Cast::new();
+    // Both sides, without a cookie, and for every listener (Documentation/networking/ip-sysctl).
+    cast.stage.netns.set("tcp_fastopen", "1543");
+    cast.server.tell_accept(&cast.listener, "");
+    let near = cast.client.connect(cast.listener.local, "fastopen");
+    let far = cast.server.held();
+    cast.server.act("receive", &far);
+    cast.client.close(&near);
+    cast.server.act("eof", &far);
+    cast.server.close(&far);
+    let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
+    cast.fates.extend(Fate::peace("Fast Open", ends));
+    let told = cast.stage.end(0, &[]);
+    fate::check(&told, &cast.fates);
+    for held in [&near, &far] {
+        let ours = told.ours();
+        let close = ours
+            .iter()
+            .find(|record| record.event() == "close" && record.is_of(held))
+            .unwrap();
+        let options = close.get("options").and_then(serde_json::Value::as_array);
+        assert!(
+            options.is_some_and(|options| options.iter().any(|option| option == "fastopen")),
+            "options: {}",
+            close.line
+        );
+    }
+}
+
+fn simultaneous_open() {
+    let mut cast = Cast::new();
+    // A socket that connects to itself.
+    let free = cast.client.listen(cast.stage.netns.addr(Ip::V4, 0), "");
+    cast.client.unlisten(&free);
+    let own = cast
+        .client
+        .connect(free.local, &format!("from {}", free.local));
+    assert_eq!(own.local, own.remote);
+    cast.client.act("shutdown", &own);
+    cast.client.act("eof", &own);
+    cast.client.close(&own);
+    let who = &cast.client.who;
+    let fate = Fate::of("to itself", &own, who, "normal").by("both");
+    cast.fates.push(fate.closer(who));
+
+    let here = SocketAddrV4::new(Wire::host(1), 80);
+    let held = cast.client.begin(here.into());
+    let mut puppet = Puppet::called(&cast.wire, here);
+    puppet.say(SYN);
+    puppet.hear_again(SYN | ACK);
+    // Its SYN once more, with the ACK.
+    puppet.next = puppet.first_said;
+    puppet.say(SYN | ACK);
+    cast.client.finish(&held).unwrap();
+    puppet.say(FIN | ACK);
+    cast.client.act("eof", &held);
+    cast.client.close(&held);
+    puppet.hear(FIN);
+    puppet.say(ACK);
+    let who = &cast.client.who;
+    let fate = Fate::of("crossing SYNs", &held, who, "normal").by("remote");
+    cast.fates.push(fate.closer(who));
+    cast.end();
+}
+
+/// The time that a request is half-open is the client's to take.
+fn slow_handshake() {
+    const DELAY: Duration = Duration::from_millis(120);
+
+    let mut cast = Cast::new();
+    let here = |port| SocketAddrV4::new(Wire::host(1), port);
+    // This one hears the SYN-ACK twice before it answers.
+    let called = Instant::now();
+    let mut patient = Puppet::calling(&cast.wire, here(1000), cast.listener.local);
+    patient.call();
+    let asked = Instant::now();
+    let mut puppet = Puppet::calling(&cast.wire, here(1001), cast.listener.local);
+    puppet.call();
+    wait::poll(DELAY * 2, || (asked.elapsed() >= DELAY).then_some(()));
+    puppet.say(ACK);
+    let delays = asked.elapsed();
+    let far = cast.server.accept(&cast.listener);
+    patient.hear_again(SYN | ACK);
+    patient.say(ACK);
+    let patience = called.elapsed();
+    let late = cast.server.accept(&cast.listener);
+    for (far, mut puppet) in [(&far, puppet), (&late, patient)] {
+        cast.server.close(far);
+        puppet.hear(FIN);
+        puppet.say(FIN | ACK);
+        puppet.hear(ACK);
+        let who = &cast.server.who;
+        let fate = Fate::of("slow client", far, who, "normal").by("local");
+        cast.fates.push(fate.closer(who));
+    }
+    // Half-open requests that came to nothing are no connections.
+    let mut gone = Puppet::calling(&cast.wire, here(1002), cast.listener.local);
+    gone.call();
+    gone.say(RST);
+
+    let told = cast.stage.end(0, &[]);
+    fate::check(&told, &cast.fates);
+    for (held, half_open, retransmits) in [(&far, delays, 0), (&late, patience, 1)] {
+        let ours = told.ours();
+        let close = ours
+            .iter()
+            .find(|record| record.event() == "close" && record.is_of(held))
+            .unwrap();
+        let half_open_us = u64::try_from(half_open.as_micros()).unwrap();
+        let told_us = close.int("handshake_us").unwrap_or(0);
+        assert!(
+            told_us.abs_diff(half_open_us) <= CLOCK_TOLERANCE_US,
+            "half-open for {half_open_us} us: {}",
+            close.line
+        );
+        assert_eq!(
+            close.int("syn_retransmits").unwrap_or(0),
+            retransmits,
+            "{}",
+            close.line
+        );
+    }
+}
+
+/// What `ss -K` does.
+fn destroyed() -> Outcome {
+    let mut cast = Cast::new();
+    let (near, far) = cast.meet();
+    match cast.stage.netns.inside(|| destroy(near.local, near.remote)) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            return Err(Impossible(
+                "the kernel cannot destroy sockets: CONFIG_INET_DIAG_DESTROY is off".to_owned(),
+            ));
+        }
+        Err(error) => panic!("SOCK_DESTROY: {error}"),
+    }
+    assert_eq!(cast.client.act("error", &near), "ECONNABORTED");
+    assert_eq!(cast.server.act("error", &far), "ECONNRESET");
+    cast.client.close(&near);
+    cast.server.close(&far);
+    let fate = Fate::of("destroyed", &near, &cast.client.who, "reset_sent");
+    let fate = fate.by("local").errno("ECONNABORTED");
+    cast.fates.push(fate.closer_if_named(std::process::id()));
+    let fate = Fate::of("its peer", &far, &cast.server.who, "reset_received");
+    cast.fates.push(fate.by("remote").errno("ECONNRESET"));
+    cast.end();
+    Ok(())
+}
+
+/// `SOCK_DESTROY` of `linux/sock_diag.h`, in the namespace of the calling thread.
+fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
+    const SOCK_DIAG: u32 = 4;
+    const SOCK_DESTROY: u16 = 21;
+    const REQUEST_ACK: u16 = 0x1 | 0x4;
+    const TCP: u8 = 6;
+    let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (local, remote) else {
+        panic!("for IPv4 only");
+    };
+
+    // struct inet_diag_req_v2
+    let inet = u8::try_from(libc::AF_INET).unwrap();
+    let mut request = vec![inet, TCP, 0, 0];
+    request.extend(u32::MAX.to_ne_bytes());
+    request.extend(local.port().to_be_bytes());
+    request.extend(remote.port().to_be_bytes());
+    for end in [local, remote] {
+        request.extend(end.ip().octets());
+        request.extend([0; 12]);
+    }
+    request.extend([0; 4]);
+    // Any cookie.
+    request.extend([0xff; 8]);
+
+    // struct nlmsghdr
+    let len = u32::try_from(16 + request.len()).unwrap();
+    let mut message = len.to_ne_bytes().to_vec();
+    message.extend(SOCK_DESTROY.to_ne_bytes());
+    message.extend(REQUEST_ACK.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(request);
+
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        NonZeroU32::new(SOCK_DIAG).map(Protocol::from_raw),
+    )?;
+    rustix::net::send(&socket, &message, SendFlags::empty())?;
+    let mut answer = [0; 256];
+    let (len, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())?;
+    // struct nlmsgerr
+    let error = i32::from_ne_bytes(answer[..len][16..20].try_into().unwrap());
+    match error {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
