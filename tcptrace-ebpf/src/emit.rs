@@ -200,7 +200,7 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, claim: impl FnOnce() -> bool)
     }
     let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
         if claim() {
-            maps::count(count::RING_FULL_TRANSITION, 1);
+            maps::count(count::RING_FULL_PAIR, 1);
         }
         return;
     };

@@ -443,7 +443,8 @@ impl Totals {
             left_ns.saturating_sub(path[at].mono_ns()) / 1000
         };
         let known = move |at: usize| {
-            path[at].mono_ns() != 0 && (at + 1 < path.len() || path[at].state() != tcp::CLOSE)
+            let ends = matches!(path[at].state(), tcp::CLOSE | tcp::TIME_WAIT);
+            path[at].mono_ns() != 0 && (at + 1 < path.len() || !ends)
         };
         let repeats = move |at: usize| {
             path[..at]

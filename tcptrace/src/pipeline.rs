@@ -201,6 +201,7 @@ impl Pipeline {
                 count: unlisted,
                 accepts: 0,
                 closes: 0,
+                time_waits: 0,
                 others: 0,
             });
         }
@@ -327,31 +328,21 @@ impl Pipeline {
         let accepts = now.ring_accepts - before.ring_accepts;
         let closes = now.ring_closes - before.ring_closes;
         let transitions = now.ring_transitions - before.ring_transitions;
-        let ring = if self.settings.emit & EMIT_TRANSITION != 0 {
-            transitions
-        } else {
-            accepts + closes
+        let ring = Lost {
+            mono_ns,
+            cause: "ring_full",
+            count: if self.settings.print & EMIT_TRANSITION != 0 {
+                transitions
+            } else {
+                accepts + closes
+            },
+            accepts,
+            closes,
+            time_waits: now.ring_pairs - before.ring_pairs,
+            others: now.ring_noted - before.ring_noted,
         };
-        if ring > 0 || accepts > 0 || closes > 0 {
-            self.lost(Lost {
-                mono_ns,
-                cause: "ring_full",
-                count: ring,
-                accepts,
-                closes,
-                others: 0,
-            });
-        }
-        let noted = now.ring_noted - before.ring_noted;
-        if noted > 0 {
-            self.lost(Lost {
-                mono_ns,
-                cause: "ring_full",
-                count: 0,
-                accepts: 0,
-                closes: 0,
-                others: noted,
-            });
+        if ring.count + accepts + closes + ring.time_waits + ring.others > 0 {
+            self.lost(ring);
         }
         let plain = |cause, count| Lost {
             mono_ns,
@@ -359,6 +350,7 @@ impl Pipeline {
             count,
             accepts: 0,
             closes: 0,
+            time_waits: 0,
             others: 0,
         };
         if now.map_full > before.map_full {

@@ -68,6 +68,7 @@ fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
         count: 12_345,
         accepts: 1,
         closes: 2,
+        time_waits: 4,
         others: 3,
     };
     sink.lost(&lost, &mut out);

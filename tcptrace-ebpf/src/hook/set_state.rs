@@ -344,10 +344,11 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         counters::handshake(sk, sock, now_ns);
     }
     // `tcp_close` sets both directions of `sk_shutdown` before it changes the state; a reset
-    // that a reader's backlog brings in does so only afterwards (`tcp_done`).
+    // that a reader's backlog brings in does so only afterwards (`tcp_done`), but it leaves an
+    // error, which `tcp_disconnect` does not.
     let closes = new == tcp::FIN_WAIT1
         || new == tcp::LAST_ACK
-        || (ends && sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK);
+        || (ends && (sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK || sock.err == 0));
     if closes && sock.closer == 0 && !sock.was_closed_before() && owner::proven(sk) {
         sock.closer = owner::current_tgid();
     }

@@ -26,6 +26,8 @@ pub struct Losses {
     pub ring_accepts: u64,
     /// Closing totals that found the ring full
     pub ring_closes: u64,
+    /// Ends of `TIME_WAIT` that found the ring full
+    pub ring_pairs: u64,
     /// Other records that found the ring full
     pub ring_noted: u64,
     /// Transitions of sockets that found no room for their record
@@ -58,6 +60,7 @@ impl Counts {
             ring_transitions: self.read(count::RING_FULL_TRANSITION),
             ring_accepts: self.read(count::RING_FULL_ACCEPT),
             ring_closes: self.read(count::RING_FULL_CLOSE),
+            ring_pairs: self.read(count::RING_FULL_PAIR),
             ring_noted: self.read(count::RING_FULL_NOTED),
             map_full: self.read(count::MAP_FULL),
             recursion: skipped.saturating_sub(rescued),

@@ -347,6 +347,8 @@ struct LostLine {
     #[serde(skip_serializing_if = "is_zero")]
     closes: u64,
     #[serde(skip_serializing_if = "is_zero")]
+    time_waits: u64,
+    #[serde(skip_serializing_if = "is_zero")]
     others: u64,
 }
 
@@ -463,6 +465,7 @@ impl Sink for Json {
             cause: lost.cause,
             accepts: lost.accepts,
             closes: lost.closes,
+            time_waits: lost.time_waits,
             others: lost.others,
         };
         self.seldom(out, lost.mono_ns, "lost", &line);

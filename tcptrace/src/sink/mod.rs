@@ -40,6 +40,8 @@ pub struct Lost {
     pub accepts: u64,
     /// Closing totals lost with them
     pub closes: u64,
+    /// Ends of `TIME_WAIT` lost: of these the kernel reports no transition
+    pub time_waits: u64,
     /// Records of other kinds lost
     pub others: u64,
 }

@@ -499,7 +499,7 @@ impl Sink for Table {
         }
         let remark = format!(
             "LOST {} ({})",
-            count(lost.count + lost.others),
+            count(lost.count + lost.time_waits + lost.others),
             lost.cause.replace('_', " ")
         );
         self.cell(&mut row, &remark, 0, RED.bold(), false);
