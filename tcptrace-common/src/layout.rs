@@ -165,6 +165,8 @@ pub struct Layout {
     pub tp_snd_wscale: u32,
     /// Bit offset of `tcp_sock.rx_opt.rcv_wscale` (4 bits)
     pub tp_rcv_wscale: u32,
+    /// Bit offset of `tcp_sock.syn_data`
+    pub tp_syn_data: u32,
     /// Bit offset of `tcp_sock.syn_data_acked`
     pub tp_syn_data_acked: u32,
 }
@@ -247,6 +249,7 @@ impl Layout {
         tp_sack_ok: ABSENT,
         tp_snd_wscale: ABSENT,
         tp_rcv_wscale: ABSENT,
+        tp_syn_data: ABSENT,
         tp_syn_data_acked: ABSENT,
     };
 }

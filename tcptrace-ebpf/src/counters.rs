@@ -87,8 +87,8 @@ pub(crate) fn handshake(sk: Typed, sock: &mut Sock, now_ns: u64) {
     } else {
         retransmits as u8
     };
-    // Data in the SYN moves them further.
-    if bits(tp, off!(tp_syn_data_acked), 1) == 0
+    // Data in the SYN, ours or the peer's, moves them further.
+    if bits(tp, off!(tp_syn_data), 1) | bits(tp, off!(tp_syn_data_acked), 1) == 0
         && (sock.role == ROLE_CLIENT || sock.role == ROLE_SERVER)
     {
         sock.counters.isn = tp.read::<u32>(off!(tp_snd_una)).wrapping_sub(1);

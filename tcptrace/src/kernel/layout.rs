@@ -83,6 +83,7 @@ fn counters(btf: &Btf<'_>, layout: &mut Layout) -> Found {
     layout.tp_sack_ok = bit("rx_opt.sack_ok")?;
     layout.tp_snd_wscale = bit("rx_opt.snd_wscale")?;
     layout.tp_rcv_wscale = bit("rx_opt.rcv_wscale")?;
+    layout.tp_syn_data = bit("syn_data")?;
     // Last: what says that all are found.
     layout.tp_syn_data_acked = bit("syn_data_acked")?;
     Ok(())
