@@ -66,10 +66,7 @@ fn run() -> Result<Vec<PathBuf>> {
     let compiler = BpfCompiler::find()?;
     let linker = bpf_toolchain::find_linker(&workspace)?.canonicalize()?;
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    let link_flags = [
-        "-Clink-arg=--btf".to_owned(),
-        format!("-Clinker={}", linker.display()),
-    ];
+    let link_flags = [format!("-Clinker={}", linker.display())];
     let target_dir = out.join("ebpf");
     let output = compiler
         .cargo("build", &arch, &link_flags)

@@ -136,7 +136,7 @@ impl BpfCompiler {
     pub(crate) fn cargo(&self, subcommand: &str, arch: &str, codegen: &[String]) -> Command {
         let mut flags = vec![
             format!("--cfg=bpf_target_arch=\"{arch}\""),
-            "-Cdebuginfo=2".to_owned(),
+            "-Cdebuginfo=0".to_owned(),
         ];
         flags.extend_from_slice(codegen);
 

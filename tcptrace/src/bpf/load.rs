@@ -7,12 +7,10 @@ use aya::{
     maps::{Array, HashMap, MapData},
     programs::ProgramError,
 };
-use tcptrace_common::{
-    config::{
-        Config, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION,
-        PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
-    },
-    layout::Layout,
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tcptrace_common::config::{
+    Config, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION, PORT_WORDS,
+    PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
 };
 use zerocopy::IntoBytes as _;
 
@@ -68,18 +66,41 @@ const LOOK_SELDOM: Duration = Duration::from_millis(160);
 
 /// Loads and attaches everything.
 pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
+    let max_sockets = settings
+        .max_sockets
+        .unwrap_or_else(kernel::sockets_for_memory);
+    let log_level: u8 = match settings.verbose {
+        0 => 0,
+        1 => 3,
+        _ => 4,
+    };
+    let mut config = config(settings, kernel);
+    let without_cookie = Config {
+        cookie_helper: 0,
+        ..config
+    };
+    let layout = kernel.layout;
+    let full = config;
+    let mut loader = new_loader();
+    loader
+        .verifier_log_level(VerifierLogLevel::DEBUG)
+        .map_max_entries("SOCKS", max_sockets)
+        .map_max_entries("PAIRS", max_sockets)
+        .map_max_entries("EVENTS", settings.ring_bytes)
+        .override_global("LAYOUT", layout.as_bytes(), true)
+        .override_global("CONFIG", full.as_bytes(), true)
+        .override_global("AYA_LOG_LEVEL", &log_level, false);
     let btf = Btf::parse(&kernel.btf, Endianness::default())
         .map_err(|why| Error::CannotTrace(format!("this kernel's BTF cannot be used: {why}")))?;
-    let mut config = config(settings, kernel);
-    let layout = kernel.layout;
 
     // The cookie helper is asked for first and done without where the verifier refuses it
     // (before 5.12): what loads decides, not the version.
-    let mut ebpf = object(settings, &config, &layout, &btf)?;
-    if let Err(first) = attach::load_core(&mut ebpf, &btf) {
-        config.cookie_helper = 0;
-        ebpf = object(settings, &config, &layout, &btf)?;
-        attach::load_core(&mut ebpf, &btf).map_err(|_same| refused(&first, settings))?;
+    let mut ebpf = load(&mut loader)?;
+    if attach::load_core(&mut ebpf, &btf).is_err() {
+        config = without_cookie;
+        loader.override_global("CONFIG", without_cookie.as_bytes(), true);
+        ebpf = load(&mut loader)?;
+        attach::load_core(&mut ebpf, &btf).map_err(|why| refused(&why, settings))?;
     }
     fill_filters(&mut ebpf, settings)?;
     let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
@@ -253,25 +274,27 @@ fn attach_optional(
     Ok(links)
 }
 
-fn object(settings: &Settings, config: &Config, layout: &Layout, btf: &Btf) -> Result<Ebpf, Error> {
-    let max_sockets = settings
-        .max_sockets
-        .unwrap_or_else(kernel::sockets_for_memory);
-    let log_level: u8 = match settings.verbose {
-        0 => 0,
-        1 => 3,
-        _ => 4,
+/// A loader without the kernel's BTF: nothing in the object is to be relocated by it.
+///
+/// `EbpfLoader::new` parses all of it unasked, which takes twice the memory of all else here. So
+/// it is made while no file can be opened; nothing else runs yet.
+fn new_loader() -> EbpfLoader<'static> {
+    let limit = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(0),
+        maximum: limit.maximum,
     };
+    let lowered = setrlimit(Resource::Nofile, none).is_ok();
     let mut loader = EbpfLoader::new();
+    if lowered && let Err(why) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("the limit of open files stays 0: {why}");
+    }
+    loader.btf(None);
     loader
-        .btf(Some(btf))
-        .verifier_log_level(VerifierLogLevel::DEBUG)
-        .map_max_entries("SOCKS", max_sockets)
-        .map_max_entries("PAIRS", max_sockets)
-        .map_max_entries("EVENTS", settings.ring_bytes)
-        .override_global("LAYOUT", layout.as_bytes(), true)
-        .override_global("CONFIG", config.as_bytes(), true)
-        .override_global("AYA_LOG_LEVEL", &log_level, false);
+}
+
+/// Parses the object and makes its maps.
+fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     loader.load(OBJECT).map_err(|why| {
         Error::CannotTrace(format!(
             "the kernel refused tcptrace's maps: {}; {}",

@@ -13,10 +13,12 @@ const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
+const KIND_FWD: u32 = 7;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -180,6 +182,51 @@ impl<'a> Btf<'a> {
             }
         }
         Ok(0)
+    }
+
+    /// A smaller description in which every type keeps its number, but only those that programs are
+    /// attached by keep their names: functions of these names, and tracepoints and iterators. All
+    /// others become forward declarations, which take 12 bytes.
+    pub fn reduced(&self, functions: &[&str]) -> Result<Vec<u8>, BtfError> {
+        let mut types = Vec::with_capacity(self.index.len() * 12);
+        let mut strings = vec![0];
+        for at in &self.index {
+            let ty = self.read(*at as usize)?;
+            let name = self.string(ty.name)?;
+            let keeps = match ty.kind {
+                KIND_TYPEDEF => name.starts_with(b"btf_trace_"),
+                KIND_FUNC => {
+                    name.starts_with(b"bpf_iter_")
+                        || functions.iter().any(|function| function.as_bytes() == name)
+                }
+                _ => false,
+            };
+            let (name, info, word) = if keeps {
+                let at = u32::try_from(strings.len())
+                    .map_err(|_overflow| BtfError::Malformed("too large"))?;
+                strings.extend_from_slice(name);
+                strings.push(0);
+                (at, ty.kind << 24 | ty.len, ty.word)
+            } else {
+                (0, KIND_FWD << 24, 0)
+            };
+            for part in [name, info, word] {
+                types.extend_from_slice(&part.to_ne_bytes());
+            }
+        }
+        let len = |bytes: &[u8]| {
+            u32::try_from(bytes.len()).map_err(|_overflow| BtfError::Malformed("too large"))
+        };
+        let (types_len, strings_len) = (len(&types)?, len(&strings)?);
+        let mut bytes = Vec::with_capacity(HEADER_LEN + types.len() + strings.len());
+        bytes.extend_from_slice(&MAGIC.to_ne_bytes());
+        bytes.extend_from_slice(&[1, 0]);
+        for part in [24, 0, types_len, types_len, strings_len] {
+            bytes.extend_from_slice(&part.to_ne_bytes());
+        }
+        bytes.extend_from_slice(&types);
+        bytes.extend_from_slice(&strings);
+        Ok(bytes)
     }
 
     /// Whether the kernel describes a struct of this name.
@@ -366,6 +413,30 @@ mod tests {
         let bytes = sample();
         let btf = Btf::parse(&bytes).unwrap();
         assert_eq!(btf.offset("sock", "__sk_common.skc_port"), Ok(20));
+    }
+
+    #[test]
+    fn a_reduced_description_keeps_numbers_and_names() {
+        let mut builder = Builder::new();
+        builder.int();
+        let name = builder.name("btf_trace_x");
+        builder.words(&[name, KIND_TYPEDEF << 24, 1]);
+        for function in ["kept", "other"] {
+            let name = builder.name(function);
+            builder.words(&[name, KIND_FUNC << 24 | 1, 1]);
+        }
+        let bytes = builder.finish();
+        let reduced = Btf::parse(&bytes).unwrap().reduced(&["kept"]).unwrap();
+        let reduced = Btf::parse(&reduced).unwrap();
+        let named = |id| {
+            let ty = reduced.by_id(id).unwrap();
+            (ty.kind, reduced.string(ty.name).unwrap())
+        };
+        assert_eq!(reduced.index.len(), 4);
+        assert_eq!(named(1), (KIND_FWD, b"".as_slice()));
+        assert_eq!(named(2), (KIND_TYPEDEF, b"btf_trace_x".as_slice()));
+        assert_eq!(named(3), (KIND_FUNC, b"kept".as_slice()));
+        assert_eq!(named(4), (KIND_FWD, b"".as_slice()));
     }
 
     #[test]

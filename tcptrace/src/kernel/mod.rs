@@ -18,6 +18,14 @@ use crate::error::Error;
 /// Where the kernel describes its types.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
+/// Kernel functions that programs are attached to by BTF.
+const ATTACHED_FUNCTIONS: &[&str] = &[
+    "__inet_accept",
+    "security_sock_graft",
+    "inet_twsk_kill",
+    "__inet_twsk_schedule",
+];
+
 /// One part in this many of the machine's memory may hold records of sockets.
 const MEMORY_SHARE: u64 = 64;
 /// What one connection costs the kernel: its record and that of its time-wait socket, with the hash
@@ -31,7 +39,7 @@ const SOCKETS_MAX: u64 = 262_144;
 pub struct Kernel {
     /// `uname -r`
     pub release: String,
-    /// BTF as the kernel shows it
+    /// The kernel's BTF, reduced to what programs are attached by
     pub btf: Vec<u8>,
     /// Where its fields are
     pub layout: Layout,
@@ -70,7 +78,9 @@ impl Kernel {
             tells_reset_reason: parsed.tracepoint_args("tcp_send_reset").unwrap_or(0) >= 3,
             reset_reasons: parsed.enumerators("sk_rst_reason").unwrap_or_default(),
             netns: netns::own(),
-            btf,
+            btf: parsed
+                .reduced(ATTACHED_FUNCTIONS)
+                .map_err(|why| Error::CannotTrace(format!("{shown} cannot be read: {why}")))?,
         })
     }
 }
