@@ -157,7 +157,10 @@ fn resets() {
     cast.server.close(&far);
     cast.client.close(&near);
     let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
-    cast.fates.extend(Fate::abort("disconnected", ends));
+    let [near, far] = Fate::abort("disconnected", ends);
+    // It is neither a shutdown nor a close.
+    let near = near.closer_if_named(cast.client.who.pid);
+    cast.fates.extend([near, far]);
 
     let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 80);
     puppet.say(RST | ACK);
@@ -284,7 +287,7 @@ fn never_established() {
     cast.client.close(&held);
     let who = &cast.client.who;
     let fate = Fate::of("disconnected before", &held, who, "canceled");
-    cast.fates.push(fate.by("local").closer(who));
+    cast.fates.push(fate.by("local").closer_if_named(who.pid));
 
     let mut victim = Actor::spawn(&cast.stage.netns, "victim");
     let held = victim.begin(here(86).into());
@@ -426,8 +429,11 @@ fn vanished_peer() {
 
 fn fast_open() {
     let mut cast = Cast::new();
-    // Both sides, without a cookie, and for every listener (Documentation/networking/ip-sysctl).
+    // Both sides, without a cookie, and for every listener to come
+    // (Documentation/networking/ip-sysctl).
     cast.stage.netns.set("tcp_fastopen", "1543");
+    let addr = cast.stage.netns.addr(Ip::V4, 0);
+    cast.listener = cast.server.listen(addr, "");
     cast.server.tell_accept(&cast.listener, "");
     let near = cast.client.connect(cast.listener.local, "fastopen");
     let far = cast.server.held();

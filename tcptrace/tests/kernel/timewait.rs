@@ -630,9 +630,13 @@ fn used_again() {
     assert_ne!(near.local, second.local);
 
     wait::poll(SOON, || (waits.elapsed() > REUSE).then_some(()));
+    let only = near.local.port();
+    let range = format!("{only} {only}");
+    stage.netns.set("ip_local_port_range", &range);
     server.tell_accept(&listener, "");
-    let third = client.connect(listener.local, &format!("from {}", near.local));
+    let third = client.connect(listener.local, "");
     let third_far = server.held();
+    assert_eq!(near.local, third.local);
     await_end(&stage.tracer, &near, "TIME_WAIT", SOON);
     for (held, far) in [(&third, &third_far), (&second, &second_far)] {
         client.close(held);
@@ -784,10 +788,12 @@ fn storm() {
         let listener = server.listen(netns.addr(Ip::V4, 0), "");
         server.tell_serve(&listener, EACH, first);
         client.tell_dial(listener.local, EACH, first);
-        actors.extend([client, server]);
+        actors.push((client, server, listener));
     }
-    for actor in &mut actors {
-        assert_eq!(actor.clients().len(), EACH);
+    for (client, server, listener) in &mut actors {
+        assert_eq!(client.clients().len(), EACH);
+        assert_eq!(server.clients().len(), EACH);
+        server.unlisten(listener);
     }
     netns.settle(0);
     let lives = truth::lives_in(&truth.stop(), &netns, &[]);
