@@ -17,6 +17,7 @@ mod endings;
 mod existing;
 mod fate;
 mod filters;
+mod flood;
 mod handover;
 mod hostile;
 mod loopback;
@@ -192,6 +193,7 @@ fn main() -> ExitCode {
         .chain(reasons::SCENARIOS)
         .chain(counters::SCENARIOS)
         .chain(timewait::SCENARIOS)
+        .chain(flood::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
