@@ -13,6 +13,7 @@
 mod actor;
 mod check;
 mod counters;
+mod edges;
 mod endings;
 mod existing;
 mod fate;
@@ -194,6 +195,7 @@ fn main() -> ExitCode {
         .chain(counters::SCENARIOS)
         .chain(timewait::SCENARIOS)
         .chain(flood::SCENARIOS)
+        .chain(edges::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -157,10 +157,7 @@ fn resets() {
     cast.server.close(&far);
     cast.client.close(&near);
     let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
-    let [near, far] = Fate::abort("disconnected", ends);
-    // It is neither a shutdown nor a close.
-    let near = near.closer_if_named(cast.client.who.pid);
-    cast.fates.extend([near, far]);
+    cast.fates.extend(Fate::abort("disconnected", ends));
 
     let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 80);
     puppet.say(RST | ACK);
@@ -287,7 +284,7 @@ fn never_established() {
     cast.client.close(&held);
     let who = &cast.client.who;
     let fate = Fate::of("disconnected before", &held, who, "canceled");
-    cast.fates.push(fate.by("local").closer_if_named(who.pid));
+    cast.fates.push(fate.by("local").closer(who));
 
     let mut victim = Actor::spawn(&cast.stage.netns, "victim");
     let held = victim.begin(here(86).into());
@@ -302,21 +299,26 @@ fn never_established() {
     let fate = Fate::of("unanswered", &unanswered, &cast.client.who, "timeout");
     cast.fates.push(fate.errno("ETIMEDOUT"));
 
+    let to = here(80);
+    let syns = cast.wire.count(|segment| segment.to == to) as u64;
+    assert!(syns > 1);
     let told = cast.stage.end(0, &[]);
     fate::check(&told, &cast.fates);
-    let retransmits: Vec<_> = told
-        .ours()
-        .into_iter()
-        .filter(|record| record.event() == "close" && record.role() == "client")
-        .filter(|close| close.int("syn_retransmits").unwrap_or(0) > 0)
-        .collect();
-    assert!(
-        retransmits.len() == 1
-            && retransmits[0].is_of(&unanswered)
-            && retransmits[0].int("syn_retransmits") == Some(1),
-        "one SYN was sent again:\n{}",
-        record::lines(&retransmits)
-    );
+    let ours = told.ours();
+    for close in ours.iter().filter(|record| record.event() == "close") {
+        // How often the kernel tries again is not quite what it was asked for.
+        let expected = if close.is_of(&unanswered) {
+            syns - 1
+        } else {
+            0
+        };
+        assert_eq!(
+            close.int("syn_retransmits"),
+            Some(expected),
+            "{}",
+            close.line
+        );
+    }
 }
 
 /// The kernel refuses before the socket has left `CLOSE`: there is no connection.

@@ -286,7 +286,7 @@ fn await_end(tracer: &Tracer, held: &Held, old: &str, time: Duration) {
 }
 
 /// Until the namespace's table has the connection in this state, or not at all.
-fn await_state(netns: &Netns, held: &Held, state: Option<&str>) {
+pub(crate) fn await_state(netns: &Netns, held: &Held, state: Option<&str>) {
     let mut last = None;
     let reached = wait::poll(Duration::from_secs(10), || {
         last = netns
