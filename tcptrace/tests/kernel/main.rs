@@ -24,6 +24,7 @@ mod hostile;
 mod loopback;
 mod loss;
 mod netns;
+mod outcomes;
 mod owners;
 mod peer;
 mod process;
@@ -196,6 +197,7 @@ fn main() -> ExitCode {
         .chain(timewait::SCENARIOS)
         .chain(flood::SCENARIOS)
         .chain(edges::SCENARIOS)
+        .chain(outcomes::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -16,7 +16,6 @@ use crate::{
     check::CLOCK_TOLERANCE_US,
     fate::{self, Fate},
     netns::{Ip, Netns},
-    record,
     stage::{Exchange, Stage},
     wait,
     wire::{ACK, FIN, Puppet, RST, SYN, Wire},
