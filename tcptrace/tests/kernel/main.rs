@@ -13,15 +13,18 @@
 mod actor;
 mod check;
 mod counters;
+mod edges;
 mod endings;
 mod existing;
 mod fate;
 mod filters;
+mod flood;
 mod handover;
 mod hostile;
 mod loopback;
 mod loss;
 mod netns;
+mod outcomes;
 mod owners;
 mod peer;
 mod process;
@@ -192,6 +195,9 @@ fn main() -> ExitCode {
         .chain(reasons::SCENARIOS)
         .chain(counters::SCENARIOS)
         .chain(timewait::SCENARIOS)
+        .chain(flood::SCENARIOS)
+        .chain(edges::SCENARIOS)
+        .chain(outcomes::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

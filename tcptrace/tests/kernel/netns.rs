@@ -124,6 +124,29 @@ impl Netns {
         self.inside(table)
     }
 
+    /// How many requests of a listener wait for their last ACK.
+    pub(crate) fn half_open(&self, listener: SocketAddr) -> u64 {
+        let table = self.table();
+        let requests = table
+            .iter()
+            .filter(|entry| entry.state == "SYN_RECV" && entry.local == listener);
+        requests.count() as u64
+    }
+
+    /// One of the counters in `/proc/net/netstat`, under `TcpExt`.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let text = self
+            .inside(|| std::fs::read_to_string("/proc/thread-self/net/netstat"))
+            .unwrap();
+        let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+        let [names, values] = [(); 2].map(|()| lines.next().unwrap().split(' '));
+        let (_, value) = names
+            .zip(values)
+            .find(|(other, _)| *other == name)
+            .unwrap_or_else(|| panic!("no counter {name}"));
+        value.parse().unwrap()
+    }
+
     /// Runs something in a thread of the namespace.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let enter = || {

@@ -16,7 +16,6 @@ use crate::{
     check::CLOCK_TOLERANCE_US,
     fate::{self, Fate},
     netns::{Ip, Netns},
-    record,
     stage::{Exchange, Stage},
     wait,
     wire::{ACK, FIN, Puppet, RST, SYN, Wire},
@@ -299,21 +298,26 @@ fn never_established() {
     let fate = Fate::of("unanswered", &unanswered, &cast.client.who, "timeout");
     cast.fates.push(fate.errno("ETIMEDOUT"));
 
+    let to = here(80);
+    let syns = cast.wire.count(|segment| segment.to == to) as u64;
+    assert!(syns > 1);
     let told = cast.stage.end(0, &[]);
     fate::check(&told, &cast.fates);
-    let retransmits: Vec<_> = told
-        .ours()
-        .into_iter()
-        .filter(|record| record.event() == "close" && record.role() == "client")
-        .filter(|close| close.int("syn_retransmits").unwrap_or(0) > 0)
-        .collect();
-    assert!(
-        retransmits.len() == 1
-            && retransmits[0].is_of(&unanswered)
-            && retransmits[0].int("syn_retransmits") == Some(1),
-        "one SYN was sent again:\n{}",
-        record::lines(&retransmits)
-    );
+    let ours = told.ours();
+    for close in ours.iter().filter(|record| record.event() == "close") {
+        // How often the kernel tries again is not quite what it was asked for.
+        let expected = if close.is_of(&unanswered) {
+            syns - 1
+        } else {
+            0
+        };
+        assert_eq!(
+            close.int("syn_retransmits"),
+            Some(expected),
+            "{}",
+            close.line
+        );
+    }
 }
 
 /// The kernel refuses before the socket has left `CLOSE`: there is no connection.
@@ -426,8 +430,11 @@ fn vanished_peer() {
 
 fn fast_open() {
     let mut cast = Cast::new();
-    // Both sides, without a cookie, and for every listener (Documentation/networking/ip-sysctl).
+    // Both sides, without a cookie, and for every listener to come
+    // (Documentation/networking/ip-sysctl).
     cast.stage.netns.set("tcp_fastopen", "1543");
+    let addr = cast.stage.netns.addr(Ip::V4, 0);
+    cast.listener = cast.server.listen(addr, "");
     cast.server.tell_accept(&cast.listener, "");
     let near = cast.client.connect(cast.listener.local, "fastopen");
     let far = cast.server.held();

@@ -6,7 +6,7 @@
 use std::{
     net::{SocketAddr, SocketAddrV4},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -58,15 +58,17 @@ struct Stay {
 /// Looks into the namespace's table of connections.
 struct Watch {
     enough: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Stay>>,
+    stays: Arc<Mutex<Vec<Stay>>>,
+    thread: JoinHandle<()>,
 }
 
 impl Watch {
     fn over(netns: &Netns, interval: Duration) -> Self {
         let enough = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&enough);
+        let stays = Arc::new(Mutex::new(Vec::<Stay>::new()));
+        let shared = Arc::clone(&stays);
         let thread = netns.spawn(move || {
-            let mut stays: Vec<Stay> = Vec::new();
             let mut before_us = now_us();
             while !told.load(Ordering::Relaxed) {
                 let look_us = now_us();
@@ -74,6 +76,7 @@ impl Watch {
                 let looked_us = now_us();
                 let waiting = table.iter().filter(|entry| entry.state == "TIME_WAIT");
                 let waiting: Vec<_> = waiting.map(|entry| (entry.local, entry.remote)).collect();
+                let mut stays = shared.lock().unwrap();
                 for stay in stays.iter_mut().filter(|stay| stay.after_us.is_none()) {
                     if waiting.contains(&(stay.local, stay.remote)) {
                         stay.last_us = look_us;
@@ -96,17 +99,40 @@ impl Watch {
                         });
                     }
                 }
+                drop(stays);
                 before_us = look_us;
                 std::thread::sleep(interval);
             }
-            stays
         });
-        Self { enough, thread }
+        Self {
+            enough,
+            stays,
+            thread,
+        }
+    }
+
+    /// Until it has seen the connection in `TIME_WAIT`.
+    fn sees(&self, held: &Held) {
+        let ends = (held.local, held.remote);
+        let seen = wait::poll(SOON, || {
+            let stays = self.stays.lock().unwrap();
+            let mut stays = stays.iter();
+            stays
+                .find(|stay| (stay.local, stay.remote) == ends)
+                .map(drop)
+        });
+        assert!(
+            seen.is_some(),
+            "{} -> {} is not in TIME_WAIT",
+            held.local,
+            held.remote
+        );
     }
 
     fn stop(self) -> Vec<Stay> {
         self.enough.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        self.thread.join().unwrap();
+        std::mem::take(&mut *self.stays.lock().unwrap())
     }
 }
 
@@ -286,7 +312,7 @@ fn await_end(tracer: &Tracer, held: &Held, old: &str, time: Duration) {
 }
 
 /// Until the namespace's table has the connection in this state, or not at all.
-fn await_state(netns: &Netns, held: &Held, state: Option<&str>) {
+pub(crate) fn await_state(netns: &Netns, held: &Held, state: Option<&str>) {
     let mut last = None;
     let reached = wait::poll(Duration::from_secs(10), || {
         last = netns
@@ -389,7 +415,7 @@ fn namespace_ends() {
 
     stage.netns.settle(0);
     for course in &courses {
-        await_state(&stage.netns, &course.held, Some("TIME_WAIT"));
+        watch.sees(&course.held);
     }
     let stays = watch.stop();
     client.kill();
@@ -458,7 +484,7 @@ fn fin_wait2_goes_on() {
     });
     puppet.say(FIN | ACK);
     puppet.hear(ACK);
-    await_state(&stage.netns, &near, Some("TIME_WAIT"));
+    watch.sees(&near);
     courses.push(Course::new("a late FIN", &near, &client.who, CLOSED_FIRST).orphan());
 
     resetter.say(RST);
@@ -534,7 +560,7 @@ fn cut_short() {
     puppet.hear(FIN);
     puppet.say(FIN | ACK);
     puppet.hear(ACK);
-    await_state(&stage.netns, &near, Some("TIME_WAIT"));
+    watch.sees(&near);
     puppet.say(RST);
     await_end(&stage.tracer, &near, "TIME_WAIT", SOON);
     courses.push(Course::new(
@@ -553,7 +579,7 @@ fn cut_short() {
     puppet.hear(FIN);
     puppet.say(FIN | ACK);
     puppet.hear(ACK);
-    await_state(&stage.netns, &first, Some("TIME_WAIT"));
+    watch.sees(&first);
     let mut again = Puppet::calling(&wire, here, listener.local);
     again.next = puppet.next.wrapping_add(100_000);
     again.call();
@@ -630,9 +656,13 @@ fn used_again() {
     assert_ne!(near.local, second.local);
 
     wait::poll(SOON, || (waits.elapsed() > REUSE).then_some(()));
+    let only = near.local.port();
+    let range = format!("{only} {only}");
+    stage.netns.set("ip_local_port_range", &range);
     server.tell_accept(&listener, "");
-    let third = client.connect(listener.local, &format!("from {}", near.local));
+    let third = client.connect(listener.local, "");
     let third_far = server.held();
+    assert_eq!(near.local, third.local);
     await_end(&stage.tracer, &near, "TIME_WAIT", SOON);
     for (held, far) in [(&third, &third_far), (&second, &second_far)] {
         client.close(held);
@@ -784,10 +814,12 @@ fn storm() {
         let listener = server.listen(netns.addr(Ip::V4, 0), "");
         server.tell_serve(&listener, EACH, first);
         client.tell_dial(listener.local, EACH, first);
-        actors.extend([client, server]);
+        actors.push((client, server, listener));
     }
-    for actor in &mut actors {
-        assert_eq!(actor.clients().len(), EACH);
+    for (client, server, listener) in &mut actors {
+        assert_eq!(client.clients().len(), EACH);
+        assert_eq!(server.clients().len(), EACH);
+        server.unlisten(listener);
     }
     netns.settle(0);
     let lives = truth::lives_in(&truth.stop(), &netns, &[]);

@@ -126,6 +126,12 @@ impl Wire {
         })
     }
 
+    /// How many of what was heard and not asked for fit.
+    pub(crate) fn count(&self, fits: impl Fn(&Segment) -> bool) -> usize {
+        self.listen();
+        self.heard.borrow().iter().filter(|it| fits(it)).count()
+    }
+
     pub(crate) fn say(&self, segment: &Segment) {
         self.send(*segment.to.ip(), &segment.packet());
     }
