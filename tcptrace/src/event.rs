@@ -14,7 +14,7 @@ use tcptrace_common::{
     },
     tcp,
 };
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 /// Why a record could not be understood.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -142,6 +142,24 @@ impl Connection {
     /// The connection's id
     pub const fn id(&self) -> u64 {
         self.0.conn
+    }
+
+    /// Whether everything that stays the same from record to record is the same in both: id, role,
+    /// ends, owner.
+    pub fn is_described_as(&self, other: &Self) -> bool {
+        let (a, b) = (&self.0, &other.0);
+        let parts = |record: &Record| {
+            (
+                record.conn,
+                (record.lport, record.rport, record.netns),
+                (record.role, record.family, record.source),
+                record.flags & FLAG_MAPPED,
+            )
+        };
+        parts(a) == parts(b)
+            && a.laddr == b.laddr
+            && a.raddr == b.raddr
+            && a.owner.as_bytes() == b.owner.as_bytes()
     }
 
     /// `client`, `server`, `listener` or `unknown`

@@ -13,7 +13,10 @@ use std::{
 use serde::Serialize;
 use serde_json::{Serializer, ser::Formatter};
 
-use super::{End, Lines, Lost, Sink, Start, explanation, reset_reason, text, time::Clock};
+use super::{
+    End, Lines, Lost, Sink, Start, explanation, remembered::Remembered, reset_reason, text,
+    time::Clock,
+};
 use crate::event::{Connection, Event, Totals};
 
 /// Writes records as NDJSON.
@@ -22,6 +25,7 @@ pub struct Json {
     clock: Clock,
     lines: Lines,
     reset_reasons: HashMap<u32, String>,
+    remembered: Remembered,
 }
 
 impl Json {
@@ -31,7 +35,13 @@ impl Json {
             clock: Clock::default(),
             lines,
             reset_reasons: HashMap::new(),
+            remembered: Remembered::default(),
         }
+    }
+
+    fn about(&mut self, connection: &Connection, out: &mut Vec<u8>) {
+        self.remembered
+            .push(connection, out, |text| push_about(connection, text));
     }
 
     /// Begins a line with what is in every record.
@@ -44,15 +54,9 @@ impl Json {
         push_number(out, mono_ns / 1000);
     }
 
-    fn transition(
-        &mut self,
-        connection: &Connection,
-        totals: Option<&Totals>,
-        about: &About<'_>,
-        out: &mut Vec<u8>,
-    ) {
+    fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
         self.head(out, "transition", connection.mono_ns());
-        about.push(out);
+        self.about(connection, out);
         push_text(out, "old", connection.oldstate().name());
         push_text(out, "new", connection.newstate().name());
         push_known(out, "in_old_us", connection.span_us());
@@ -65,15 +69,9 @@ impl Json {
         end_line(out);
     }
 
-    fn close(
-        &mut self,
-        connection: &Connection,
-        totals: &Totals,
-        about: &About<'_>,
-        out: &mut Vec<u8>,
-    ) {
+    fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
         self.head(out, "close", connection.mono_ns());
-        about.push(out);
+        self.about(connection, out);
         push_text(out, "reason", totals.reason());
         if let Some(side) = totals.closed_by() {
             push_text(out, "closed_by", side);
@@ -136,40 +134,35 @@ impl Json {
 }
 
 /// What every record says of a connection.
-struct About<'a>(&'a Connection);
-
-impl About<'_> {
-    fn push(&self, out: &mut Vec<u8>) {
-        let connection = self.0;
-        out.extend_from_slice(b",\"conn\":\"");
-        push_hex(out, connection.id());
-        out.extend_from_slice(b"\",\"role\":\"");
-        out.extend_from_slice(connection.role().as_bytes());
-        out.extend_from_slice(if connection.is_v4() {
-            b"\",\"family\":\"ipv4\"".as_slice()
-        } else {
-            b"\",\"family\":\"ipv6\"".as_slice()
-        });
-        if connection.is_mapped() {
-            out.extend_from_slice(b",\"mapped\":true");
-        }
-        push_address(out, "laddr", connection.laddr());
-        push_known(out, "lport", connection.lport().map(u64::from));
-        if let Some(raddr) = connection.raddr() {
-            push_address(out, "raddr", raddr);
-        }
-        push_known(out, "rport", connection.rport().map(u64::from));
-        push_known(out, "pid", connection.pid().map(u64::from));
-        push_comm(out, connection.comm());
-        push_known(out, "uid", connection.uid().map(u64::from));
-        push_text(out, "pid_source", connection.pid_source());
-        push_key(out, "netns");
-        push_number(out, u64::from(connection.netns()));
-        if let Some(cgroup) = connection.cgroup() {
-            out.extend_from_slice(b",\"cgroup\":\"");
-            push_number(out, cgroup);
-            out.push(b'"');
-        }
+fn push_about(connection: &Connection, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"conn\":\"");
+    push_hex(out, connection.id());
+    out.extend_from_slice(b"\",\"role\":\"");
+    out.extend_from_slice(connection.role().as_bytes());
+    out.extend_from_slice(if connection.is_v4() {
+        b"\",\"family\":\"ipv4\"".as_slice()
+    } else {
+        b"\",\"family\":\"ipv6\"".as_slice()
+    });
+    if connection.is_mapped() {
+        out.extend_from_slice(b",\"mapped\":true");
+    }
+    push_address(out, "laddr", connection.laddr());
+    push_known(out, "lport", connection.lport().map(u64::from));
+    if let Some(raddr) = connection.raddr() {
+        push_address(out, "raddr", raddr);
+    }
+    push_known(out, "rport", connection.rport().map(u64::from));
+    push_known(out, "pid", connection.pid().map(u64::from));
+    push_comm(out, connection.comm());
+    push_known(out, "uid", connection.uid().map(u64::from));
+    push_text(out, "pid_source", connection.pid_source());
+    push_key(out, "netns");
+    push_number(out, u64::from(connection.netns()));
+    if let Some(cgroup) = connection.cgroup() {
+        out.extend_from_slice(b",\"cgroup\":\"");
+        push_number(out, cgroup);
+        out.push(b'"');
     }
 }
 
@@ -382,18 +375,17 @@ impl Sink for Json {
 
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> u64 {
         let connection = event.connection();
-        let about = About(connection);
         match event {
             Event::Socket(_) => {
                 self.head(out, "socket", connection.mono_ns());
-                about.push(out);
+                self.about(connection, out);
                 push_text(out, "state", connection.oldstate().name());
                 end_line(out);
                 1
             }
             Event::Accept(_, numbers) => {
                 self.head(out, "accept", connection.mono_ns());
-                about.push(out);
+                self.about(connection, out);
                 push_known(out, "wait_us", connection.span_us());
                 push_known(out, "backlog", numbers.backlog().map(u64::from));
                 push_known(out, "backlog_max", numbers.backlog_max().map(u64::from));
@@ -403,7 +395,7 @@ impl Sink for Json {
             }
             Event::Retransmit(_, numbers) => {
                 self.head(out, "retransmit", connection.mono_ns());
-                about.push(out);
+                self.about(connection, out);
                 push_text(out, "kind", connection.retransmitted());
                 push_text(out, "state", connection.oldstate().name());
                 push_known(out, "count", numbers.count().map(u64::from));
@@ -412,7 +404,7 @@ impl Sink for Json {
             }
             Event::Reset(_, numbers) => {
                 self.head(out, "reset", connection.mono_ns());
-                about.push(out);
+                self.about(connection, out);
                 push_text(out, "direction", connection.direction());
                 let named = |reason| reset_reason(&self.reset_reasons, reason);
                 if let Some(reason) = numbers.reset_reason().and_then(named) {
@@ -424,7 +416,7 @@ impl Sink for Json {
             }
             Event::Listener(_, numbers) => {
                 self.head(out, "listener", connection.mono_ns());
-                about.push(out);
+                self.about(connection, out);
                 for (key, number) in [
                     ("backlog", numbers.backlog()),
                     ("backlog_max", numbers.backlog_max()),
@@ -441,17 +433,17 @@ impl Sink for Json {
                 1
             }
             Event::Transition(_) => {
-                self.transition(connection, None, &about, out);
+                self.transition(connection, None, out);
                 1
             }
             Event::Close(_, totals) => {
                 let mut lines = 0;
                 if self.lines.transition && !totals.is_deduced() {
-                    self.transition(connection, Some(totals), &about, out);
+                    self.transition(connection, Some(totals), out);
                     lines += 1;
                 }
                 if self.lines.close {
-                    self.close(connection, totals, &about, out);
+                    self.close(connection, totals, out);
                     lines += 1;
                 }
                 lines

@@ -3,13 +3,17 @@
 //! Rows stream, so widths cannot be computed from all of them: each address column starts at the
 //! width of an IPv4 address and grows, once, when a wider one comes.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::{collections::HashMap, fmt::Write as _, io::Write as _};
 
 use anstyle::{AnsiColor, Color, Style};
 
+use tcptrace_common::tcp;
+
 use super::{
-    End, Lines, Lost, Sink, Start, explanation, reset_reason,
-    text::{bytes, count, duration, escape},
+    End, Lines, Lost, Sink, Start, explanation,
+    remembered::Remembered,
+    reset_reason,
+    text::{count, duration, escape, push_bytes, push_duration},
     time::{Clock, TimeColumn},
 };
 use crate::event::{Connection, Event, Numbers, State, Totals};
@@ -19,6 +23,7 @@ const COMM_WIDTH: usize = 15;
 const CONN_WIDTH: usize = 6;
 const STATE_WIDTH: usize = 11;
 const ENDPOINT_WIDTH: usize = 15;
+const SPAN_WIDTH: usize = 8;
 
 const DIM: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
@@ -55,6 +60,8 @@ pub struct Table {
     local_width: usize,
     remote_width: usize,
     reset_reasons: HashMap<u32, String>,
+    remembered: Remembered,
+    scratch: String,
 }
 
 /// How a [`Table`] looks.
@@ -93,126 +100,85 @@ impl Table {
             local_width: ENDPOINT_WIDTH,
             remote_width: ENDPOINT_WIDTH,
             reset_reasons: HashMap::new(),
-        }
-    }
-
-    /// Appends `text` in `width` columns, left or right aligned, in `style`.
-    fn cell(&self, row: &mut String, text: &str, width: usize, style: Style, right: bool) {
-        let padding = width.saturating_sub(columns(text));
-        if right {
-            row.extend(std::iter::repeat_n(' ', padding));
-        }
-        if self.colored && style != Style::new() {
-            let _infallible = write!(row, "{}{text}{}", style.render(), style.render_reset());
-        } else {
-            row.push_str(text);
-        }
-        if !right {
-            row.extend(std::iter::repeat_n(' ', padding));
+            remembered: Remembered::default(),
+            scratch: String::new(),
         }
     }
 
     /// Time, owner, connection, both ends: what every row begins with.
-    fn head(&mut self, connection: &Connection) -> String {
-        let mut row = String::with_capacity(160);
+    fn head(&mut self, connection: &Connection, out: &mut Vec<u8>) {
+        let pen = self.pen();
         if let Some(time) = self.time.render(&self.clock, connection.mono_ns()) {
-            self.time_width = self.time_width.max(columns(&time));
-            self.cell(&mut row, &time, self.time_width, DIM, false);
-            row.push_str("  ");
+            self.time_width = self.time_width.max(columns(time));
+            pen.cell(out, time, self.time_width, DIM, false);
+            out.extend_from_slice(b"  ");
         }
-        let provisional = connection.is_provisional();
-        let owner_style = if provisional { DIM } else { BOLD };
-        let pid = connection
-            .pid()
-            .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        self.cell(&mut row, &pid, PID_WIDTH, owner_style, true);
-        row.push(if provisional { '~' } else { ' ' });
-        let comm = if connection.comm().is_empty() {
-            "-".to_owned()
-        } else {
-            escape(connection.comm())
-        };
-        self.cell(
-            &mut row,
-            &comm,
-            COMM_WIDTH,
-            if provisional { DIM } else { Style::new() },
-            false,
-        );
-        row.push_str("  ");
-        if self.wide {
-            let uid = connection
-                .uid()
-                .map_or_else(|| "-".to_owned(), |uid| uid.to_string());
-            self.cell(&mut row, &uid, 6, Style::new(), true);
-            row.push(' ');
-            self.cell(&mut row, connection.pid_source(), 8, DIM, false);
-            row.push(' ');
-            self.cell(&mut row, &connection.netns().to_string(), 10, DIM, true);
-            row.push_str("  ");
+        if !self.remembered.knows(connection) {
+            self.widen(connection);
         }
-        let index = usize::try_from(connection.id()).unwrap_or(0) % CONNECTIONS.len();
-        let id = format!("{:x}", connection.id());
-        self.cell(&mut row, &id, CONN_WIDTH, CONNECTIONS[index], true);
-        row.push_str("  ");
+        let (wide, widths) = (self.wide, (self.local_width, self.remote_width));
+        self.remembered.push(connection, out, |row| {
+            pen.about(row, connection, wide, widths);
+        });
+    }
 
-        let local = endpoint(Some(connection.laddr()), connection.lport());
-        self.local_width = self.local_width.max(local.len());
-        let remote = if connection.raddr().is_none() && connection.is_listener() {
-            "*".to_owned()
-        } else {
-            endpoint(connection.raddr(), connection.rport())
-        };
-        self.remote_width = self.remote_width.max(remote.len());
-        self.cell(&mut row, &local, self.local_width, Style::new(), false);
-        let arrow = match connection.role() {
-            "client" => " → ",
-            "server" => " ← ",
-            _ => "   ",
-        };
-        self.cell(&mut row, arrow, 3, DIM, false);
-        self.cell(&mut row, &remote, self.remote_width, Style::new(), false);
-        row.push_str("  ");
-        row
+    /// Makes room for the ends of a connection.
+    fn widen(&mut self, connection: &Connection) {
+        let local = endpoint(Some(connection.laddr()), connection.lport()).len();
+        let remote = remote(connection).len();
+        if local > self.local_width || remote > self.remote_width {
+            self.local_width = self.local_width.max(local);
+            self.remote_width = self.remote_width.max(remote);
+            self.remembered.clear();
+        }
+    }
+
+    const fn pen(&self) -> Pen {
+        Pen {
+            colored: self.colored,
+        }
     }
 
     fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
-        let mut row = self.head(connection);
-        self.cell(
-            &mut row,
-            connection.oldstate().name(),
-            STATE_WIDTH,
-            DIM,
-            true,
-        );
-        self.cell(&mut row, " → ", 3, DIM, false);
+        self.head(connection, out);
+        let pen = self.pen();
+        pen.cell(out, connection.oldstate().name(), STATE_WIDTH, DIM, true);
+        pen.cell(out, " → ", 3, DIM, false);
         let new = connection.newstate();
-        let spans = connection.span_us().map(duration);
+        let span_us = connection.span_us();
         let explain = self.lines.explain;
-        let width = if spans.is_some() || explain {
+        let width = if span_us.is_some() || explain {
             STATE_WIDTH
         } else {
             0
         };
-        self.cell(&mut row, new.name(), width, state_style(new), false);
-        if spans.is_some() || explain {
-            row.push(' ');
-            self.cell(&mut row, &spans.unwrap_or_default(), 8, Style::new(), true);
+        pen.cell(out, new.name(), width, state_style(new), false);
+        if span_us.is_some() || explain {
+            self.scratch.clear();
+            if let Some(us) = span_us {
+                push_duration(&mut self.scratch, us);
+            }
+            out.push(b' ');
+            pen.cell(out, &self.scratch, SPAN_WIDTH, Style::new(), true);
         }
         if connection.is_inferred() {
-            row.push('~');
+            out.push(b'~');
         }
         if explain {
-            row.push_str(if connection.is_inferred() { " " } else { "  " });
-            self.cell(&mut row, explanation(connection, totals), 0, DIM, false);
+            out.extend_from_slice(if connection.is_inferred() {
+                b" ".as_slice()
+            } else {
+                b"  "
+            });
+            pen.cell(out, explanation(connection, totals), 0, DIM, false);
         }
-        finish(row, out);
+        finish(out);
     }
 
     fn remark(&mut self, connection: &Connection, remark: &str, style: Style, out: &mut Vec<u8>) {
-        let mut row = self.head(connection);
-        self.cell(&mut row, remark, 0, style, false);
-        finish(row, out);
+        self.head(connection, out);
+        self.pen().cell(out, remark, 0, style, false);
+        finish(out);
     }
 
     /// What both ends agreed on, for `-w`.
@@ -240,40 +206,45 @@ impl Table {
     }
 
     fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
-        let mut remark = match totals.duration_us() {
-            Some(us) => format!("closed after {}", duration(us)),
-            None => "closed".to_owned(),
-        };
+        let mut remark = std::mem::take(&mut self.scratch);
+        remark.clear();
+        remark.push_str("closed");
+        if let Some(us) = totals.duration_us() {
+            remark.push_str(" after ");
+            push_duration(&mut remark, us);
+        }
         let reason = totals.reason();
         if reason != "unknown" {
-            let _infallible = write!(remark, " · {}", reason.replace('_', " "));
+            remark.push_str(" · ");
+            remark.extend(reason.chars().map(|c| if c == '_' { ' ' } else { c }));
         }
         if let Some(side) = totals.closed_by().filter(|_| reason == "normal") {
-            let _infallible = write!(remark, ", {side} first");
+            remark.push_str(", ");
+            remark.push_str(side);
+            remark.push_str(" first");
         }
-        if let Some(us) = totals.connect_us() {
-            let _infallible = write!(remark, " · connect {}", duration(us));
-        }
-        if let Some(us) = totals.handshake_us() {
-            let _infallible = write!(remark, " · handshake {}", duration(us.into()));
-        }
-        if let Some(us) = totals.accept_wait_us() {
-            let _infallible = write!(remark, " · queued {}", duration(us));
-        }
+        let mut took = |label: &str, us: Option<u64>| {
+            if let Some(us) = us {
+                remark.push_str(label);
+                push_duration(&mut remark, us);
+            }
+        };
+        took(" · connect ", totals.connect_us());
+        took(" · handshake ", totals.handshake_us().map(u64::from));
+        took(" · queued ", totals.accept_wait_us());
         if let Some(counters) = totals.counters() {
-            let _infallible = write!(
-                remark,
-                " · ↑{} ↓{}",
-                bytes(counters.tx_bytes),
-                bytes(totals.rx_bytes().unwrap_or(0))
-            );
+            remark.push_str(" · ↑");
+            push_bytes(&mut remark, counters.tx_bytes);
+            remark.push_str(" ↓");
+            push_bytes(&mut remark, totals.rx_bytes().unwrap_or(0));
             if counters.retransmits > 0 {
                 let count = count(counters.retransmits.into());
                 let _infallible = write!(remark, " · {count} sent again");
             }
         }
         if let Some(us) = totals.srtt_us() {
-            let _infallible = write!(remark, " · rtt {}", duration(us.into()));
+            remark.push_str(" · rtt ");
+            push_duration(&mut remark, us.into());
         }
         if self.wide {
             Self::handshake(totals, &mut remark);
@@ -282,10 +253,13 @@ impl Table {
         if self.wide || !self.lines.transition {
             for (state, us) in totals.states() {
                 if matches!(
-                    state.name(),
-                    "ESTABLISHED" | "CLOSE_WAIT" | "FIN_WAIT2" | "LISTEN"
+                    state.0,
+                    tcp::ESTABLISHED | tcp::CLOSE_WAIT | tcp::FIN_WAIT2 | tcp::LISTEN
                 ) {
-                    let _infallible = write!(remark, " · {} {}", state.name(), duration(us));
+                    remark.push_str(" · ");
+                    remark.push_str(state.name());
+                    remark.push(' ');
+                    push_duration(&mut remark, us);
                 }
             }
         }
@@ -301,6 +275,89 @@ impl Table {
             RED
         };
         self.remark(connection, &remark, style, out);
+        self.scratch = remark;
+    }
+}
+
+/// Puts text into columns.
+#[derive(Clone, Copy, Debug)]
+struct Pen {
+    colored: bool,
+}
+
+impl Pen {
+    /// Appends `text` in `width` columns, left or right aligned, in `style`.
+    fn cell(self, row: &mut Vec<u8>, text: &str, width: usize, style: Style, right: bool) {
+        let padding = width.saturating_sub(columns(text));
+        if right {
+            row.extend(std::iter::repeat_n(b' ', padding));
+        }
+        if self.colored && style != Style::new() {
+            // Writing to memory does not fail.
+            let _infallible = write!(row, "{}{text}{}", style.render(), style.render_reset());
+        } else {
+            row.extend_from_slice(text.as_bytes());
+        }
+        if !right {
+            row.extend(std::iter::repeat_n(b' ', padding));
+        }
+    }
+
+    /// Owner, connection, both ends.
+    fn about(
+        self,
+        row: &mut Vec<u8>,
+        connection: &Connection,
+        wide: bool,
+        (local_width, remote_width): (usize, usize),
+    ) {
+        let provisional = connection.is_provisional();
+        let owner_style = if provisional { DIM } else { BOLD };
+        let number = |number: Option<u32>| {
+            number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+        };
+        self.cell(row, &number(connection.pid()), PID_WIDTH, owner_style, true);
+        row.push(if provisional { b'~' } else { b' ' });
+        let comm = if connection.comm().is_empty() {
+            "-".to_owned()
+        } else {
+            escape(connection.comm())
+        };
+        let comm_style = if provisional { DIM } else { Style::new() };
+        self.cell(row, &comm, COMM_WIDTH, comm_style, false);
+        row.extend_from_slice(b"  ");
+        if wide {
+            self.cell(row, &number(connection.uid()), 6, Style::new(), true);
+            row.push(b' ');
+            self.cell(row, connection.pid_source(), 8, DIM, false);
+            row.push(b' ');
+            self.cell(row, &connection.netns().to_string(), 10, DIM, true);
+            row.extend_from_slice(b"  ");
+        }
+        let index = usize::try_from(connection.id()).unwrap_or(0) % CONNECTIONS.len();
+        let id = format!("{:x}", connection.id());
+        self.cell(row, &id, CONN_WIDTH, CONNECTIONS[index], true);
+        row.extend_from_slice(b"  ");
+
+        let local = endpoint(Some(connection.laddr()), connection.lport());
+        self.cell(row, &local, local_width, Style::new(), false);
+        let arrow = match connection.role() {
+            "client" => " → ",
+            "server" => " ← ",
+            _ => "   ",
+        };
+        self.cell(row, arrow, 3, DIM, false);
+        self.cell(row, &remote(connection), remote_width, Style::new(), false);
+        row.extend_from_slice(b"  ");
+    }
+}
+
+/// The remote end; `*` of a listener.
+fn remote(connection: &Connection) -> String {
+    if connection.raddr().is_none() && connection.is_listener() {
+        "*".to_owned()
+    } else {
+        endpoint(connection.raddr(), connection.rport())
     }
 }
 
@@ -335,14 +392,18 @@ fn trouble(connection: &Connection, numbers: &Numbers) -> String {
     parts.join(" · ")
 }
 
-fn finish(mut row: String, out: &mut Vec<u8>) {
-    row.truncate(row.trim_end().len());
-    row.push('\n');
-    out.extend_from_slice(row.as_bytes());
+/// Ends a row, without the blanks at its end.
+fn finish(out: &mut Vec<u8>) {
+    let len = out.trim_ascii_end().len();
+    out.truncate(len);
+    out.push(b'\n');
 }
 
 /// Terminal columns of text that has passed through `escape` or is ours.
 fn columns(text: &str) -> usize {
+    if text.is_ascii() {
+        return text.len();
+    }
     unicode_width::UnicodeWidthStr::width(text)
 }
 
@@ -374,54 +435,55 @@ impl Sink for Table {
         if !self.header {
             return;
         }
-        let mut row = String::new();
+        let pen = self.pen();
         if let Some(time) = self.time.render(&self.clock, start.mono_ns) {
-            self.time_width = columns(&time).max(4);
-            self.cell(&mut row, "TIME", self.time_width, BOLD, false);
-            row.push_str("  ");
+            self.time_width = columns(time).max(4);
+            pen.cell(out, "TIME", self.time_width, BOLD, false);
+            out.extend_from_slice(b"  ");
         }
-        self.cell(&mut row, "PID", PID_WIDTH, BOLD, true);
-        row.push(' ');
-        self.cell(&mut row, "COMM", COMM_WIDTH, BOLD, false);
-        row.push_str("  ");
+        pen.cell(out, "PID", PID_WIDTH, BOLD, true);
+        out.push(b' ');
+        pen.cell(out, "COMM", COMM_WIDTH, BOLD, false);
+        out.extend_from_slice(b"  ");
         if self.wide {
-            self.cell(&mut row, "UID", 6, BOLD, true);
-            row.push(' ');
-            self.cell(&mut row, "OWNER BY", 8, BOLD, false);
-            row.push(' ');
-            self.cell(&mut row, "NETNS", 10, BOLD, true);
-            row.push_str("  ");
+            pen.cell(out, "UID", 6, BOLD, true);
+            out.push(b' ');
+            pen.cell(out, "OWNER BY", 8, BOLD, false);
+            out.push(b' ');
+            pen.cell(out, "NETNS", 10, BOLD, true);
+            out.extend_from_slice(b"  ");
         }
-        self.cell(&mut row, "CONN", CONN_WIDTH, BOLD, true);
-        row.push_str("  ");
-        self.cell(&mut row, "LOCAL", self.local_width + 3, BOLD, false);
-        self.cell(&mut row, "REMOTE", self.remote_width, BOLD, false);
-        row.push_str("  ");
+        pen.cell(out, "CONN", CONN_WIDTH, BOLD, true);
+        out.extend_from_slice(b"  ");
+        pen.cell(out, "LOCAL", self.local_width + 3, BOLD, false);
+        pen.cell(out, "REMOTE", self.remote_width, BOLD, false);
+        out.extend_from_slice(b"  ");
         if self.lines.transition {
-            self.cell(&mut row, "OLD", STATE_WIDTH, BOLD, true);
-            row.push_str(" → ");
-            self.cell(&mut row, "NEW", STATE_WIDTH, BOLD, false);
-            row.push(' ');
-            self.cell(&mut row, "IN OLD", 8, BOLD, true);
+            pen.cell(out, "OLD", STATE_WIDTH, BOLD, true);
+            out.extend_from_slice(" → ".as_bytes());
+            pen.cell(out, "NEW", STATE_WIDTH, BOLD, false);
+            out.push(b' ');
+            pen.cell(out, "IN OLD", 8, BOLD, true);
             if self.lines.explain {
-                row.push_str("  ");
-                self.cell(&mut row, "WHAT IT MEANS", 0, BOLD, false);
+                out.extend_from_slice(b"  ");
+                pen.cell(out, "WHAT IT MEANS", 0, BOLD, false);
             }
         } else {
-            self.cell(&mut row, "WHAT HAPPENED", 0, BOLD, false);
+            pen.cell(out, "WHAT HAPPENED", 0, BOLD, false);
         }
-        finish(row, out);
+        finish(out);
     }
 
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> u64 {
         match event {
             Event::Socket(connection) => {
-                let mut row = self.head(connection);
-                self.cell(&mut row, "open", STATE_WIDTH, DIM, true);
-                self.cell(&mut row, " · ", 3, DIM, false);
+                self.head(connection, out);
+                let pen = self.pen();
+                pen.cell(out, "open", STATE_WIDTH, DIM, true);
+                pen.cell(out, " · ", 3, DIM, false);
                 let state = connection.oldstate();
-                self.cell(&mut row, state.name(), 0, state_style(state), false);
-                finish(row, out);
+                pen.cell(out, state.name(), 0, state_style(state), false);
+                finish(out);
                 1
             }
             Event::Accept(connection, numbers) => {
@@ -492,18 +554,18 @@ impl Sink for Table {
     }
 
     fn lost(&mut self, lost: &Lost, out: &mut Vec<u8>) {
-        let mut row = String::new();
+        let pen = self.pen();
         if let Some(time) = self.time.render(&self.clock, lost.mono_ns) {
-            self.cell(&mut row, &time, self.time_width, DIM, false);
-            row.push_str("  ");
+            pen.cell(out, time, self.time_width, DIM, false);
+            out.extend_from_slice(b"  ");
         }
         let remark = format!(
             "LOST {} ({})",
             count(lost.count + lost.time_waits + lost.others),
             lost.cause.replace('_', " ")
         );
-        self.cell(&mut row, &remark, 0, RED.bold(), false);
-        finish(row, out);
+        pen.cell(out, &remark, 0, RED.bold(), false);
+        finish(out);
     }
 
     fn end(&mut self, _end: &End, _out: &mut Vec<u8>) {}

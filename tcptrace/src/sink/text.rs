@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::time::push_padded;
+
 /// A process name: valid UTF-8, with nothing in it that drives a terminal or breaks a line.
 ///
 /// Control characters (C0, DEL, C1) and the characters that reorder text become `\xNN` or
@@ -35,27 +37,44 @@ pub const fn is_unsafe(c: char) -> bool {
 
 /// A duration in three to four significant places: `45µs`, `12.3ms`, `1.204s`, `2m05s`, `3h07m`.
 pub fn duration(us: u64) -> String {
+    let mut text = String::new();
+    push_duration(&mut text, us);
+    text
+}
+
+/// Appends a [`duration`].
+pub fn push_duration(text: &mut String, us: u64) {
+    // A whole number, then what is left of the next one in so many digits.
+    let mut push = |whole: u64, between: &str, rest: u64, digits: u32, unit: &str| {
+        text.push_str(itoa::Buffer::new().format(whole));
+        if digits > 0 {
+            text.push_str(between);
+            push_padded(text, u32::try_from(rest).unwrap_or(0), digits);
+        }
+        text.push_str(unit);
+    };
     match us {
-        0..1_000 => format!("{us}µs"),
-        1_000..10_000 => format!("{}.{:02}ms", us / 1_000, us % 1_000 / 10),
-        10_000..100_000 => format!("{}.{}ms", us / 1_000, us % 1_000 / 100),
-        100_000..1_000_000 => format!("{}ms", us / 1_000),
-        1_000_000..60_000_000 => format!("{}.{:02}s", us / 1_000_000, us % 1_000_000 / 10_000),
-        60_000_000..3_600_000_000 => {
-            format!("{}m{:02}s", us / 60_000_000, us / 1_000_000 % 60)
-        }
+        0..1_000 => push(us, "", 0, 0, "µs"),
+        1_000..10_000 => push(us / 1_000, ".", us % 1_000 / 10, 2, "ms"),
+        10_000..100_000 => push(us / 1_000, ".", us % 1_000 / 100, 1, "ms"),
+        100_000..1_000_000 => push(us / 1_000, "", 0, 0, "ms"),
+        1_000_000..60_000_000 => push(us / 1_000_000, ".", us % 1_000_000 / 10_000, 2, "s"),
+        60_000_000..3_600_000_000 => push(us / 60_000_000, "m", us / 1_000_000 % 60, 2, "s"),
         3_600_000_000..86_400_000_000 => {
-            format!("{}h{:02}m", us / 3_600_000_000, us / 60_000_000 % 60)
+            push(us / 3_600_000_000, "h", us / 60_000_000 % 60, 2, "m");
         }
-        _ => format!("{}d{:02}h", us / 86_400_000_000, us / 3_600_000_000 % 24),
+        _ => push(us / 86_400_000_000, "d", us / 3_600_000_000 % 24, 2, "h"),
     }
 }
 
 /// A number of bytes in three or four significant places, by powers of 1024: `999B`, `1.5K`, `12M`.
-pub fn bytes(number: u64) -> String {
-    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
+pub fn push_bytes(text: &mut String, number: u64) {
+    const UNITS: [char; 6] = ['K', 'M', 'G', 'T', 'P', 'E'];
+    let mut push = |number: u64| text.push_str(itoa::Buffer::new().format(number));
     if number < 1024 {
-        return format!("{number}B");
+        push(number);
+        text.push('B');
+        return;
     }
     let mut tenths = u128::from(number) * 10 / 1024;
     let mut unit = 0;
@@ -63,11 +82,13 @@ pub fn bytes(number: u64) -> String {
         tenths /= 1024;
         unit += 1;
     }
+    let tenths = u64::try_from(tenths).unwrap_or(u64::MAX);
+    push(tenths / 10);
     if tenths < 100 {
-        format!("{}.{}{}", tenths / 10, tenths % 10, UNITS[unit])
-    } else {
-        format!("{}{}", tenths / 10, UNITS[unit])
+        text.push('.');
+        text.push_str(itoa::Buffer::new().format(tenths % 10));
     }
+    text.push(UNITS[unit]);
 }
 
 /// A count with thousands set apart: `1,234,567`.
@@ -127,7 +148,9 @@ mod tests {
             (1 << 20, "1.0M"),
             (u64::MAX, "15E"),
         ] {
-            assert_eq!(bytes(number), text);
+            let mut pushed = String::new();
+            push_bytes(&mut pushed, number);
+            assert_eq!(pushed, text);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Timestamps as text.
 
+use std::fmt::Write as _;
+
 use jiff::{Timestamp, tz::TimeZone};
 
 /// The wall clock, from the kernel's monotonic one.
@@ -113,6 +115,8 @@ pub struct TimeColumn {
     begin_ns: u64,
     second: i64,
     text: String,
+    /// Bytes of `text` before the fraction of the second
+    whole: usize,
 }
 
 impl TimeColumn {
@@ -123,6 +127,7 @@ impl TimeColumn {
             begin_ns,
             second: i64::MIN,
             text: String::new(),
+            whole: 0,
         }
     }
 
@@ -132,22 +137,27 @@ impl TimeColumn {
     }
 
     /// The time of a record; none without a time column.
-    pub fn render(&mut self, clock: &Clock, mono_ns: u64) -> Option<String> {
+    pub fn render(&mut self, clock: &Clock, mono_ns: u64) -> Option<&str> {
         let (second, nanos) = clock.wall(mono_ns);
+        let text = &mut self.text;
         match &self.format {
-            TimeFormat::None => None,
+            TimeFormat::None => return None,
             TimeFormat::Unix => {
-                let mut text = format!("{second}.");
-                push_padded(&mut text, nanos / 1000, 6);
-                Some(text)
+                text.clear();
+                text.push_str(itoa::Buffer::new().format(second));
+                text.push('.');
+                push_padded(text, nanos / 1000, 6);
             }
             TimeFormat::Elapsed => {
                 let elapsed_us = mono_ns.saturating_sub(self.begin_ns) / 1000;
-                Some(format!(
+                text.clear();
+                // Writing to memory does not fail.
+                let _infallible = write!(
+                    text,
                     "{:>5}.{:06}",
                     elapsed_us / 1_000_000,
                     elapsed_us % 1_000_000
-                ))
+                );
             }
             TimeFormat::Pattern {
                 pattern,
@@ -158,17 +168,18 @@ impl TimeColumn {
                     let zoned = Timestamp::from_second(second)
                         .unwrap_or_default()
                         .to_zoned(zone.clone());
-                    self.text = jiff::fmt::strtime::format(pattern, &zoned).unwrap_or_default();
+                    *text = jiff::fmt::strtime::format(pattern, &zoned).unwrap_or_default();
+                    self.whole = text.len();
                     self.second = second;
                 }
-                let mut text = self.text.clone();
+                text.truncate(self.whole);
                 if *fraction > 0 {
                     text.push('.');
-                    push_padded(&mut text, nanos / 10_u32.pow(9 - fraction), *fraction);
+                    push_padded(text, nanos / 10_u32.pow(9 - fraction), *fraction);
                 }
-                Some(text)
             }
         }
+        Some(text)
     }
 }
 
@@ -210,10 +221,7 @@ mod tests {
             ("%H h", "11 h"),
         ] {
             let format = TimeFormat::parse(format, true).unwrap();
-            assert_eq!(
-                TimeColumn::new(format, 0).render(&clock, 0).as_deref(),
-                Some(text)
-            );
+            assert_eq!(TimeColumn::new(format, 0).render(&clock, 0), Some(text));
         }
         assert!(TimeFormat::parse("nope", true).is_err());
         assert!(TimeFormat::parse("%!", true).is_err());
