@@ -23,6 +23,7 @@ mod handover;
 mod hostile;
 mod loopback;
 mod loss;
+mod mechanisms;
 mod netns;
 mod outcomes;
 mod owners;
@@ -149,6 +150,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("filters::summary", Always(filters::summary)),
     ("filters::count", Always(filters::count)),
     ("filters::duration", Always(filters::duration)),
+    (
+        "mechanisms::same_records",
+        WherePossible(mechanisms::same_records),
+    ),
     ("refusals::missing_member", Always(refusals::missing_member)),
     ("refusals::missing_types", Always(refusals::missing_types)),
     ("process::signals", Always(process::signals)),
