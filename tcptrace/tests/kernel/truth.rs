@@ -29,15 +29,27 @@ const NAME_PREFIX: &str = "tcptrace-test-";
 static TRACEFS: OnceLock<PathBuf> = OnceLock::new();
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Mounts tracefs where only this process and its children see it, and clears away the instances
-/// of earlier runs that were killed. Call it before there are threads.
-///
-/// The tracer must not profit from the mount: it goes to a folder nobody looks into.
-pub(crate) fn prepare() {
+/// Gives this process a table of mounts of its own, with securityfs in it. Call it before there are
+/// threads.
+pub(crate) fn leave_mounts() {
+    const SECURITYFS: &str = "/sys/kernel/security";
     // SAFETY: no other thread exists; a copy of the mount table changes nothing for this one.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).unwrap();
+    let is_empty = fs::read_dir(SECURITYFS).is_ok_and(|mut folder| folder.next().is_none());
+    if is_empty {
+        // Without it the kernel is taken for one that is not locked down.
+        let none = MountFlags::empty();
+        let _missing = rustix::mount::mount("securityfs", SECURITYFS, "securityfs", none, None);
+    }
+}
+
+/// Mounts tracefs where only this process and its children see it, and clears away the instances
+/// of earlier runs that were killed. Call [`leave_mounts`] before.
+///
+/// The tracer must not profit from the mount: it goes to a folder nobody looks into.
+pub(crate) fn prepare() {
     let folder = std::env::temp_dir().join(format!("{NAME_PREFIX}{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     rustix::mount::mount("tracefs", &folder, "tracefs", MountFlags::empty(), None)
