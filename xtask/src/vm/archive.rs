@@ -21,7 +21,14 @@ const SUITES: [&str; 7] = [
 ];
 
 const FLAVOUR: &str = "-cloud-amd64";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Of the package `debian-archive-keyring`
+pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// For a system that is not Debian: the archive and its security updates.
+const MIRRORS: [&str; 2] = [
+    "http://deb.debian.org/debian",
+    "http://deb.debian.org/debian-security",
+];
 
 /// Point versions come and go every few days.
 const INDEX_AGE: Duration = Duration::from_hours(12);
@@ -165,7 +172,7 @@ impl Archive {
     }
 }
 
-/// `sources.list`, with the mirrors that the system's apt uses.
+/// `sources.list`, with the mirrors of Debian that the system's apt uses, if it does.
 fn sources() -> Result<String> {
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)"])
@@ -181,9 +188,9 @@ fn sources() -> Result<String> {
                 debian && release.ends_with("-security") == security
             })
             .map(|(uri, _)| uri)
-            .context("apt is not configured with a mirror of Debian and of its security updates")
     };
-    let (main, security) = (mirror(false)?, mirror(true)?);
+    let main = mirror(false).unwrap_or(MIRRORS[0]);
+    let security = mirror(true).unwrap_or(MIRRORS[1]);
     let lines = SUITES.map(|suite| {
         let uri = if suite.ends_with("-security") {
             security

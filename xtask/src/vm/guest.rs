@@ -15,6 +15,9 @@ use super::kernel::Kernel;
 /// guest's own time.
 const SILENCE: Duration = Duration::from_mins(10);
 
+/// And one that says something all the time does not come to an end.
+const LIMIT: Duration = Duration::from_mins(40);
+
 const MEMORY_MIB: &str = "1024";
 
 /// Quiet, since emulated serial lines are slow; without what slows an emulated machine down or
@@ -31,6 +34,8 @@ pub(super) struct Machine<'kernel> {
     pub(super) cpus: u8,
     /// The only kind of accept hook to use
     pub(super) hooks: Option<&'kernel str>,
+    /// What else to tell the kernel
+    pub(super) boot: Option<&'kernel str>,
 }
 
 /// What came out of it.
@@ -42,6 +47,13 @@ pub(super) struct Said {
     pub(super) cut_short: Option<String>,
 }
 
+impl Said {
+    /// Whether it got as far as the first test.
+    pub(super) fn reached_tests(&self) -> bool {
+        self.results.contains("## begin ")
+    }
+}
+
 impl fmt::Display for Machine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kernel.version)?;
@@ -50,6 +62,9 @@ impl fmt::Display for Machine<'_> {
         }
         if let Some(hooks) = self.hooks {
             write!(f, "-{hooks}")?;
+        }
+        if let Some(boot) = self.boot {
+            write!(f, "-{}", boot.replace(['/', ' '], "-"))?;
         }
         Ok(())
     }
@@ -106,13 +121,19 @@ impl Machine<'_> {
         let hooks = self
             .hooks
             .map(|hooks| format!(" TCPTRACE_TEST_HOOKS={hooks}"));
-        format!("{COMMAND_LINE}{}", hooks.unwrap_or_default())
+        let boot = self.boot.map(|boot| format!(" {boot}"));
+        format!(
+            "{COMMAND_LINE}{}{}",
+            boot.unwrap_or_default(),
+            hooks.unwrap_or_default()
+        )
     }
 }
 
 fn wait(qemu: &mut Child, logs: &[&Path]) -> Result<()> {
     let mut last_size = 0;
-    let mut last_news = Instant::now();
+    let start = Instant::now();
+    let mut last_news = start;
     loop {
         if let Some(status) = qemu.try_wait()? {
             if status.success() {
@@ -130,6 +151,9 @@ fn wait(qemu: &mut Child, logs: &[&Path]) -> Result<()> {
         }
         if last_news.elapsed() > SILENCE {
             bail!("the guest said nothing for {} s", SILENCE.as_secs());
+        }
+        if start.elapsed() > LIMIT {
+            bail!("the guest did not end within {} s", LIMIT.as_secs());
         }
         thread::sleep(Duration::from_millis(200));
     }

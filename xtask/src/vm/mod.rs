@@ -18,7 +18,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::build::{self, Built, Profile, Progress};
 use crate::setup::{self, Found};
-use crate::workspace;
+use crate::test;
+use crate::workspace::{self, Outcome as Step};
 use archive::Archive;
 use guest::Machine;
 use initramfs::Initramfs;
@@ -27,6 +28,12 @@ use report::{Outcome, Run};
 
 /// One of each series that differs in what it offers to a tracer.
 const SERIES: [&str; 8] = ["5.10", "6.1", "6.12", "6.16", "6.18", "7.0", "7.2", "7.3"];
+
+/// What `cargo xtask test` boots: the oldest, those that most hosts run, and the newest.
+const USUAL: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
+
+/// A kernel that lets nobody trace says so; this is told to the newest.
+const LOCKED_DOWN: &str = "lockdown=confidentiality";
 
 /// What is needed besides the eBPF build: a program, and the package it is in.
 const TOOLS: [(&str, &str); 7] = [
@@ -61,10 +68,12 @@ pub(crate) struct Args {
     /// tracepoint
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     hooks: Vec<String>,
-    /// How many machines run at the same time
-    #[arg(short, long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u8).range(1..))]
-    jobs: u8,
+    /// Run once with each of these on the kernel's command line, as in lockdown=confidentiality
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    boot: Vec<String>,
+    /// How many machines run at the same time [default: as many as there are processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: Option<u8>,
     /// Write docs/kernels.md from what this run finds, unless a test fails
     #[arg(long)]
     write_docs: bool,
@@ -72,38 +81,24 @@ pub(crate) struct Args {
 
 /// Boots each kernel, and fails if any test fails on any.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the virtual machines are x86-64 ones, which needs an x86-64 build");
-    }
     let start = Instant::now();
     setup::setup(Found::Shown)?;
-    ensure_tools()?;
-
-    let archive = Archive::open(&workspace::root().join(".tools/vm"))?;
-    let mut missing = Vec::new();
-    let kernels = prepare_kernels(&archive, args, &mut missing);
-
-    let built = build::build(Profile::Release, Progress::Shown)?;
-    let executable = build_kernel_tests(&built)?;
-    let tests = tests(&executable, args.test.as_deref())?;
-    let logs = built
-        .tcptrace
-        .ancestors()
-        .nth(2)
-        .context("the build is in no target folder")?
-        .join("vm");
-
-    let guest = Guest {
-        built: &built,
-        executable: &executable,
-        tests: &tests,
-        logs: &logs,
+    let archive = open_archive()?;
+    let versions: Vec<&str> = if args.versions.is_empty() {
+        SERIES.to_vec()
+    } else {
+        args.versions.iter().map(String::as_str).collect()
     };
+    let (kernels, missing) = prepare_kernels(&archive, &versions);
+    let built = build::build(Profile::Release, Progress::Shown)?;
     let machines: Vec<_> = kernels
         .iter()
         .flat_map(|kernel| machines(kernel, args))
         .collect();
-    let runs = guest.run_on(&machines, args.jobs)?;
+    let runs = run_on(&machines, &built, args.test.as_deref(), args.jobs)?;
+    if runs.is_empty() && !machines.is_empty() {
+        bail!("no test has that in its name");
+    }
 
     eprint!("\n{}", report::table(&runs));
     eprintln!("\n{} s in all", start.elapsed().as_secs());
@@ -116,26 +111,133 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Each combination; without `--hooks`, the kernel's best.
-fn machines<'run>(kernel: &'run Kernel, args: &'run Args) -> Vec<Machine<'run>> {
-    let all = args.hooks.iter().map(|hooks| Some(hooks.as_str()));
-    let best = args.hooks.is_empty().then_some(None);
-    let hooks: Vec<_> = all.chain(best).collect();
-    let combine = |&cpus| hooks.iter().map(move |&hooks| (cpus, hooks));
-    args.cpus
+/// Boots the usual kernels; how each went. One that cannot be had is skipped: an outage of a mirror
+/// is no fault of the project's.
+pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
+    let skipped = |version: &str, why: &str| {
+        let name = format!("Linux {version}");
+        (name, Ok(Step::Skipped(why.to_owned())))
+    };
+    let archive = match open_archive() {
+        Ok(archive) => archive,
+        Err(error) => {
+            let why = format!("{error:#}");
+            return USUAL.map(|version| skipped(version, &why)).into();
+        }
+    };
+    let (kernels, missing) = prepare_kernels(&archive, &USUAL);
+    let best = |kernel| Machine {
+        kernel,
+        cpus: 1,
+        hooks: None,
+        boot: None,
+    };
+    let mut machines: Vec<_> = kernels.iter().map(best).collect();
+    machines.extend(kernels.last().map(|kernel| Machine {
+        boot: Some(LOCKED_DOWN),
+        ..best(kernel)
+    }));
+    let mut steps: Vec<_> = missing
         .iter()
-        .flat_map(combine)
-        .map(|(cpus, hooks)| Machine {
-            kernel,
-            cpus,
-            hooks,
-        })
-        .collect()
+        .map(|(version, why)| skipped(version, why))
+        .collect();
+    match run_on(&machines, built, filter, None) {
+        Ok(runs) if runs.is_empty() => {
+            let why = "none of their tests has that in its name".to_owned();
+            steps.push(("virtual machines".to_owned(), Ok(Step::Skipped(why))));
+        }
+        Ok(runs) => {
+            eprintln!("\n{}", report::table(&runs));
+            steps.extend(runs.iter().map(step));
+        }
+        Err(error) => steps.push(("virtual machines".to_owned(), Err(error))),
+    }
+    steps
 }
 
-fn conclude(runs: &[Run], missing: &[String]) -> Result<()> {
-    for why in missing {
-        eprintln!("not run: {why}");
+fn step(run: &Run) -> (String, Result<Step>) {
+    let name = format!(
+        "Linux {} ({} in {} s)",
+        run.machine,
+        run.counts(),
+        run.seconds
+    );
+    let result = if run.has_failed() {
+        Err(anyhow!("tests failed"))
+    } else {
+        Ok(Step::Passed)
+    };
+    (name, result)
+}
+
+fn open_archive() -> Result<Archive> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the virtual machines are x86-64 ones, which needs an x86-64 build");
+    }
+    ensure_tools()?;
+    Archive::open(&workspace::root().join(".tools/vm"))
+}
+
+/// Runs the tests with this in their names on each of them. Empty if there are no such tests.
+fn run_on(
+    machines: &[Machine<'_>],
+    built: &Built,
+    filter: Option<&str>,
+    jobs: Option<u8>,
+) -> Result<Vec<Run>> {
+    let executable = test::build_kernel_tests(built)?;
+    let tests = tests(&executable, filter)?;
+    if tests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let logs = built
+        .tcptrace
+        .ancestors()
+        .nth(2)
+        .context("the build is in no target folder")?
+        .join("vm");
+    let guest = Guest {
+        built,
+        executable: &executable,
+        tests: &tests,
+        logs: &logs,
+    };
+    let jobs = match jobs {
+        Some(jobs) => usize::from(jobs),
+        None => thread::available_parallelism()?.get(),
+    };
+    guest.run_on(machines, jobs)
+}
+
+/// Each combination; without `--hooks`, the kernel's best.
+fn machines<'run>(kernel: &'run Kernel, args: &'run Args) -> Vec<Machine<'run>> {
+    let mut machines = Vec::new();
+    for &cpus in &args.cpus {
+        for hooks in each(&args.hooks) {
+            for boot in each(&args.boot) {
+                machines.push(Machine {
+                    kernel,
+                    cpus,
+                    hooks,
+                    boot,
+                });
+            }
+        }
+    }
+    machines
+}
+
+/// One after the other, or once without.
+fn each(list: &[String]) -> Vec<Option<&str>> {
+    if list.is_empty() {
+        return vec![None];
+    }
+    list.iter().map(|one| Some(one.as_str())).collect()
+}
+
+fn conclude(runs: &[Run], missing: &[(String, String)]) -> Result<()> {
+    for (version, why) in missing {
+        eprintln!("not run: Linux {version}: {why}");
     }
     let failed = runs.iter().filter(|run| run.has_failed()).count();
     match (failed, missing.len()) {
@@ -145,23 +247,17 @@ fn conclude(runs: &[Run], missing: &[String]) -> Result<()> {
     }
 }
 
-/// What cannot be had goes to `missing`, with the reason.
-fn prepare_kernels(archive: &Archive, args: &Args, missing: &mut Vec<String>) -> Vec<Kernel> {
-    let versions: Vec<&str> = if args.versions.is_empty() {
-        SERIES.to_vec()
-    } else {
-        args.versions.iter().map(String::as_str).collect()
-    };
-    versions
-        .into_iter()
-        .filter_map(|version| match Kernel::prepare(archive, version) {
-            Ok(kernel) => Some(kernel),
-            Err(error) => {
-                missing.push(format!("Linux {version}: {error:#}"));
-                None
-            }
-        })
-        .collect()
+/// Those that can be had, and the others with the reason.
+fn prepare_kernels(archive: &Archive, versions: &[&str]) -> (Vec<Kernel>, Vec<(String, String)>) {
+    let mut kernels = Vec::new();
+    let mut missing = Vec::new();
+    for &version in versions {
+        match Kernel::prepare(archive, version) {
+            Ok(kernel) => kernels.push(kernel),
+            Err(error) => missing.push((version.to_owned(), format!("{error:#}"))),
+        }
+    }
+    (kernels, missing)
 }
 
 /// What runs inside the machines.
@@ -177,7 +273,7 @@ struct Guest<'build> {
 
 impl Guest<'_> {
     /// In the order of the machines, however many run at a time.
-    fn run_on(&self, machines: &[Machine<'_>], jobs: u8) -> Result<Vec<Run>> {
+    fn run_on(&self, machines: &[Machine<'_>], jobs: usize) -> Result<Vec<Run>> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<(usize, Run)>> {
             let mut done = Vec::new();
@@ -214,7 +310,11 @@ impl Guest<'_> {
         self.initramfs(machine.kernel, &tests)?.write(&image)?;
 
         let start = Instant::now();
-        let said = machine.run(&image, &folder)?;
+        let mut said = machine.run(&image, &folder)?;
+        if let (false, Some(why)) = (said.reached_tests(), &said.cut_short) {
+            eprintln!("Linux {machine}: {why}, before any test; trying once more");
+            said = machine.run(&image, &folder)?;
+        }
         fs::remove_file(&image)?;
         let mut run = Run::parse(machine.to_string(), &tests, &said.results);
         run.seconds = start.elapsed().as_secs();
@@ -301,6 +401,9 @@ fn ensure_tools() -> Result<()> {
         .filter(|(program, _)| !workspace::has_program(program))
         .map(|(_, package)| package)
         .collect();
+    if !Path::new(archive::KEYRING).exists() {
+        packages.push("debian-archive-keyring");
+    }
     packages.dedup();
     if packages.is_empty() {
         return Ok(());
@@ -322,32 +425,13 @@ fn program(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("there is no program {name}"))
 }
 
-/// The harness of the kernel tests, as `cargo xtask test` builds it.
-fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
-    let mut cargo = workspace::cargo("test");
-    cargo
-        .args(["--workspace", "--exclude", "tcptrace-ebpf"])
-        .args(["--features", "tcptrace/kernel-tests"])
-        .args(["--test", "kernel", "--no-run"])
-        .env("TCPTRACE_BPF_OBJECT", &built.bpf_object);
-    workspace::cargo_messages(&mut cargo)?
-        .iter()
-        .filter(|message| message["target"]["name"] == "kernel")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no executable")
-}
-
 fn tests(executable: &Path, filter: Option<&str>) -> Result<Vec<String>> {
     let output = Command::new(executable)
         .arg("--list")
         .args(filter)
         .output()?;
-    let tests: Vec<_> = String::from_utf8(output.stdout)?
+    Ok(String::from_utf8(output.stdout)?
         .lines()
         .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
-        .collect();
-    if tests.is_empty() {
-        bail!("no test has that in its name");
-    }
-    Ok(tests)
+        .collect())
 }

@@ -209,9 +209,13 @@ pub(super) fn table(runs: &[Run]) -> String {
     for ((fact, way), machines) in ways(runs) {
         lines.push(format!("{fact}: {way} ({})", listed(&machines, runs)));
     }
-    for ((name, reason), machines) in skipped(runs) {
+    for ((reason, machines), names) in skipped(runs) {
+        let what = match names[..] {
+            [name] => name.to_owned(),
+            _ => format!("{} tests", names.len()),
+        };
         lines.push(format!(
-            "{name}: skipped, {reason} ({})",
+            "{what}: skipped, {reason} ({})",
             machines.join(" ")
         ));
     }
@@ -238,16 +242,20 @@ fn ways(runs: &[Run]) -> BTreeMap<(&str, String), Vec<&str>> {
     ways
 }
 
-/// Which tests were skipped, why, and on which machines.
-fn skipped(runs: &[Run]) -> BTreeMap<(&str, &str), Vec<&str>> {
-    let mut skipped = BTreeMap::<_, Vec<_>>::new();
+/// Why and on which machines tests were skipped, and which ones.
+fn skipped(runs: &[Run]) -> BTreeMap<(&str, Vec<&str>), Vec<&str>> {
+    let mut machines = BTreeMap::<(&str, &str), Vec<&str>>::new();
     for run in runs {
         for (name, outcome) in &run.tests {
             if let Outcome::Skipped(reason) = outcome {
-                let machines = skipped.entry((name.as_str(), reason.as_str()));
-                machines.or_default().push(run.machine.as_str());
+                let skipped_on = machines.entry((name, reason)).or_default();
+                skipped_on.push(run.machine.as_str());
             }
         }
+    }
+    let mut skipped = BTreeMap::<_, Vec<_>>::new();
+    for ((name, reason), machines) in machines {
+        skipped.entry((reason, machines)).or_default().push(name);
     }
     skipped
 }
