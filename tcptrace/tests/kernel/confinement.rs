@@ -121,9 +121,9 @@ pub(crate) fn spawn_as_container(command: &mut Command) -> io::Result<Child> {
     })
 }
 
-/// Gives the process a table of mounts of its own.
-fn leave_mounts() -> io::Result<()> {
-    // SAFETY: this process has one thread and shares no table of files that matters to it.
+/// Gives this process, which must have one thread, a table of mounts of its own.
+pub(crate) fn leave_mounts() -> io::Result<()> {
+    // SAFETY: there is no other thread; a copy of the mount table changes nothing for this one.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", private)?;

@@ -213,7 +213,7 @@ fn main() -> ExitCode {
             );
             return ExitCode::FAILURE;
         }
-        truth::leave_mounts();
+        truth::see_lockdown();
         if !is_confidential() {
             truth::prepare();
         }

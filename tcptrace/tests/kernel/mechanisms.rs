@@ -155,15 +155,17 @@ fn by_ends<'records>(records: &[&'records Record]) -> BTreeMap<Ends, Vec<&'recor
 }
 
 /// What two tracers must agree on: everything but times, which each one's programs take for
-/// themselves, and `conn` where the kernel gives no cookies.
+/// themselves, whether a step was inferred, which is up to the kind, and `conn` where the kernel
+/// gives no cookies.
 fn comparable(record: &Record, unseen: bool) -> Map<String, Value> {
     let mut fields = record.fields().clone();
     let own_ids = check::own_ids();
     fields.retain(|name, _| {
         let is_time = name == "ts" || name.ends_with("_us");
         let is_own = own_ids && name == "conn";
+        let is_up_to_kind = name == "inferred";
         let is_owner = unseen && OWNER.contains(&name.as_str());
-        !(is_time || is_own || is_owner)
+        !(is_time || is_own || is_up_to_kind || is_owner)
     });
     if let Some(Value::Object(states)) = fields.get_mut("states") {
         states.values_mut().for_each(|time| *time = Value::Null);
