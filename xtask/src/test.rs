@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     setup::setup(Found::Shown)?;
     ensure_network_tools()?;
-    let built = build::build(Profile::Release, Progress::Shown)?;
+    let built = build::build(Profile::Release, None, Progress::Shown)?;
 
     let mut steps = vec![
         ("unit tests".to_owned(), unit_tests(args, &built)),
@@ -95,12 +95,13 @@ pub(crate) fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
         .context("cargo named no executable")
 }
 
-/// `cargo test` of all that runs on this machine, with the eBPF side that is in the release build:
+/// `cargo test` of all that runs on the build's machine, with the eBPF side that is in the release build:
 /// compiling that once is enough.
 fn test_command(built: &Built) -> Command {
     let mut cargo = workspace::cargo("test");
     cargo
         .args(["--workspace", "--exclude", "tcptrace-ebpf"])
         .env("TCPTRACE_BPF_OBJECT", &built.bpf_object);
+    workspace::compile_for(&mut cargo, built.target);
     cargo
 }

@@ -23,6 +23,16 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     cargo
 }
 
+/// Makes cargo compile for another machine, with the linker that comes with Rust.
+pub(crate) fn compile_for(cargo: &mut Command, target: Option<&str>) {
+    let Some(target) = target else { return };
+    let linker = format!(
+        "CARGO_TARGET_{}_LINKER",
+        target.replace('-', "_").to_uppercase()
+    );
+    cargo.args(["--target", target]).env(linker, "rust-lld");
+}
+
 /// Whether `cargo SUBCOMMAND` exists.
 pub(crate) fn cargo_has(subcommand: &str) -> bool {
     cargo(subcommand)

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::arch::Arch;
 use super::kernel::Kernel;
 
 /// A guest that says nothing for longer than this hangs. Each test has a shorter limit, of the
@@ -16,18 +17,19 @@ use super::kernel::Kernel;
 const SILENCE: Duration = Duration::from_mins(10);
 
 /// And one that says something all the time does not come to an end.
-const LIMIT: Duration = Duration::from_mins(40);
+const LIMIT: Duration = Duration::from_mins(25);
 
 const MEMORY_MIB: &str = "1024";
 
 /// Quiet, since emulated serial lines are slow; without what slows an emulated machine down or
 /// makes it wait; ended by a crash.
-const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr \
-                            tsc=reliable no_timer_check random.trust_cpu=on";
+const COMMAND_LINE: &str = "quiet panic=-1 oops=panic mitigations=off nokaslr random.trust_cpu=on";
 
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Machine<'kernel> {
+    /// What its processors are
+    pub(super) arch: Arch,
     /// The kernel
     pub(super) kernel: &'kernel Kernel,
     /// How many processors
@@ -57,6 +59,9 @@ impl Said {
 impl fmt::Display for Machine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kernel.version)?;
+        if self.arch != Arch::Amd64 {
+            write!(f, "-{}", self.arch.debian())?;
+        }
         if self.cpus > 1 {
             write!(f, "-{}cpu", self.cpus)?;
         }
@@ -78,15 +83,10 @@ impl Machine<'_> {
         for log in [&console, &results] {
             fs::write(log, "")?;
         }
-        let file = |path: &Path| format!("file:{}", path.display());
-
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none"])
-            .args(["-serial", &file(&console), "-serial", &file(&results)])
-            // One thread: emulated atomic instructions of several are not always atomic.
-            .args(["-accel", "tcg,thread=single"])
-            .args(["-cpu", "qemu64", "-m", MEMORY_MIB])
+        let mut qemu = self.arch.machine(&console, &results);
+        // One thread: emulated atomic instructions of several are not always atomic.
+        qemu.args(["-accel", "tcg,thread=single"])
+            .args(["-m", MEMORY_MIB])
             .args(["-smp", &self.cpus.to_string()])
             .arg("-kernel")
             .arg(&self.kernel.vmlinux)
@@ -101,7 +101,9 @@ impl Machine<'_> {
             // no test late. (`shift=auto` keeps up with the host's time, load and all.)
             qemu.args(["-icount", "shift=1,sleep=off"]);
         }
-        let mut qemu = qemu.spawn().context("cannot run qemu-system-x86_64")?;
+        let mut qemu = qemu
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.arch.emulator()))?;
         let ended = wait(&mut qemu, &[&console, &results]);
         if ended.is_err() {
             qemu.kill()?;
@@ -123,7 +125,8 @@ impl Machine<'_> {
             .map(|hooks| format!(" TCPTRACE_TEST_HOOKS={hooks}"));
         let boot = self.boot.map(|boot| format!(" {boot}"));
         format!(
-            "{COMMAND_LINE}{}{}",
+            "{COMMAND_LINE} {}{}{}",
+            self.arch.command_line(),
             boot.unwrap_or_default(),
             hooks.unwrap_or_default()
         )

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: the kernel tests on distribution kernels, in virtual machines.
 
+mod arch;
 mod archive;
 mod docs;
 mod guest;
@@ -20,6 +21,7 @@ use crate::build::{self, Built, Profile, Progress};
 use crate::setup::{self, Found};
 use crate::test;
 use crate::workspace::{self, Outcome as Step};
+use arch::Arch;
 use archive::Archive;
 use guest::Machine;
 use initramfs::Initramfs;
@@ -35,9 +37,11 @@ const USUAL: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
 /// A kernel that lets nobody trace says so; this is told to the newest.
 const LOCKED_DOWN: &str = "lockdown=confidentiality";
 
-/// What is needed besides the eBPF build: a program, and the package it is in.
-const TOOLS: [(&str, &str); 7] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
+/// The kinds of accept hooks that `tcptrace --hooks` takes, the best first.
+const KINDS: [&str; 4] = ["fentry", "kprobe", "kretprobe", "tracepoint"];
+
+/// What is needed besides the eBPF build and [`Arch::tools`]: a program, and the package it is in.
+const TOOLS: [(&str, &str); 6] = [
     ("busybox", "busybox-static"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
@@ -45,6 +49,9 @@ const TOOLS: [(&str, &str); 7] = [
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
 ];
+
+/// What the guest runs besides our own: where it looks for it, and its name.
+const PROGRAMS: [(&str, &str); 3] = [("bin", "busybox"), ("usr/sbin", "ip"), ("usr/sbin", "tc")];
 
 /// Tests and the module they need.
 const NEEDS: [(&str, &str); 1] = [("prompt::unanswered_connect", "veth")];
@@ -56,6 +63,9 @@ pub(crate) struct Args {
     /// each series that differs]
     #[arg(value_name = "VERSION")]
     versions: Vec<String>,
+    /// What the machines are; the kernels and the tests are for that
+    #[arg(long, default_value = "amd64")]
+    arch: Arch,
     /// Run only tests with this in their names
     #[arg(short, long, value_name = "NAME")]
     test: Option<String>,
@@ -83,19 +93,26 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     setup::setup(Found::Shown)?;
-    let archive = open_archive()?;
+    let archive = open_archive(args.arch)?;
     let versions: Vec<&str> = if args.versions.is_empty() {
         SERIES.to_vec()
     } else {
         args.versions.iter().map(String::as_str).collect()
     };
     let (kernels, missing) = prepare_kernels(&archive, &versions);
-    let built = build::build(Profile::Release, Progress::Shown)?;
+    let target = args.arch.target();
+    target.map_or(Ok(()), arch::ensure_target)?;
+    let built = build::build(Profile::Release, target, Progress::Shown)?;
     let machines: Vec<_> = kernels
         .iter()
         .flat_map(|kernel| machines(kernel, args))
         .collect();
-    let runs = run_on(&machines, &built, args.test.as_deref(), args.jobs)?;
+    let how = How {
+        filter: args.test.as_deref(),
+        jobs: args.jobs,
+        tries_kinds: args.write_docs,
+    };
+    let runs = run_on(&archive, &machines, &built, how)?;
     if runs.is_empty() && !machines.is_empty() {
         bail!("no test has that in its name");
     }
@@ -118,7 +135,7 @@ pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result
         let name = format!("Linux {version}");
         (name, Ok(Step::Skipped(why.to_owned())))
     };
-    let archive = match open_archive() {
+    let archive = match open_archive(Arch::Amd64) {
         Ok(archive) => archive,
         Err(error) => {
             let why = format!("{error:#}");
@@ -127,6 +144,7 @@ pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result
     };
     let (kernels, missing) = prepare_kernels(&archive, &USUAL);
     let best = |kernel| Machine {
+        arch: Arch::Amd64,
         kernel,
         cpus: 1,
         hooks: None,
@@ -141,7 +159,12 @@ pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result
         .iter()
         .map(|(version, why)| skipped(version, why))
         .collect();
-    match run_on(&machines, built, filter, None) {
+    let how = How {
+        filter,
+        jobs: None,
+        tries_kinds: false,
+    };
+    match run_on(&archive, &machines, built, how) {
         Ok(runs) if runs.is_empty() => {
             let why = "none of their tests has that in its name".to_owned();
             steps.push(("virtual machines".to_owned(), Ok(Step::Skipped(why))));
@@ -170,26 +193,51 @@ fn step(run: &Run) -> (String, Result<Step>) {
     (name, result)
 }
 
-fn open_archive() -> Result<Archive> {
+fn open_archive(arch: Arch) -> Result<Archive> {
     if !cfg!(target_arch = "x86_64") {
-        bail!("the virtual machines are x86-64 ones, which needs an x86-64 build");
+        bail!("the virtual machines need an x86-64 host");
     }
-    ensure_tools()?;
-    Archive::open(&workspace::root().join(".tools/vm"))
+    ensure_tools(arch)?;
+    let folder = workspace::root().join(".tools/vm");
+    match arch {
+        Arch::Amd64 => Archive::open(&folder, arch),
+        Arch::Arm64 => Archive::open(&folder.join("arm64"), arch),
+    }
 }
 
-/// Runs the tests with this in their names on each of them. Empty if there are no such tests.
+/// How much to run, and how much of it at a time.
+#[derive(Clone, Copy, Debug)]
+struct How<'args> {
+    /// Only tests with this in their names
+    filter: Option<&'args str>,
+    /// [`None`]: as many machines as there are processors
+    jobs: Option<u8>,
+    /// Whether to ask what each kind of accept hook knows
+    tries_kinds: bool,
+}
+
+/// Runs the tests on each machine. Empty if no test is wanted.
 fn run_on(
+    archive: &Archive,
     machines: &[Machine<'_>],
     built: &Built,
-    filter: Option<&str>,
-    jobs: Option<u8>,
+    how: How<'_>,
 ) -> Result<Vec<Run>> {
     let executable = test::build_kernel_tests(built)?;
-    let tests = tests(&executable, filter)?;
+    let tests = if built.target.is_none() {
+        tests(&executable, how.filter)?
+    } else {
+        // What is compiled for another machine cannot be asked here.
+        let here = build::build(Profile::Release, None, Progress::Shown)?;
+        tests(&test::build_kernel_tests(&here)?, how.filter)?
+    };
     if tests.is_empty() {
         return Ok(Vec::new());
     }
+    let programs = match built.target {
+        None => None,
+        Some(_) => Some(archive.programs(&["busybox-static", "iproute2"])?),
+    };
     let logs = built
         .tcptrace
         .ancestors()
@@ -199,10 +247,12 @@ fn run_on(
     let guest = Guest {
         built,
         executable: &executable,
+        programs: programs.as_deref(),
         tests: &tests,
+        kinds: if how.tries_kinds { &KINDS } else { &[] },
         logs: &logs,
     };
-    let jobs = match jobs {
+    let jobs = match how.jobs {
         Some(jobs) => usize::from(jobs),
         None => thread::available_parallelism()?.get(),
     };
@@ -216,6 +266,7 @@ fn machines<'run>(kernel: &'run Kernel, args: &'run Args) -> Vec<Machine<'run>> 
         for hooks in each(&args.hooks) {
             for boot in each(&args.boot) {
                 machines.push(Machine {
+                    arch: args.arch,
                     kernel,
                     cpus,
                     hooks,
@@ -266,7 +317,11 @@ struct Guest<'build> {
     built: &'build Built,
     /// The harness of the kernel tests
     executable: &'build Path,
+    /// The packages of [`PROGRAMS`], unless they are this machine's
+    programs: Option<&'build Path>,
     tests: &'build [String],
+    /// To be tried one by one
+    kinds: &'build [&'build str],
     /// Where each machine gets a folder
     logs: &'build Path,
 }
@@ -365,19 +420,47 @@ impl Guest<'_> {
 
     fn initramfs(&self, kernel: &Kernel, tests: &[&str]) -> Result<Initramfs> {
         let mut initramfs = Initramfs::new();
-        initramfs.program("bin/busybox", &program("busybox")?)?;
-        initramfs.program("usr/sbin/ip", &program("ip")?)?;
-        initramfs.program("usr/sbin/tc", &program("tc")?)?;
-        initramfs.program("bin/tcptrace", &self.built.tcptrace)?;
-        initramfs.program("bin/kernel-tests", self.executable)?;
+        for (folder, name) in PROGRAMS {
+            let path = format!("{folder}/{name}");
+            match self.programs {
+                None => initramfs.program(&path, &program(name)?)?,
+                Some(root) => add_foreign(&mut initramfs, &path, root, name)?,
+            }
+        }
+        for (path, ours) in [
+            ("bin/tcptrace", self.built.tcptrace.as_path()),
+            ("bin/kernel-tests", self.executable),
+        ] {
+            match self.programs {
+                None => initramfs.program(path, ours)?,
+                // Linked statically.
+                Some(_) => initramfs.copy(path, ours)?,
+            }
+        }
         for module in &kernel.modules {
             let name = module.file_name().unwrap_or_default().to_string_lossy();
             initramfs.file(&format!("modules/{name}"), fs::read(module)?, 0o644);
         }
         initramfs.file("init", include_bytes!("init.sh").to_vec(), 0o755);
+        initramfs.file("kinds", self.kinds.join("\n").into_bytes(), 0o644);
         initramfs.file("tests", tests.join("\n").into_bytes(), 0o644);
         Ok(initramfs)
     }
+}
+
+/// Adds a program of packages for another machine, with its libraries where its loader looks.
+fn add_foreign(initramfs: &mut Initramfs, path: &str, root: &Path, name: &str) -> Result<()> {
+    let folders = ["usr/bin", "usr/sbin", "bin", "sbin"];
+    let program = folders
+        .into_iter()
+        .map(|folder| root.join(folder).join(name))
+        .find(|program| program.is_file())
+        .with_context(|| format!("its packages have no {name}"))?;
+    initramfs.copy(path, &program)?;
+    for (name, library) in arch::libraries(&program, root)? {
+        initramfs.copy(&format!("lib/{name}"), &library)?;
+    }
+    Ok(())
 }
 
 /// Some tests list everything they saw; the log has it all.
@@ -395,9 +478,12 @@ fn beginning(message: &str) -> String {
     lines.join("\n")
 }
 
-fn ensure_tools() -> Result<()> {
-    let mut packages: Vec<_> = TOOLS
-        .into_iter()
+fn ensure_tools(arch: Arch) -> Result<()> {
+    let mut packages: Vec<_> = arch
+        .tools()
+        .iter()
+        .copied()
+        .chain(TOOLS)
         .filter(|(program, _)| !workspace::has_program(program))
         .map(|(_, package)| package)
         .collect();
