@@ -89,16 +89,21 @@ pub(crate) fn current_task() -> Probed {
 
 /// The socket's cookie: the number `ss -e` prints after `sk:`, made on first use.
 ///
-/// Where tracing programs may not ask for it (before 5.12), the cookie somebody else asked for,
-/// or else an id of our own: bit 63, the birth time, and the CPU, which cannot give birth to two
-/// sockets at one time.
+/// Where tracing programs may not ask for it (before 5.12), see [`cookie_or_own_id`].
 #[inline(always)]
 pub(crate) fn cookie(sk: Typed, born_ns: u64) -> u64 {
     if config!(cookie_helper) != 0 {
         // SAFETY: `sk` is a typed socket pointer, which is what the helper takes.
         return unsafe { bpf_get_socket_cookie(sk.0.cast_mut().cast()) };
     }
-    match sk.read::<u64>(off!(sk_cookie)) {
+    cookie_or_own_id(sk.read(off!(sk_cookie)), born_ns)
+}
+
+/// The cookie somebody else asked for, or else an id of our own: bit 63, the birth time, and the
+/// CPU, which cannot give birth to two sockets at one time.
+#[inline(always)]
+pub(crate) fn cookie_or_own_id(cookie: u64, born_ns: u64) -> u64 {
+    match cookie {
         0 => 1 << 63 | (born_ns & ((1 << 53) - 1)) << 10 | u64::from(cpu() & 0x3ff),
         made => made,
     }

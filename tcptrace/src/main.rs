@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         // What the loader does with each instruction is of use to nobody who traces.
         .filter_module("aya", log::LevelFilter::Warn)
         .filter_module("aya_obj", log::LevelFilter::Warn)
+        // That locked memory could not be raised is said where it matters: with the error.
+        .filter_module("aya::sys", log::LevelFilter::Error)
         .format(|line, record| writeln!(line, "tcptrace: {}", record.args()))
         .init();
     let result = match cli.command {

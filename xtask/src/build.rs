@@ -22,6 +22,8 @@ pub(crate) struct Built {
     pub(crate) tcptrace: PathBuf,
     /// The compiled eBPF side, which the agent has a copy of.
     pub(crate) bpf_object: PathBuf,
+    /// The target it is for, if that is not this machine.
+    pub(crate) target: Option<&'static str>,
 }
 
 /// Sets up and compiles.
@@ -33,6 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         } else {
             Profile::Release
         },
+        None,
         Progress::Shown,
     )?;
     Ok(())
@@ -57,9 +60,16 @@ pub(crate) enum Progress {
 }
 
 /// Compiles the agent, and finds out from cargo where it put it.
-pub(crate) fn build(profile: Profile, progress: Progress) -> Result<Built> {
+///
+/// For another `target` it is linked with the linker that comes with Rust.
+pub(crate) fn build(
+    profile: Profile,
+    target: Option<&'static str>,
+    progress: Progress,
+) -> Result<Built> {
     let mut cargo = workspace::cargo("build");
     cargo.args(["--package", "tcptrace"]);
+    workspace::compile_for(&mut cargo, target);
     if profile == Profile::Release {
         cargo.arg("--release");
     }
@@ -86,5 +96,6 @@ pub(crate) fn build(profile: Profile, progress: Progress) -> Result<Built> {
         bpf_object: out_dir
             .context("cargo named no build folder")?
             .join("tcptrace.bpf.o"),
+        target,
     })
 }

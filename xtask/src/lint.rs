@@ -44,7 +44,7 @@ fn clippy_of_ebpf() -> Result<Outcome> {
     let compiler = BpfCompiler::find()?;
     if compiler.core == CoreSource::Prebuilt {
         return Ok(Outcome::Skipped(
-            "clippy needs its own toolchain's core library (rust-src)",
+            "clippy needs its own toolchain's core library (rust-src)".to_owned(),
         ));
     }
     let mut clippy = compiler.cargo("clippy", env::consts::ARCH, &["-Dwarnings".to_owned()]);
@@ -55,7 +55,7 @@ fn dependencies() -> Result<Outcome> {
     eprintln!("== licences, advisories and sources of dependencies");
     if !workspace::cargo_has("deny") {
         return Ok(Outcome::Skipped(
-            "cargo-deny is not installed (`cargo install cargo-deny --locked`)",
+            "cargo-deny is not installed (`cargo install cargo-deny --locked`)".to_owned(),
         ));
     }
     workspace::run(workspace::cargo("deny").arg("check"))

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             eprintln!("compiling tcptrace...");
         }
     });
-    let built = build::build(Profile::Release, Progress::Hidden)?;
+    let built = build::build(Profile::Release, None, Progress::Hidden)?;
     drop(done);
     let error = workspace::as_root(&built.tcptrace).args(&args.args).exec();
     Err(error).with_context(|| format!("cannot run {}", built.tcptrace.display()))

@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::build::{self, Built, Profile, Progress};
 use crate::setup::{self, Found};
+use crate::vm;
 use crate::workspace::{self, Outcome};
 
 /// What `cargo xtask test` takes.
@@ -15,18 +17,31 @@ use crate::workspace::{self, Outcome};
 pub(crate) struct Args {
     /// Run only tests with this in their names
     filter: Option<String>,
+    /// Stop before the virtual machines: test on the running kernel alone
+    #[arg(long)]
+    here: bool,
 }
 
 /// Runs all tests, also after some have failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let start = Instant::now();
     setup::setup(Found::Shown)?;
     ensure_network_tools()?;
-    let built = build::build(Profile::Release, Progress::Shown)?;
+    let built = build::build(Profile::Release, None, Progress::Shown)?;
 
-    workspace::summarize(vec![
-        ("unit tests", unit_tests(args, &built)),
-        ("kernel tests", kernel_tests(args, &built)),
-    ])
+    let mut steps = vec![
+        ("unit tests".to_owned(), unit_tests(args, &built)),
+        ("kernel tests".to_owned(), kernel_tests(args, &built)),
+    ];
+    if args.here {
+        let why = "--here was given".to_owned();
+        steps.push(("other kernels".to_owned(), Ok(Outcome::Skipped(why))));
+    } else {
+        eprintln!("\n== kernel tests on other kernels");
+        steps.extend(vm::matrix(&built, args.filter.as_deref()));
+    }
+    eprintln!("\n{} s in all", start.elapsed().as_secs());
+    workspace::summarize(steps)
 }
 
 /// The kernel tests build networks of their own with iproute2.
@@ -61,8 +76,10 @@ fn kernel_tests(args: &Args, built: &Built) -> Result<Outcome> {
     workspace::run(&mut tests)
 }
 
+/// The harness of the kernel tests.
+///
 /// Compiled as the user even if they run as root, so that target/ stays the user's.
-fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
+pub(crate) fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
     let mut cargo = test_command(built);
     cargo.args([
         "--features",
@@ -78,12 +95,13 @@ fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
         .context("cargo named no executable")
 }
 
-/// `cargo test` of all that runs on this machine, with the eBPF side that is in the release build:
+/// `cargo test` of all that runs on the build's machine, with the eBPF side that is in the release build:
 /// compiling that once is enough.
 fn test_command(built: &Built) -> Command {
     let mut cargo = workspace::cargo("test");
     cargo
         .args(["--workspace", "--exclude", "tcptrace-ebpf"])
         .env("TCPTRACE_BPF_OBJECT", &built.bpf_object);
+    workspace::compile_for(&mut cargo, built.target);
     cargo
 }

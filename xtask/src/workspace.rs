@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -20,6 +21,16 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(subcommand).current_dir(root());
     cargo
+}
+
+/// Makes cargo compile for another machine, with the linker that comes with Rust.
+pub(crate) fn compile_for(cargo: &mut Command, target: Option<&str>) {
+    let Some(target) = target else { return };
+    let linker = format!(
+        "CARGO_TARGET_{}_LINKER",
+        target.replace('-', "_").to_uppercase()
+    );
+    cargo.args(["--target", target]).env(linker, "rust-lld");
 }
 
 /// Whether `cargo SUBCOMMAND` exists.
@@ -106,22 +117,22 @@ pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
 }
 
 /// How a step ended that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It ran.
     Passed,
     /// It could not be run on this machine; this is why.
-    Skipped(&'static str),
+    Skipped(String),
 }
 
 /// Says how the named steps ended, and fails if any did.
-pub(crate) fn summarize(steps: Vec<(&str, Result<Outcome>)>) -> Result<()> {
+pub(crate) fn summarize<Name: Display>(steps: Vec<(Name, Result<Outcome>)>) -> Result<()> {
     eprintln!();
     let mut failed = 0;
     for (name, result) in steps {
         match result {
             Ok(Outcome::Passed) => eprintln!("{name}: ok"),
-            Ok(Outcome::Skipped(why)) => eprintln!("{name}: skipped, {why}"),
+            Ok(Outcome::Skipped(why)) => eprintln!("{name}: SKIPPED: {why}"),
             Err(error) => {
                 failed += 1;
                 eprintln!("{name}: FAILED: {error:#}");

@@ -111,7 +111,8 @@ extern "C" fn seed_files(ctx: *const TaskFile) -> i32 {
 #[inline(always)]
 fn cookie_of_file(file: *const u8, sk: Probed) -> u64 {
     if config!(cookie_helper) == 0 {
-        return 0;
+        // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
+        return kernel::cookie_or_own_id(sk.read(off!(sk_cookie)), unsafe { bpf_ktime_get_ns() });
     }
     // SAFETY: `file` is the iterator's typed pointer, which is what the helper takes.
     let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) };

@@ -381,6 +381,9 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
                 }
             }
         }
+    } else if sock.conn == 0 {
+        // Found at start, without its cookie, and in a namespace that could not be entered.
+        sock.conn = kernel::cookie(sk, now_ns);
     }
     if filter::judges() && !judge(sock, new, now_ns) {
         publish::forget(key, sock);

@@ -414,7 +414,8 @@ fn attach_accept(
 fn attach_syscall_exits(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
     if !tracefs::is_mounted() {
         return Err(unseen(
-            "tracefs is not mounted; mount it, or give CAP_SYS_ADMIN",
+            "tracefs cannot be read: it takes CAP_SYS_ADMIN to mount it, and CAP_DAC_READ_SEARCH for \
+             others than root",
         ));
     }
     for (name, tracepoint) in [

@@ -100,6 +100,7 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
         config = without_cookie;
         loader.override_global("CONFIG", without_cookie.as_bytes(), true);
         ebpf = load(&mut loader)?;
+        // Where it was not for the helper, this is refused for the same reason.
         attach::load_core(&mut ebpf, &btf).map_err(|why| refused(&why, settings))?;
     }
     fill_filters(&mut ebpf, settings)?;

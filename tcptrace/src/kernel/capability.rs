@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::process::{Resource, getrlimit};
+
 /// A capability that tracing needs, or does better with.
 #[derive(Clone, Copy, Debug)]
 pub struct Capability {
@@ -76,11 +78,27 @@ pub fn missing() -> Vec<&'static str> {
 /// What to do about a refusal of the kernel.
 pub fn hint() -> String {
     let missing = missing();
-    if missing.is_empty() {
-        "run `tcptrace check` to see what this kernel allows".to_owned()
-    } else {
-        how_to_give(&missing)
+    if !missing.is_empty() {
+        return how_to_give(&missing);
     }
+    if counts_locked_memory(&super::release()) && locks_little() {
+        return "this kernel counts maps as locked memory (Linux before 5.11): raise the limit \
+                with `ulimit -l unlimited`, or give CAP_SYS_RESOURCE too"
+            .to_owned();
+    }
+    "run `tcptrace check` to see what this kernel allows".to_owned()
+}
+
+/// Since 5.11 maps count as memory of the cgroup instead.
+fn counts_locked_memory(release: &str) -> bool {
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) < (Some(5), Some(11))
+}
+
+fn locks_little() -> bool {
+    getrlimit(Resource::Memlock).current.is_some()
 }
 
 /// How to give the capabilities named.
@@ -94,4 +112,24 @@ pub fn how_to_give(missing: &[&str]) -> String {
          {program}",
         missing.join(" and "),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locked_memory_counts_before_5_11() {
+        for release in ["5.10.0-46-cloud-amd64", "5.4", "4.19.1"] {
+            assert!(counts_locked_memory(release), "{release}");
+        }
+        for release in [
+            "5.11.0",
+            "5.15.0-generic",
+            "6.1.0-56",
+            "7.3.4+deb13-cloud-amd64",
+        ] {
+            assert!(!counts_locked_memory(release), "{release}");
+        }
+    }
 }

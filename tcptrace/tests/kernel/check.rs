@@ -246,6 +246,12 @@ impl Pair {
         self
     }
 
+    /// Whether the record is about either of its sockets.
+    pub(crate) fn is_of(&self, record: &Record) -> bool {
+        let sides = |remote| self.matches(record.local(), remote).contains(&true);
+        record.remote().is_some_and(sides)
+    }
+
     fn matches(&self, local: SocketAddr, remote: SocketAddr) -> [bool; 2] {
         [
             (local, remote) == (self.client, self.server),
@@ -254,7 +260,8 @@ impl Pair {
     }
 }
 
-fn accept_hook(start: &Record) -> &str {
+/// The accept hook in use, as the start record names it.
+pub(crate) fn accept_hook(start: &Record) -> &str {
     start
         .get("hooks")
         .and_then(|hooks| hooks.get("accept"))
@@ -322,7 +329,7 @@ pub(crate) fn owners(pairs: &[Pair], records: &[&Record]) {
 }
 
 /// Whether this kernel is too old to give cookies to tracing programs: before 5.12.
-fn own_ids() -> bool {
+pub(crate) fn own_ids() -> bool {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release

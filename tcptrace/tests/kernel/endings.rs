@@ -90,13 +90,28 @@ pub(crate) fn shutdown_before_close() {
 /// Both ends close, each before it has seen the other do so; whether the kernel sees it so too is
 /// a matter of luck, which the truth tells.
 pub(crate) fn simultaneous_close() {
+    let stage = Stage::open(&["--no-existing"]);
+    let mut client = Actor::spawn(&stage.netns, "client");
+    let mut server = Actor::spawn(&stage.netns, "server");
+    let listener = server.listen(stage.netns.addr(Ip::V4, 0), "");
+    let mut pairs = Vec::new();
     for _ in 0..10 {
-        let mut scene = Scene::set();
-        scene.client.tell_close(&scene.near);
-        scene.server.tell_close(&scene.far);
-        scene.client.answer();
-        scene.server.answer();
-        scene.end().reasons("normal", "normal");
+        server.tell_accept(&listener, "");
+        let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
+        client.tell_close(&near);
+        server.tell_close(&far);
+        client.answer();
+        server.answer();
+        pairs.push(Pair::new(&near, &client.who, &far, &server.who));
+    }
+    let told = stage.end(0, &[]);
+    told.check(&pairs, &[]);
+    for close in told
+        .ours()
+        .iter()
+        .filter(|record| record.event() == "close")
+    {
+        assert_eq!(close.text("reason"), Some("normal"), "{}", close.line);
     }
 }
 

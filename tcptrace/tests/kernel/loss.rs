@@ -20,7 +20,8 @@ enum Counted {
     Disturbed(String),
 }
 
-/// Emitted and lost transitions against the truth, from the start line to the interrupt.
+/// Emitted and lost transitions against the truth, from the start line to the interrupt. The truth
+/// goes on for longer, so that it knows of what others did up to then.
 fn count(records: &Records, steps: &[Step], netns: &Netns) -> Counted {
     let start_ns = records.start().mono_us() * 1000;
     let happened = steps.iter().filter(|step| step.at_ns >= start_ns).count();
@@ -102,8 +103,8 @@ pub(crate) fn full_ring() {
         server.clients();
         netns.settle(0);
         tracer.signal(Signal::CONT);
-        let steps = truth.stop();
         let records = tracer.finish().ended_with(4);
+        let steps = truth.stop();
         assert!(
             records.lost() > 0,
             "nothing was lost: {}",
@@ -135,8 +136,8 @@ pub(crate) fn small_ring_in_a_burst() {
         client.clients();
         server.clients();
         netns.settle(0);
-        let steps = truth.stop();
         let records = tracer.finish().fine();
+        let steps = truth.stop();
         count(&records, &steps, &netns)
     });
 }
@@ -160,8 +161,8 @@ pub(crate) fn reader_that_stops_reading() {
         client.ask(&format!("dial-for {} 200 client", listener.local));
         server.stop_serving();
         netns.settle(0);
-        let steps = truth.stop();
         let records = tracer.finish();
+        let steps = truth.stop();
         let lost = records.records.lost();
         let records = records.ended_with(if lost > 0 { 4 } else { 0 });
         assert!(

@@ -12,6 +12,8 @@
 
 mod actor;
 mod check;
+mod confinement;
+mod container;
 mod counters;
 mod edges;
 mod endings;
@@ -23,10 +25,12 @@ mod handover;
 mod hostile;
 mod loopback;
 mod loss;
+mod mechanisms;
 mod netns;
 mod outcomes;
 mod owners;
 mod peer;
+mod privileges;
 mod process;
 mod prompt;
 mod reasons;
@@ -57,9 +61,11 @@ type Outcome = Result<(), Impossible>;
 enum Scenario {
     Always(fn()),
     WherePossible(fn() -> Outcome),
+    /// Also on a kernel that lets nobody trace.
+    LockedDown(fn() -> Outcome),
 }
 
-use Scenario::{Always, WherePossible};
+use Scenario::{Always, LockedDown, WherePossible};
 
 const SCENARIOS: &[(&str, Scenario)] = &[
     (
@@ -149,8 +155,30 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("filters::summary", Always(filters::summary)),
     ("filters::count", Always(filters::count)),
     ("filters::duration", Always(filters::duration)),
+    (
+        "mechanisms::same_records",
+        WherePossible(mechanisms::same_records),
+    ),
     ("refusals::missing_member", Always(refusals::missing_member)),
     ("refusals::missing_types", Always(refusals::missing_types)),
+    ("refusals::hidden_types", Always(refusals::hidden_types)),
+    ("refusals::locked_down", LockedDown(refusals::locked_down)),
+    (
+        "privileges::capabilities_missing",
+        Always(privileges::capabilities_missing),
+    ),
+    (
+        "privileges::bpf_and_perfmon_alone",
+        Always(privileges::bpf_and_perfmon_alone),
+    ),
+    (
+        "privileges::little_locked_memory",
+        Always(privileges::little_locked_memory),
+    ),
+    (
+        "container::pids_of_the_host",
+        Always(container::pids_of_the_host),
+    ),
     ("process::signals", Always(process::signals)),
     ("process::closed_pipe", Always(process::closed_pipe)),
     ("process::rotation", Always(process::rotation)),
@@ -185,7 +213,10 @@ fn main() -> ExitCode {
             );
             return ExitCode::FAILURE;
         }
-        truth::prepare();
+        truth::see_lockdown();
+        if !is_confidential() {
+            truth::prepare();
+        }
     }
     // One after the other: several scenarios measure time.
     arguments.test_threads.get_or_insert(1);
@@ -224,13 +255,21 @@ pub(crate) fn last_panic() -> String {
     PANIC.take().unwrap_or_default()
 }
 
+/// Whether the kernel lets nobody trace, ftrace included.
+fn is_confidential() -> bool {
+    refusals::lockdown().as_deref() == Some("confidentiality")
+}
+
 fn play(scenario: Scenario) -> Result<Completion, Failed> {
     let play = || match scenario {
+        Always(_) | WherePossible(_) if is_confidential() => Err(Impossible(
+            "this kernel is locked down and lets nobody trace".to_owned(),
+        )),
         Always(scenario) => {
             scenario();
             Ok(())
         }
-        WherePossible(scenario) => scenario(),
+        WherePossible(scenario) | LockedDown(scenario) => scenario(),
     };
     match panic::catch_unwind(play) {
         Ok(Ok(())) => Ok(Completion::Completed),

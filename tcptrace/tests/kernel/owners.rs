@@ -251,7 +251,7 @@ pub(crate) fn fast_open() {
 }
 
 /// `io_uring` is there since 5.1; where it is not, somebody has switched it off.
-fn need_io_uring() -> Outcome {
+pub(crate) fn need_io_uring() -> Outcome {
     match io_uring::IoUring::new(2) {
         Ok(_) => Ok(()),
         Err(error) => Err(Impossible(format!("io_uring is not allowed here: {error}"))),

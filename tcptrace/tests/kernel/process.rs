@@ -3,8 +3,8 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::{Path, PathBuf},
+    os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use crate::{
     actor::Actor,
     check,
+    confinement::{Folder, NOBODY},
     netns::{Ip, Netns},
     peer::First,
     record::Records,
@@ -22,26 +23,6 @@ use crate::{
     truth::{self, Truth},
     wait,
 };
-
-/// The user and group `nobody`.
-const NOBODY: u32 = 65534;
-
-/// A folder that is gone when the test is.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tcptrace-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
-}
 
 /// Everything that happened before the signal is printed, at the end of a busy moment too.
 pub(crate) fn signals() {
@@ -149,14 +130,8 @@ pub(crate) fn rotation() {
 }
 
 pub(crate) fn without_root() {
-    // Where anybody can reach it.
     let folder = Folder::new("without-root");
-    let copy = folder.0.join("tcptrace");
-    fs::copy(tracer::binary(), &copy).unwrap();
-    for path in [&folder.0, &copy] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let output = Command::new(&copy)
+    let output = Command::new(folder.program())
         .args(["--json", "-d", "1"])
         .uid(NOBODY)
         .gid(NOBODY)

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::actor::Held;
 
@@ -28,6 +28,10 @@ impl Record {
 
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.value.get(key)
+    }
+
+    pub(crate) fn fields(&self) -> &Map<String, Value> {
+        self.value.as_object().unwrap()
     }
 
     pub(crate) fn text(&self, key: &str) -> Option<&str> {

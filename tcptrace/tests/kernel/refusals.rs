@@ -1,8 +1,15 @@
 //! What this kernel does not tell, the tracer does not guess.
 
-use std::{fs, process::Command};
+use std::{
+    ffi::CStr,
+    fs,
+    process::{Command, Output},
+};
 
-use crate::tracer;
+use crate::{
+    Impossible, Outcome, confinement,
+    tracer::{self, Tracer},
+};
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -54,4 +61,75 @@ pub(crate) fn missing_types() {
     let (code, stderr) = with_types("/proc/version");
     assert_eq!(code, Some(3), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+/// The kernel's types are not where they should be.
+pub(crate) fn hidden_types() {
+    const FOLDER: &[&CStr] = &[c"/sys/kernel/btf"];
+    refuses_without(
+        FOLDER,
+        &[],
+        &["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF"],
+    );
+}
+
+/// The mode that lockdown is in, if this kernel has it.
+pub(crate) fn lockdown() -> Option<String> {
+    let modes = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let (_, rest) = modes.split_once('[')?;
+    let (mode, _) = rest.split_once(']')?;
+    Some(mode.to_owned())
+}
+
+/// In confidentiality mode nothing is tried, however little is known of the mode: an attempt to
+/// mount tracefs there can crash the kernel.
+pub(crate) fn locked_down() -> Outcome {
+    const SECURITYFS: &[&CStr] = &[c"/sys/kernel/security"];
+    const COMMAND_LINE: &[&CStr] = &[c"/proc/cmdline"];
+    match lockdown().as_deref() {
+        Some("confidentiality") => {
+            let names = ["locked down (confidentiality)", "lockdown=integrity"];
+            refuses_without(&[], &[], &names);
+            if fs::read_to_string("/proc/cmdline")
+                .unwrap()
+                .contains("lockdown=")
+            {
+                refuses_without(SECURITYFS, &[], &names);
+            }
+            refuses_without(SECURITYFS, COMMAND_LINE, &["the kernel refused"]);
+            Ok(())
+        }
+        Some("integrity") => {
+            Tracer::start(&[]).finish().fine();
+            Ok(())
+        }
+        _ => Err(Impossible("this kernel is not locked down".to_owned())),
+    }
+}
+
+/// The trace and `check` both end with status 3 and say this.
+fn refuses_without(folders: &'static [&CStr], files: &'static [&CStr], names: &[&str]) {
+    let try_with = |args: &[&str]| -> Output {
+        let mut command = tracer::command(&tracer::binary(), args);
+        confinement::without(&mut command, folders, files)
+            .output()
+            .unwrap()
+    };
+    let output = try_with(&["--json", "-d", "1"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(
+        output.stdout.is_empty(),
+        "records from a kernel that refuses"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for name in names {
+        assert!(stderr.contains(name), "{name:?} is not in {stderr}");
+    }
+    let output = try_with(&["check"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{stdout}");
+    for name in names {
+        assert!(stdout.contains(name), "{name:?} is not in {stdout}");
+    }
 }

@@ -28,8 +28,13 @@ impl Stage {
 
     /// Over a namespace in which something may be going on already.
     pub(crate) fn over(netns: Netns, args: &[&str]) -> Self {
+        Self::with(netns, || Tracer::start(args))
+    }
+
+    /// With a tracer that is attached when `start` returns.
+    pub(crate) fn with(netns: Netns, start: impl FnOnce() -> Tracer) -> Self {
         let truth = Truth::record();
-        let tracer = Tracer::start(args);
+        let tracer = start();
         Self {
             netns,
             truth,

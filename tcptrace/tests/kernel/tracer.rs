@@ -1,8 +1,8 @@
 //! The program under test, as a child process.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
-    path::PathBuf,
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
@@ -31,6 +31,16 @@ pub(crate) fn binary() -> PathBuf {
         .map(|folder| folder.join("release/tcptrace"))
         .find(|path| path.is_file())
         .expect("TCPTRACE_BIN, or target/release/tcptrace: run `cargo xtask build`")
+}
+
+/// The program under test at this path, with the accept hooks that all tests are to use.
+pub(crate) fn command(program: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args);
+    if let Some(hooks) = std::env::var_os("TCPTRACE_TEST_HOOKS") {
+        command.arg("--hooks").arg(hooks);
+    }
+    command
 }
 
 /// A line of output, and when it came.
@@ -77,26 +87,44 @@ impl Tracer {
         let mut json = vec!["--json"];
         json.extend(args);
         let tracer = Self::spawn(&json);
-        let start = tracer.wait_for("the start line", PATIENCE, |record| {
+        tracer.await_start();
+        tracer
+    }
+
+    /// Waits until it is attached; its first line.
+    pub(crate) fn await_start(&self) -> Record {
+        let start = self.wait_for("the start line", PATIENCE, |record| {
             record.event() == "start"
         });
-        assert!(start.is_some());
-        tracer
+        start.unwrap().0
     }
 
     /// In whatever format; when it is attached is for the caller to find out.
     pub(crate) fn spawn(args: &[&str]) -> Self {
+        Self::run(command(&binary(), args))
+    }
+
+    /// With these kinds of accept hooks alone.
+    pub(crate) fn spawn_with(hooks: &str, args: &[&str]) -> Self {
         let mut command = Command::new(binary());
-        command.args(args);
-        if let Some(hooks) = std::env::var_os("TCPTRACE_TEST_HOOKS") {
-            command.arg("--hooks").arg(hooks);
-        }
-        let mut child = command
+        command.args(args).args(["--hooks", hooks]);
+        Self::run(command)
+    }
+
+    /// In whatever confinement the command makes for itself.
+    pub(crate) fn run(command: Command) -> Self {
+        Self::run_by(command, Command::spawn)
+    }
+
+    pub(crate) fn run_by(
+        mut command: Command,
+        spawn: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> Self {
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+            .stderr(Stdio::piped());
+        let mut child = spawn(&mut command).unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let shared = Arc::new(Shared::default());
         let stdout = child.stdout.take().unwrap();
         let reader = {
@@ -266,7 +294,7 @@ impl Finished {
     }
 }
 
-fn read_lines(stdout: impl std::io::Read, shared: &Shared) {
+fn read_lines(stdout: impl io::Read, shared: &Shared) {
     let mut stdout = BufReader::new(stdout);
     let mut bytes = Vec::new();
     loop {

@@ -17,27 +17,33 @@ use std::{
     },
 };
 
-use rustix::{
-    mount::{MountFlags, MountPropagationFlags},
-    thread::UnshareFlags,
-};
+use rustix::mount::MountFlags;
 
-use crate::netns::Netns;
+use crate::{confinement, netns::Netns};
 
 const NAME_PREFIX: &str = "tcptrace-test-";
 
 static TRACEFS: OnceLock<PathBuf> = OnceLock::new();
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// Gives this process a table of mounts of its own, with securityfs in it, so that the mode of
+/// lockdown can be read. Call it before there are threads.
+pub(crate) fn see_lockdown() {
+    const SECURITYFS: &str = "/sys/kernel/security";
+    confinement::leave_mounts().unwrap();
+    let is_empty = fs::read_dir(SECURITYFS).is_ok_and(|mut folder| folder.next().is_none());
+    if is_empty {
+        // Without it the kernel is taken for one that is not locked down.
+        let none = MountFlags::empty();
+        let _missing = rustix::mount::mount("securityfs", SECURITYFS, "securityfs", none, None);
+    }
+}
+
 /// Mounts tracefs where only this process and its children see it, and clears away the instances
-/// of earlier runs that were killed. Call it before there are threads.
+/// of earlier runs that were killed. Call [`see_lockdown`] before.
 ///
 /// The tracer must not profit from the mount: it goes to a folder nobody looks into.
 pub(crate) fn prepare() {
-    // SAFETY: no other thread exists; a copy of the mount table changes nothing for this one.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).unwrap();
     let folder = std::env::temp_dir().join(format!("{NAME_PREFIX}{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     rustix::mount::mount("tracefs", &folder, "tracefs", MountFlags::empty(), None)

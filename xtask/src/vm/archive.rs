@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::arch::Arch;
 use crate::workspace;
 
 /// Where the kernels are; `-security` suites are on a server of their own.
@@ -20,8 +21,14 @@ const SUITES: [&str; 7] = [
     "trixie-backports",
 ];
 
-const FLAVOUR: &str = "-cloud-amd64";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Of the package `debian-archive-keyring`
+pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// For a system that is not Debian: the archive and its security updates.
+const MIRRORS: [&str; 2] = [
+    "http://deb.debian.org/debian",
+    "http://deb.debian.org/debian-security",
+];
 
 /// Point versions come and go every few days.
 const INDEX_AGE: Duration = Duration::from_hours(12);
@@ -42,18 +49,20 @@ pub(super) struct Candidate {
 #[derive(Debug)]
 pub(super) struct Archive {
     folder: PathBuf,
+    arch: Arch,
     candidates: Vec<Candidate>,
 }
 
 impl Archive {
     /// Reads the index, and gets it first if there is none or it is old.
-    pub(super) fn open(folder: &Path) -> Result<Self> {
+    pub(super) fn open(folder: &Path, arch: Arch) -> Result<Self> {
         let apt = folder.join("apt");
         fs::create_dir_all(apt.join("state/lists/partial"))?;
         fs::create_dir_all(apt.join("cache/archives/partial"))?;
         fs::write(apt.join("status"), "")?;
         fs::write(apt.join("sources.list"), sources()?)?;
         let quoted = apt.display();
+        let debian = arch.debian();
         fs::write(
             apt.join("apt.conf"),
             format!(
@@ -62,14 +71,16 @@ impl Archive {
                  Dir::Cache \"{quoted}/cache\";\n\
                  Dir::Etc::sourcelist \"{quoted}/sources.list\";\n\
                  Dir::Etc::sourceparts \"-\";\n\
-                 APT::Architecture \"amd64\";\n\
+                 APT::Architecture \"{debian}\";\n\
                  APT::Sandbox::User \"root\";\n\
+                 Debug::NoLocking \"true\";\n\
                  Acquire::Languages \"none\";\n\
                  Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n"
             ),
         )?;
         let mut archive = Self {
             folder: folder.to_owned(),
+            arch,
             candidates: Vec::new(),
         };
         archive.refresh()?;
@@ -106,12 +117,34 @@ impl Archive {
             .args(&candidate.packages)
             .current_dir(&debs);
         workspace::run_quietly(&mut download)?;
-        for deb in fs::read_dir(&debs)? {
-            let mut unpack = Command::new("dpkg-deb");
-            unpack.arg("--extract").arg(deb?.path()).arg(folder);
-            workspace::run_quietly(&mut unpack)?;
+        unpack_all(&debs, folder)
+    }
+
+    /// A folder with these packages and all they need, unpacked.
+    pub(super) fn programs(&self, packages: &[&str]) -> Result<PathBuf> {
+        let folder = self.folder.join("programs");
+        if !folder.exists() {
+            eprintln!("getting {}...", packages.join(" and "));
+            let mut install = self.apt("apt-get");
+            install
+                .args([
+                    "--quiet",
+                    "--yes",
+                    "--no-install-recommends",
+                    "--download-only",
+                ])
+                .arg("install")
+                .args(packages);
+            workspace::run_quietly(&mut install)?;
+            let partial = folder.with_extension("partial");
+            if partial.exists() {
+                fs::remove_dir_all(&partial)?;
+            }
+            fs::create_dir_all(&partial)?;
+            unpack_all(&self.folder.join("apt/cache/archives"), &partial)?;
+            fs::rename(&partial, &folder)?;
         }
-        Ok(())
+        Ok(folder)
     }
 
     fn refresh(&self) -> Result<()> {
@@ -138,7 +171,10 @@ impl Archive {
         let names = self.query(&[
             "search",
             "--names-only",
-            &format!("^linux-(image|binary|modules)-[0-9].*{FLAVOUR}$"),
+            &format!(
+                "^linux-(image|binary|modules)-[0-9].*{}$",
+                flavour(self.arch)
+            ),
         ])?;
         let names: Vec<&str> = names
             .lines()
@@ -147,7 +183,7 @@ impl Archive {
         let mut show = vec!["show", "--no-all-versions"];
         show.extend(&names);
         let packages = self.query(&show)?;
-        Ok(candidates(&packages))
+        Ok(candidates(&packages, &flavour(self.arch)))
     }
 
     fn query(&self, args: &[&str]) -> Result<String> {
@@ -165,7 +201,24 @@ impl Archive {
     }
 }
 
-/// `sources.list`, with the mirrors that the system's apt uses.
+/// How the names of the kernels end that Debian builds for virtual machines.
+fn flavour(arch: Arch) -> String {
+    format!("-cloud-{}", arch.debian())
+}
+
+fn unpack_all(debs: &Path, folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(debs)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            let mut unpack = Command::new("dpkg-deb");
+            unpack.arg("--extract").arg(path).arg(folder);
+            workspace::run_quietly(&mut unpack)?;
+        }
+    }
+    Ok(())
+}
+
+/// `sources.list`, with the mirrors of Debian that the system's apt uses, if it does.
 fn sources() -> Result<String> {
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)"])
@@ -181,9 +234,9 @@ fn sources() -> Result<String> {
                 debian && release.ends_with("-security") == security
             })
             .map(|(uri, _)| uri)
-            .context("apt is not configured with a mirror of Debian and of its security updates")
     };
-    let (main, security) = (mirror(false)?, mirror(true)?);
+    let main = mirror(false).unwrap_or(MIRRORS[0]);
+    let security = mirror(true).unwrap_or(MIRRORS[1]);
     let lines = SUITES.map(|suite| {
         let uri = if suite.ends_with("-security") {
             security
@@ -196,7 +249,7 @@ fn sources() -> Result<String> {
 }
 
 /// From what `apt-cache show` prints; newest first.
-fn candidates(packages: &str) -> Vec<Candidate> {
+fn candidates(packages: &str, flavour: &str) -> Vec<Candidate> {
     let packages: Vec<(&str, &str)> = packages
         .split("\n\n")
         .filter_map(|package| {
@@ -209,7 +262,7 @@ fn candidates(packages: &str) -> Vec<Candidate> {
     let mut candidates: Vec<_> = packages
         .iter()
         .filter_map(|&(package, version)| {
-            let name = package.strip_suffix(FLAVOUR)?;
+            let name = package.strip_suffix(flavour)?;
             let (apart, release) = match name.strip_prefix("linux-binary-") {
                 Some(release) => (true, release),
                 None => (false, name.strip_prefix("linux-image-")?),
@@ -217,12 +270,12 @@ fn candidates(packages: &str) -> Vec<Candidate> {
             // Packages named after a series only depend on its newest kernel. Where the kernel
             // is apart from its modules, `linux-image` only depends on both.
             let is_kernel = release.split('.').count() > 2
-                && (apart || !exists(&format!("linux-binary-{release}{FLAVOUR}")));
+                && (apart || !exists(&format!("linux-binary-{release}{flavour}")));
             if !is_kernel {
                 return None;
             }
             let mut wanted = vec![package.to_owned()];
-            let modules = format!("linux-modules-{release}{FLAVOUR}");
+            let modules = format!("linux-modules-{release}{flavour}");
             if apart && exists(&modules) {
                 wanted.push(modules);
             }
@@ -284,7 +337,7 @@ Version: 7.0.13-1~bpo13+1
 
     #[test]
     fn kernels_are_found_newest_first() {
-        let found = candidates(PACKAGES);
+        let found = candidates(PACKAGES, "-cloud-amd64");
         let releases: Vec<_> = found.iter().map(|found| found.release.as_str()).collect();
         assert_eq!(
             releases,
@@ -300,7 +353,7 @@ Version: 7.0.13-1~bpo13+1
 
     #[test]
     fn modules_are_got_where_they_are_apart() {
-        let found = candidates(PACKAGES);
+        let found = candidates(PACKAGES, "-cloud-amd64");
         assert_eq!(
             found[0].packages,
             [
@@ -316,7 +369,8 @@ Version: 7.0.13-1~bpo13+1
     fn a_series_is_not_a_prefix_of_another() {
         let archive = Archive {
             folder: PathBuf::new(),
-            candidates: candidates(&PACKAGES.replace("7.0.13", "6.12.13")),
+            arch: Arch::Amd64,
+            candidates: candidates(&PACKAGES.replace("7.0.13", "6.12.13"), "-cloud-amd64"),
         };
         let versions = |wanted| {
             let found = archive.find(wanted).into_iter();

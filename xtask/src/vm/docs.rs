@@ -30,6 +30,7 @@ pub(super) fn text(runs: &[Run]) -> String {
         notes(runs),
         vec!["\n## By which hook\n".to_owned(), head("Hook", runs)],
         hooks.collect(),
+        kinds(runs),
     ];
     sections.concat().join("\n") + "\n"
 }
@@ -55,6 +56,61 @@ fn hooks(runs: &[Run], name: &str) -> Vec<String> {
             row(&format!("{name}: `{mechanism}`"), cells)
         })
         .collect()
+}
+
+/// How well the facts are known that depend on the kind of hook, if only one kind is to be had;
+/// nothing at all if nobody asked.
+fn kinds(runs: &[Run]) -> Vec<String> {
+    let mut kinds: Vec<&str> = Vec::new();
+    for (kind, _) in runs.iter().flat_map(|run| &run.kinds) {
+        if !kinds.contains(&kind.as_str()) {
+            kinds.push(kind);
+        }
+    }
+    let names: BTreeSet<&str> = runs.iter().flat_map(depending).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![
+        "\n## With one kind of hook alone\n".to_owned(),
+        "What depends on the kind of hook that the kernel offers. The first that attaches is used.\n"
+            .to_owned(),
+        head("Fact, by hook", runs),
+    ];
+    let mut notes = BTreeSet::new();
+    for name in names {
+        for kind in &kinds {
+            let cells = runs.iter().map(|run| {
+                let fact = by_kind(run, kind, name);
+                fact.map_or("", |fact| fact.quality.as_str())
+            });
+            lines.push(row(&format!("{name}, by {kind}"), cells));
+            let facts = runs.iter().filter_map(|run| by_kind(run, kind, name));
+            notes.extend(facts.filter_map(|fact| Some((name, *kind, fact.note.as_deref()?))));
+        }
+    }
+    lines.push("\nWhat is missing then:\n".to_owned());
+    let notes = notes.into_iter();
+    lines.extend(notes.map(|(name, kind, note)| format!("- {name}, by {kind}: {note}")));
+    lines
+}
+
+/// The facts for which the kinds of hooks differ.
+fn depending(run: &Run) -> Vec<&str> {
+    let Some((_, first)) = run.kinds.first() else {
+        return Vec::new();
+    };
+    let differs = |fact: &&Fact| run.kinds.iter().any(|(_, facts)| !facts.contains(fact));
+    first
+        .iter()
+        .filter(differs)
+        .map(|fact| fact.name.as_str())
+        .collect()
+}
+
+fn by_kind<'run>(run: &'run Run, kind: &str, name: &str) -> Option<&'run Fact> {
+    let (_, facts) = run.kinds.iter().find(|(other, _)| other == kind)?;
+    facts.iter().find(|fact| fact.name == name)
 }
 
 /// Nothing at all if every fact is exact.

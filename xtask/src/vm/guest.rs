@@ -3,34 +3,41 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::arch::Arch;
 use super::kernel::Kernel;
 
 /// A guest that says nothing for longer than this hangs. Each test has a shorter limit, of the
 /// guest's own time.
 const SILENCE: Duration = Duration::from_mins(10);
 
+/// And one that says something all the time does not come to an end.
+const LIMIT: Duration = Duration::from_mins(25);
+
 const MEMORY_MIB: &str = "1024";
 
 /// Quiet, since emulated serial lines are slow; without what slows an emulated machine down or
 /// makes it wait; ended by a crash.
-const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr \
-                            tsc=reliable no_timer_check random.trust_cpu=on";
+const COMMAND_LINE: &str = "quiet panic=-1 oops=panic mitigations=off nokaslr random.trust_cpu=on";
 
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Machine<'kernel> {
+    /// What its processors are
+    pub(super) arch: Arch,
     /// The kernel
     pub(super) kernel: &'kernel Kernel,
     /// How many processors
     pub(super) cpus: u8,
     /// The only kind of accept hook to use
     pub(super) hooks: Option<&'kernel str>,
+    /// What else to tell the kernel
+    pub(super) boot: Option<&'kernel str>,
 }
 
 /// What came out of it.
@@ -42,14 +49,27 @@ pub(super) struct Said {
     pub(super) cut_short: Option<String>,
 }
 
+impl Said {
+    /// Whether it got as far as the first test.
+    pub(super) fn reached_tests(&self) -> bool {
+        self.results.contains("## begin ")
+    }
+}
+
 impl fmt::Display for Machine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kernel.version)?;
+        if self.arch != Arch::Amd64 {
+            write!(f, "-{}", self.arch.debian())?;
+        }
         if self.cpus > 1 {
             write!(f, "-{}cpu", self.cpus)?;
         }
         if let Some(hooks) = self.hooks {
             write!(f, "-{hooks}")?;
+        }
+        if let Some(boot) = self.boot {
+            write!(f, "-{}", boot.replace(['/', ' '], "-"))?;
         }
         Ok(())
     }
@@ -63,15 +83,10 @@ impl Machine<'_> {
         for log in [&console, &results] {
             fs::write(log, "")?;
         }
-        let file = |path: &Path| format!("file:{}", path.display());
-
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none"])
-            .args(["-serial", &file(&console), "-serial", &file(&results)])
-            // One thread: emulated atomic instructions of several are not always atomic.
-            .args(["-accel", "tcg,thread=single"])
-            .args(["-cpu", "qemu64", "-m", MEMORY_MIB])
+        let mut qemu = self.arch.machine(&console, &results);
+        // One thread: emulated atomic instructions of several are not always atomic.
+        qemu.args(["-accel", "tcg,thread=single"])
+            .args(["-m", MEMORY_MIB])
             .args(["-smp", &self.cpus.to_string()])
             .arg("-kernel")
             .arg(&self.kernel.vmlinux)
@@ -86,7 +101,9 @@ impl Machine<'_> {
             // no test late. (`shift=auto` keeps up with the host's time, load and all.)
             qemu.args(["-icount", "shift=1,sleep=off"]);
         }
-        let mut qemu = qemu.spawn().context("cannot run qemu-system-x86_64")?;
+        let mut qemu = qemu
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.arch.emulator()))?;
         let ended = wait(&mut qemu, &[&console, &results]);
         if ended.is_err() {
             qemu.kill()?;
@@ -106,13 +123,20 @@ impl Machine<'_> {
         let hooks = self
             .hooks
             .map(|hooks| format!(" TCPTRACE_TEST_HOOKS={hooks}"));
-        format!("{COMMAND_LINE}{}", hooks.unwrap_or_default())
+        let boot = self.boot.map(|boot| format!(" {boot}"));
+        format!(
+            "{COMMAND_LINE} {}{}{}",
+            self.arch.command_line(),
+            boot.unwrap_or_default(),
+            hooks.unwrap_or_default()
+        )
     }
 }
 
 fn wait(qemu: &mut Child, logs: &[&Path]) -> Result<()> {
     let mut last_size = 0;
-    let mut last_news = Instant::now();
+    let start = Instant::now();
+    let mut last_news = start;
     loop {
         if let Some(status) = qemu.try_wait()? {
             if status.success() {
@@ -130,6 +154,9 @@ fn wait(qemu: &mut Child, logs: &[&Path]) -> Result<()> {
         }
         if last_news.elapsed() > SILENCE {
             bail!("the guest said nothing for {} s", SILENCE.as_secs());
+        }
+        if start.elapsed() > LIMIT {
+            bail!("the guest did not end within {} s", LIMIT.as_secs());
         }
         thread::sleep(Duration::from_millis(200));
     }

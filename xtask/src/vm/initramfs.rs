@@ -62,7 +62,8 @@ impl Initramfs {
         Ok(())
     }
 
-    fn copy(&mut self, path: &str, from: &Path) -> Result<()> {
+    /// Adds a file of this machine that can be executed.
+    pub(super) fn copy(&mut self, path: &str, from: &Path) -> Result<()> {
         let content = fs::read(from).with_context(|| from.display().to_string())?;
         self.file(path, content, 0o755);
         Ok(())

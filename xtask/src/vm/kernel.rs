@@ -82,7 +82,7 @@ impl Kernel {
 }
 
 /// The file below `folder` whose name begins with `name`.
-fn find(folder: &Path, name: &str) -> Result<PathBuf> {
+pub(super) fn find(folder: &Path, name: &str) -> Result<PathBuf> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder)? {
@@ -109,9 +109,14 @@ fn decompress_module(module: &Path, to: &Path) -> Result<()> {
 }
 
 /// Takes the kernel out of its boot image, by the fields that `boot.rst` of the kernel's
-/// documentation describes.
+/// documentation describes. That of an arm64 is the kernel itself (`booting.rst`).
 fn decompress_kernel(image: &Path, to: &Path) -> Result<()> {
+    const ARM64_MAGIC: std::ops::Range<usize> = 0x38..0x3c;
     let image = fs::read(image)?;
+    if image.get(ARM64_MAGIC) == Some(b"ARM\x64") {
+        fs::write(to, image)?;
+        return Ok(());
+    }
     let payload = payload(&image).context("this is no boot image")?;
     let program = match payload {
         [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: the kernel tests on distribution kernels, in virtual machines.
 
+mod arch;
 mod archive;
 mod docs;
 mod guest;
@@ -18,7 +19,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::build::{self, Built, Profile, Progress};
 use crate::setup::{self, Found};
-use crate::workspace;
+use crate::test;
+use crate::workspace::{self, Outcome as Step};
+use arch::Arch;
 use archive::Archive;
 use guest::Machine;
 use initramfs::Initramfs;
@@ -28,9 +31,17 @@ use report::{Outcome, Run};
 /// One of each series that differs in what it offers to a tracer.
 const SERIES: [&str; 8] = ["5.10", "6.1", "6.12", "6.16", "6.18", "7.0", "7.2", "7.3"];
 
-/// What is needed besides the eBPF build: a program, and the package it is in.
-const TOOLS: [(&str, &str); 7] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
+/// What `cargo xtask test` boots: the oldest, those that most hosts run, and the newest.
+const USUAL: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
+
+/// A kernel that lets nobody trace says so; this is told to the newest.
+const LOCKED_DOWN: &str = "lockdown=confidentiality";
+
+/// The kinds of accept hooks that `tcptrace --hooks` takes, the best first.
+const KINDS: [&str; 4] = ["fentry", "kprobe", "kretprobe", "tracepoint"];
+
+/// What is needed besides the eBPF build and [`Arch::tools`]: a program, and the package it is in.
+const TOOLS: [(&str, &str); 6] = [
     ("busybox", "busybox-static"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
@@ -38,6 +49,9 @@ const TOOLS: [(&str, &str); 7] = [
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
 ];
+
+/// What the guest runs besides our own: where it looks for it, and its name.
+const PROGRAMS: [(&str, &str); 3] = [("bin", "busybox"), ("usr/sbin", "ip"), ("usr/sbin", "tc")];
 
 /// Tests and the module they need.
 const NEEDS: [(&str, &str); 1] = [("prompt::unanswered_connect", "veth")];
@@ -49,6 +63,9 @@ pub(crate) struct Args {
     /// each series that differs]
     #[arg(value_name = "VERSION")]
     versions: Vec<String>,
+    /// What the machines are; the kernels and the tests are for that
+    #[arg(long, default_value = "amd64")]
+    arch: Arch,
     /// Run only tests with this in their names
     #[arg(short, long, value_name = "NAME")]
     test: Option<String>,
@@ -61,10 +78,12 @@ pub(crate) struct Args {
     /// tracepoint
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     hooks: Vec<String>,
-    /// How many machines run at the same time
-    #[arg(short, long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u8).range(1..))]
-    jobs: u8,
+    /// Run once with each of these on the kernel's command line, as in lockdown=confidentiality
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    boot: Vec<String>,
+    /// How many machines run at the same time [default: as many as there are processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: Option<u8>,
     /// Write docs/kernels.md from what this run finds, unless a test fails
     #[arg(long)]
     write_docs: bool,
@@ -72,38 +91,31 @@ pub(crate) struct Args {
 
 /// Boots each kernel, and fails if any test fails on any.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the virtual machines are x86-64 ones, which needs an x86-64 build");
-    }
     let start = Instant::now();
     setup::setup(Found::Shown)?;
-    ensure_tools()?;
-
-    let archive = Archive::open(&workspace::root().join(".tools/vm"))?;
-    let mut missing = Vec::new();
-    let kernels = prepare_kernels(&archive, args, &mut missing);
-
-    let built = build::build(Profile::Release, Progress::Shown)?;
-    let executable = build_kernel_tests(&built)?;
-    let tests = tests(&executable, args.test.as_deref())?;
-    let logs = built
-        .tcptrace
-        .ancestors()
-        .nth(2)
-        .context("the build is in no target folder")?
-        .join("vm");
-
-    let guest = Guest {
-        built: &built,
-        executable: &executable,
-        tests: &tests,
-        logs: &logs,
+    let archive = open_archive(args.arch)?;
+    let versions: Vec<&str> = if args.versions.is_empty() {
+        SERIES.to_vec()
+    } else {
+        args.versions.iter().map(String::as_str).collect()
     };
+    let (kernels, missing) = prepare_kernels(&archive, &versions);
+    let target = args.arch.target();
+    target.map_or(Ok(()), arch::ensure_target)?;
+    let built = build::build(Profile::Release, target, Progress::Shown)?;
     let machines: Vec<_> = kernels
         .iter()
         .flat_map(|kernel| machines(kernel, args))
         .collect();
-    let runs = guest.run_on(&machines, args.jobs)?;
+    let how = How {
+        filter: args.test.as_deref(),
+        jobs: args.jobs,
+        tries_kinds: args.write_docs,
+    };
+    let runs = run_on(&archive, &machines, &built, how)?;
+    if runs.is_empty() && !machines.is_empty() {
+        bail!("no test has that in its name");
+    }
 
     eprint!("\n{}", report::table(&runs));
     eprintln!("\n{} s in all", start.elapsed().as_secs());
@@ -116,26 +128,167 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Each combination; without `--hooks`, the kernel's best.
-fn machines<'run>(kernel: &'run Kernel, args: &'run Args) -> Vec<Machine<'run>> {
-    let all = args.hooks.iter().map(|hooks| Some(hooks.as_str()));
-    let best = args.hooks.is_empty().then_some(None);
-    let hooks: Vec<_> = all.chain(best).collect();
-    let combine = |&cpus| hooks.iter().map(move |&hooks| (cpus, hooks));
-    args.cpus
+/// Boots the usual kernels; how each went. One that cannot be had is skipped: an outage of a mirror
+/// is no fault of the project's.
+pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
+    let skipped = |version: &str, why: &str| {
+        let name = format!("Linux {version}");
+        (name, Ok(Step::Skipped(why.to_owned())))
+    };
+    let archive = match open_archive(Arch::Amd64) {
+        Ok(archive) => archive,
+        Err(error) => {
+            let why = format!("{error:#}");
+            return USUAL.map(|version| skipped(version, &why)).into();
+        }
+    };
+    let (kernels, missing) = prepare_kernels(&archive, &USUAL);
+    let best = |kernel| Machine {
+        arch: Arch::Amd64,
+        kernel,
+        cpus: 1,
+        hooks: None,
+        boot: None,
+    };
+    let mut machines: Vec<_> = kernels.iter().map(best).collect();
+    machines.extend(kernels.last().map(|kernel| Machine {
+        boot: Some(LOCKED_DOWN),
+        ..best(kernel)
+    }));
+    let mut steps: Vec<_> = missing
         .iter()
-        .flat_map(combine)
-        .map(|(cpus, hooks)| Machine {
-            kernel,
-            cpus,
-            hooks,
-        })
-        .collect()
+        .map(|(version, why)| skipped(version, why))
+        .collect();
+    let how = How {
+        filter,
+        jobs: None,
+        tries_kinds: false,
+    };
+    match run_on(&archive, &machines, built, how) {
+        Ok(runs) if runs.is_empty() => {
+            let why = "none of their tests has that in its name".to_owned();
+            steps.push(("virtual machines".to_owned(), Ok(Step::Skipped(why))));
+        }
+        Ok(runs) => {
+            eprintln!("\n{}", report::table(&runs));
+            steps.extend(runs.iter().map(step));
+        }
+        Err(error) => steps.push(("virtual machines".to_owned(), Err(error))),
+    }
+    steps
 }
 
-fn conclude(runs: &[Run], missing: &[String]) -> Result<()> {
-    for why in missing {
-        eprintln!("not run: {why}");
+fn step(run: &Run) -> (String, Result<Step>) {
+    let name = format!(
+        "Linux {} ({} in {} s)",
+        run.machine,
+        run.counts(),
+        run.seconds
+    );
+    let result = if run.has_failed() {
+        Err(anyhow!("tests failed"))
+    } else {
+        Ok(Step::Passed)
+    };
+    (name, result)
+}
+
+fn open_archive(arch: Arch) -> Result<Archive> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the virtual machines need an x86-64 host");
+    }
+    ensure_tools(arch)?;
+    let folder = workspace::root().join(".tools/vm");
+    match arch {
+        Arch::Amd64 => Archive::open(&folder, arch),
+        Arch::Arm64 => Archive::open(&folder.join("arm64"), arch),
+    }
+}
+
+/// How much to run, and how much of it at a time.
+#[derive(Clone, Copy, Debug)]
+struct How<'args> {
+    /// Only tests with this in their names
+    filter: Option<&'args str>,
+    /// [`None`]: as many machines as there are processors
+    jobs: Option<u8>,
+    /// Whether to ask what each kind of accept hook knows
+    tries_kinds: bool,
+}
+
+/// Runs the tests on each machine. Empty if no test is wanted.
+fn run_on(
+    archive: &Archive,
+    machines: &[Machine<'_>],
+    built: &Built,
+    how: How<'_>,
+) -> Result<Vec<Run>> {
+    let executable = test::build_kernel_tests(built)?;
+    let tests = if built.target.is_none() {
+        tests(&executable, how.filter)?
+    } else {
+        // What is compiled for another machine cannot be asked here.
+        let here = build::build(Profile::Release, None, Progress::Shown)?;
+        tests(&test::build_kernel_tests(&here)?, how.filter)?
+    };
+    if tests.is_empty() {
+        return Ok(Vec::new());
+    }
+    let programs = match built.target {
+        None => None,
+        Some(_) => Some(archive.programs(&["busybox-static", "iproute2"])?),
+    };
+    let logs = built
+        .tcptrace
+        .ancestors()
+        .nth(2)
+        .context("the build is in no target folder")?
+        .join("vm");
+    let guest = Guest {
+        built,
+        executable: &executable,
+        programs: programs.as_deref(),
+        tests: &tests,
+        kinds: if how.tries_kinds { &KINDS } else { &[] },
+        logs: &logs,
+    };
+    let jobs = match how.jobs {
+        Some(jobs) => usize::from(jobs),
+        None => thread::available_parallelism()?.get(),
+    };
+    guest.run_on(machines, jobs)
+}
+
+/// Each combination; without `--hooks`, the kernel's best.
+fn machines<'run>(kernel: &'run Kernel, args: &'run Args) -> Vec<Machine<'run>> {
+    let mut machines = Vec::new();
+    for &cpus in &args.cpus {
+        for hooks in each(&args.hooks) {
+            for boot in each(&args.boot) {
+                machines.push(Machine {
+                    arch: args.arch,
+                    kernel,
+                    cpus,
+                    hooks,
+                    boot,
+                });
+            }
+        }
+    }
+    machines
+}
+
+/// One after the other, or once without.
+fn each(list: &[String]) -> Vec<Option<&str>> {
+    if list.is_empty() {
+        return vec![None];
+    }
+    list.iter().map(|one| Some(one.as_str())).collect()
+}
+
+fn conclude(runs: &[Run], missing: &[(String, String)]) -> Result<()> {
+    for (version, why) in missing {
+        eprintln!("not run: Linux {version}: {why}");
     }
     let failed = runs.iter().filter(|run| run.has_failed()).count();
     match (failed, missing.len()) {
@@ -145,23 +298,17 @@ fn conclude(runs: &[Run], missing: &[String]) -> Result<()> {
     }
 }
 
-/// What cannot be had goes to `missing`, with the reason.
-fn prepare_kernels(archive: &Archive, args: &Args, missing: &mut Vec<String>) -> Vec<Kernel> {
-    let versions: Vec<&str> = if args.versions.is_empty() {
-        SERIES.to_vec()
-    } else {
-        args.versions.iter().map(String::as_str).collect()
-    };
-    versions
-        .into_iter()
-        .filter_map(|version| match Kernel::prepare(archive, version) {
-            Ok(kernel) => Some(kernel),
-            Err(error) => {
-                missing.push(format!("Linux {version}: {error:#}"));
-                None
-            }
-        })
-        .collect()
+/// Those that can be had, and the others with the reason.
+fn prepare_kernels(archive: &Archive, versions: &[&str]) -> (Vec<Kernel>, Vec<(String, String)>) {
+    let mut kernels = Vec::new();
+    let mut missing = Vec::new();
+    for &version in versions {
+        match Kernel::prepare(archive, version) {
+            Ok(kernel) => kernels.push(kernel),
+            Err(error) => missing.push((version.to_owned(), format!("{error:#}"))),
+        }
+    }
+    (kernels, missing)
 }
 
 /// What runs inside the machines.
@@ -170,14 +317,18 @@ struct Guest<'build> {
     built: &'build Built,
     /// The harness of the kernel tests
     executable: &'build Path,
+    /// The packages of [`PROGRAMS`], unless they are this machine's
+    programs: Option<&'build Path>,
     tests: &'build [String],
+    /// To be tried one by one
+    kinds: &'build [&'build str],
     /// Where each machine gets a folder
     logs: &'build Path,
 }
 
 impl Guest<'_> {
     /// In the order of the machines, however many run at a time.
-    fn run_on(&self, machines: &[Machine<'_>], jobs: u8) -> Result<Vec<Run>> {
+    fn run_on(&self, machines: &[Machine<'_>], jobs: usize) -> Result<Vec<Run>> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<(usize, Run)>> {
             let mut done = Vec::new();
@@ -214,7 +365,11 @@ impl Guest<'_> {
         self.initramfs(machine.kernel, &tests)?.write(&image)?;
 
         let start = Instant::now();
-        let said = machine.run(&image, &folder)?;
+        let mut said = machine.run(&image, &folder)?;
+        if let (false, Some(why)) = (said.reached_tests(), &said.cut_short) {
+            eprintln!("Linux {machine}: {why}, before any test; trying once more");
+            said = machine.run(&image, &folder)?;
+        }
         fs::remove_file(&image)?;
         let mut run = Run::parse(machine.to_string(), &tests, &said.results);
         run.seconds = start.elapsed().as_secs();
@@ -265,19 +420,47 @@ impl Guest<'_> {
 
     fn initramfs(&self, kernel: &Kernel, tests: &[&str]) -> Result<Initramfs> {
         let mut initramfs = Initramfs::new();
-        initramfs.program("bin/busybox", &program("busybox")?)?;
-        initramfs.program("usr/sbin/ip", &program("ip")?)?;
-        initramfs.program("usr/sbin/tc", &program("tc")?)?;
-        initramfs.program("bin/tcptrace", &self.built.tcptrace)?;
-        initramfs.program("bin/kernel-tests", self.executable)?;
+        for (folder, name) in PROGRAMS {
+            let path = format!("{folder}/{name}");
+            match self.programs {
+                None => initramfs.program(&path, &program(name)?)?,
+                Some(root) => add_foreign(&mut initramfs, &path, root, name)?,
+            }
+        }
+        for (path, ours) in [
+            ("bin/tcptrace", self.built.tcptrace.as_path()),
+            ("bin/kernel-tests", self.executable),
+        ] {
+            match self.programs {
+                None => initramfs.program(path, ours)?,
+                // Linked statically.
+                Some(_) => initramfs.copy(path, ours)?,
+            }
+        }
         for module in &kernel.modules {
             let name = module.file_name().unwrap_or_default().to_string_lossy();
             initramfs.file(&format!("modules/{name}"), fs::read(module)?, 0o644);
         }
         initramfs.file("init", include_bytes!("init.sh").to_vec(), 0o755);
+        initramfs.file("kinds", self.kinds.join("\n").into_bytes(), 0o644);
         initramfs.file("tests", tests.join("\n").into_bytes(), 0o644);
         Ok(initramfs)
     }
+}
+
+/// Adds a program of packages for another machine, with its libraries where its loader looks.
+fn add_foreign(initramfs: &mut Initramfs, path: &str, root: &Path, name: &str) -> Result<()> {
+    let folders = ["usr/bin", "usr/sbin", "bin", "sbin"];
+    let program = folders
+        .into_iter()
+        .map(|folder| root.join(folder).join(name))
+        .find(|program| program.is_file())
+        .with_context(|| format!("its packages have no {name}"))?;
+    initramfs.copy(path, &program)?;
+    for (name, library) in arch::libraries(&program, root)? {
+        initramfs.copy(&format!("lib/{name}"), &library)?;
+    }
+    Ok(())
 }
 
 /// Some tests list everything they saw; the log has it all.
@@ -295,12 +478,18 @@ fn beginning(message: &str) -> String {
     lines.join("\n")
 }
 
-fn ensure_tools() -> Result<()> {
-    let mut packages: Vec<_> = TOOLS
-        .into_iter()
+fn ensure_tools(arch: Arch) -> Result<()> {
+    let mut packages: Vec<_> = arch
+        .tools()
+        .iter()
+        .copied()
+        .chain(TOOLS)
         .filter(|(program, _)| !workspace::has_program(program))
         .map(|(_, package)| package)
         .collect();
+    if !Path::new(archive::KEYRING).exists() {
+        packages.push("debian-archive-keyring");
+    }
     packages.dedup();
     if packages.is_empty() {
         return Ok(());
@@ -322,32 +511,13 @@ fn program(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("there is no program {name}"))
 }
 
-/// The harness of the kernel tests, as `cargo xtask test` builds it.
-fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
-    let mut cargo = workspace::cargo("test");
-    cargo
-        .args(["--workspace", "--exclude", "tcptrace-ebpf"])
-        .args(["--features", "tcptrace/kernel-tests"])
-        .args(["--test", "kernel", "--no-run"])
-        .env("TCPTRACE_BPF_OBJECT", &built.bpf_object);
-    workspace::cargo_messages(&mut cargo)?
-        .iter()
-        .filter(|message| message["target"]["name"] == "kernel")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no executable")
-}
-
 fn tests(executable: &Path, filter: Option<&str>) -> Result<Vec<String>> {
     let output = Command::new(executable)
         .arg("--list")
         .args(filter)
         .output()?;
-    let tests: Vec<_> = String::from_utf8(output.stdout)?
+    Ok(String::from_utf8(output.stdout)?
         .lines()
         .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
-        .collect();
-    if tests.is_empty() {
-        bail!("no test has that in its name");
-    }
-    Ok(tests)
+        .collect())
 }

@@ -37,6 +37,8 @@ pub(super) struct Run {
     pub(super) tests: Vec<(String, Outcome)>,
     /// Empty if the kernel cannot be traced on
     pub(super) facts: Vec<Fact>,
+    /// What is known by each kind of hook alone
+    pub(super) kinds: Vec<(String, Vec<Fact>)>,
     /// How long it took on the host
     pub(super) seconds: u64,
 }
@@ -46,10 +48,12 @@ impl Run {
     pub(super) fn parse(machine: String, tests: &[&str], said: &str) -> Self {
         let mut outcomes = BTreeMap::new();
         let mut facts = Vec::new();
+        let mut kinds = Vec::new();
         let mut test: Option<(&str, Vec<&str>)> = None;
         for line in said.lines() {
             match line.strip_prefix("## ").map(|words| words.split_once(' ')) {
                 Some(Some(("check", json))) => facts = parse_facts(json),
+                Some(Some(("kind", said))) => kinds.extend(parse_kind(said)),
                 Some(Some(("begin", name))) => test = Some((name, Vec::new())),
                 Some(Some(("end", status))) => {
                     if let Some((name, output)) = test.take() {
@@ -78,6 +82,7 @@ impl Run {
             machine,
             tests,
             facts,
+            kinds,
             seconds: 0,
         }
     }
@@ -130,6 +135,12 @@ impl Run {
             .collect();
         all.join(", ")
     }
+}
+
+/// A kind of hook, and what `tcptrace check` says with that alone.
+fn parse_kind(said: &str) -> Option<(String, Vec<Fact>)> {
+    let (kind, json) = said.split_once(' ')?;
+    Some((kind.to_owned(), parse_facts(json)))
 }
 
 fn parse_facts(json: &str) -> Vec<Fact> {
@@ -209,9 +220,13 @@ pub(super) fn table(runs: &[Run]) -> String {
     for ((fact, way), machines) in ways(runs) {
         lines.push(format!("{fact}: {way} ({})", listed(&machines, runs)));
     }
-    for ((name, reason), machines) in skipped(runs) {
+    for ((reason, machines), names) in skipped(runs) {
+        let what = match names[..] {
+            [name] => name.to_owned(),
+            _ => format!("{} tests", names.len()),
+        };
         lines.push(format!(
-            "{name}: skipped, {reason} ({})",
+            "{what}: skipped, {reason} ({})",
             machines.join(" ")
         ));
     }
@@ -238,16 +253,20 @@ fn ways(runs: &[Run]) -> BTreeMap<(&str, String), Vec<&str>> {
     ways
 }
 
-/// Which tests were skipped, why, and on which machines.
-fn skipped(runs: &[Run]) -> BTreeMap<(&str, &str), Vec<&str>> {
-    let mut skipped = BTreeMap::<_, Vec<_>>::new();
+/// Why and on which machines tests were skipped, and which ones.
+fn skipped(runs: &[Run]) -> BTreeMap<(&str, Vec<&str>), Vec<&str>> {
+    let mut machines = BTreeMap::<(&str, &str), Vec<&str>>::new();
     for run in runs {
         for (name, outcome) in &run.tests {
             if let Outcome::Skipped(reason) = outcome {
-                let machines = skipped.entry((name.as_str(), reason.as_str()));
-                machines.or_default().push(run.machine.as_str());
+                let skipped_on = machines.entry((name, reason)).or_default();
+                skipped_on.push(run.machine.as_str());
             }
         }
+    }
+    let mut skipped = BTreeMap::<_, Vec<_>>::new();
+    for ((name, reason), machines) in machines {
+        skipped.entry((reason, machines)).or_default().push(name);
     }
     skipped
 }
@@ -273,6 +292,7 @@ mod tests {
     use super::*;
 
     const SAID: &str = r#"## check {"facts":[{"fact":"accept","quality":"exact","mechanism":"fentry/f"}]}
+## kind kprobe {"facts":[{"fact":"accept","quality":"partial","mechanism":"kprobe/f","note":"late"}]}
 ## begin a::passes
 
 running 1 test
@@ -339,6 +359,17 @@ running 1 test
         );
         assert_eq!(*outcomes[4], Outcome::Failed("not run".to_owned()));
         assert_eq!(run.counts(), "1 passed, 1 skipped, 3 failed");
+    }
+
+    #[test]
+    fn kinds_of_hooks_are_told_apart() {
+        let kinds = run().kinds;
+        let [(kind, facts)] = &kinds[..] else {
+            panic!("{kinds:?}");
+        };
+        assert_eq!(kind, "kprobe");
+        assert_eq!(facts[0].quality, "partial");
+        assert_eq!(facts[0].note.as_deref(), Some("late"));
     }
 
     #[test]
