@@ -12,18 +12,39 @@ use crate::{cli::Cli, error::Error};
 
 /// Sections that the command line does not contain: title and paragraphs. A paragraph with a tab
 /// in it is an entry: what, and what about it.
-const SECTIONS: [(&str, &[&str]); 6] = [
+const SECTIONS: [(&str, &[&str]); 7] = [
     (
         "OUTPUT",
         &[
             "A table, one line per state transition, with a closing line that sums the connection up; \
          or, with --json, one object per line. Both begin with the connections that are open.",
+            "The closing line comes when the socket has gone. The pair of addresses may then stay in \
+         TIME_WAIT for a minute; the transition out of it is the connection's last line.",
             "PID\tthe process that owns the connection, never the one that happened to be on the CPU. \
          A ~ behind it marks the listening process, shown until somebody accepts. A dash: not known.",
             "CONN\tthe socket cookie, as ss -e prints it after sk:. It stays the same for the whole life \
          of the connection, and no other socket gets it.",
             "LOCAL, REMOTE\tan arrow points to the server.",
-            "IN OLD\thow long the connection was in the old state.",
+            "IN OLD\thow long the connection was in the old state. A ~ behind it: the kernel gave no direct \
+         sight of this transition, and its time is worked out.",
+            "closed after\twhy (refused, timeout, unreachable, reset received or sent, canceled, listener \
+         closed, or normal and who closed first); how long it took to connect; of a server's connection \
+         the half-open time of the handshake and the time in the accept queue; payload sent and received, \
+         segments sent again, smoothed round-trip time.",
+        ],
+    ),
+    (
+        "RECORDS",
+        &[
+            "What --events names. The first four are the default.",
+            "socket\ta connection that was open at start",
+            "transition\ta change of state",
+            "accept\taccept() returned the connection; the accept queue and its limit",
+            "close\tthe end of a connection: why, how long, what was counted",
+            "retransmit\ta SYN, a SYN-ACK or a segment was sent again",
+            "reset\tan RST was sent or received, with the kernel's reason where it gives one",
+            "listener\tat most once a second for each listener where something goes wrong: requests \
+         dropped or unanswered, a full accept queue, many requests half-open",
         ],
     ),
     (
@@ -48,16 +69,19 @@ const SECTIONS: [(&str, &[&str]); 6] = [
         "PRIVILEGES",
         &[
             "CAP_BPF and CAP_PERFMON. CAP_SYS_ADMIN to list the connections of other network namespaces \
-         at start, and to mount tracefs privately where it is not mounted and the kernel has neither \
-         trampolines nor kprobes. CAP_SYS_PTRACE to find the namespaces of other users' processes.",
+         at start and to read how many SYN cookies they sent, and to mount tracefs privately where it is \
+         not mounted and the kernel has neither trampolines nor kprobes. CAP_SYS_PTRACE to find the \
+         namespaces of other users' processes.",
         ],
     ),
     (
         "LIMITATIONS",
         &[
             "An owner that cannot be proven is left out. A connection that was open at start and is held \
-         by several processes is shown with the one that started first. Without trampolines and \
-         kprobes, connections accepted through io_uring keep their listener's owner.",
+         by several processes is shown with the one that started first. A pair that was already in \
+         TIME_WAIT at start is not shown. Without trampolines and kprobes, connections accepted through \
+         io_uring keep their listener's owner, and a FIN that comes after close() is told up to 160 ms \
+         late, its time known to the kernel's tick.",
         ],
     ),
     (
