@@ -54,8 +54,10 @@ pub struct Config {
     /// 1: only connections that failed: nothing is sent of a connection before its end, and which of
     /// those have failed the agent decides.
     pub failed: u8,
+    /// 1: `tcp:tcp_retransmit_skb` tells of attempts that failed, too, and whether they did.
+    pub retransmit_err: u8,
     /// Zero
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 impl Config {
@@ -73,7 +75,8 @@ impl Config {
         reset_reason: 0,
         roles: ROLES_ALL,
         failed: 0,
-        reserved: [0; 2],
+        retransmit_err: 0,
+        reserved: 0,
     };
 }
 

@@ -125,6 +125,8 @@ pub struct Layout {
     pub req_snt_synack: u32,
     /// `inet_connection_sock.icsk_accept_queue.qlen` (`atomic_t`)
     pub icsk_qlen: u32,
+    /// `inet_connection_sock.icsk_accept_queue.fastopenq.max_qlen` (`int`): 0 without Fast Open
+    pub icsk_fastopen_max: u32,
     /// `inet_connection_sock.icsk_ca_ops` (`const struct tcp_congestion_ops *`)
     pub icsk_ca_ops: u32,
     /// `tcp_congestion_ops.name` (`char[16]`)
@@ -229,6 +231,7 @@ impl Layout {
         req_num_retrans: ABSENT,
         req_snt_synack: ABSENT,
         icsk_qlen: ABSENT,
+        icsk_fastopen_max: ABSENT,
         icsk_ca_ops: ABSENT,
         ca_name: ABSENT,
         tp_bytes_sent: ABSENT,

@@ -80,6 +80,10 @@ pub const FLAG_DEDUCED: u8 = 8;
 /// when it was found.
 pub const FLAG_INFERRED: u8 = 16;
 
+/// Set in [`Record::flags`]: its listener does not take Fast Open, so that a connection is made by
+/// the handshake's last segment only.
+pub const FLAG_NO_FASTOPEN: u8 = 32;
+
 /// [`Record::span_ns`] of a span whose beginning went unseen.
 pub const SPAN_UNKNOWN: u64 = u64::MAX;
 

@@ -5,9 +5,9 @@ use tcptrace_common::{
     config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION},
     count,
     record::{
-        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_INFERRED, FLAG_PARTIAL, KIND_ACCEPT,
-        KIND_CLOSE, KIND_STEPS, KIND_TRANSITION, NotedRecord, PATH_LEN, PathRecord, Record,
-        SPAN_UNKNOWN, Step, UNKNOWN,
+        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_INFERRED, FLAG_NO_FASTOPEN, FLAG_PARTIAL,
+        KIND_ACCEPT, KIND_CLOSE, KIND_STEPS, KIND_TRANSITION, NotedRecord, PATH_LEN, PathRecord,
+        Record, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
@@ -80,7 +80,7 @@ pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
     record.rport = tuple.rport;
     // Both are kept as the flags of a record, so that nothing branches here: the verifier
     // follows every branch of every hook.
-    record.flags = (sock.flags & FLAG_PARTIAL) | tuple.mapped;
+    record.flags = (sock.flags & (FLAG_PARTIAL | FLAG_NO_FASTOPEN)) | tuple.mapped;
     record.family = tuple.family;
     record.role = sock.role;
     record.source = sock.sources[slot];

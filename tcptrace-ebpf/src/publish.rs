@@ -15,9 +15,12 @@ use tcptrace_common::{
 
 use crate::{
     constants::config,
-    emit, filter, listener,
+    emit, filter,
+    kernel::Probed,
+    listener,
     maps::{self, LOCKS, PENDING, SOCKS},
     sock::{Sock, UNLISTED, WAITING},
+    tuple::Tuple,
 };
 
 /// Sends every step not yet sent.
@@ -61,6 +64,21 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
         }
     }
     send(sock);
+}
+
+/// For a record in mid-state: reads the four-tuple if it is missing, and sends the step that waits
+/// for it. Returns whether the connection is to be shown. The caller holds the socket's lock.
+#[inline(always)]
+pub(crate) fn complete(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
+    if sock.is_shown() && sock.tuple.whole == 0 {
+        let tuple = Tuple::read(Probed(key), sock.role == ROLE_LISTENER, || 0);
+        if tuple.whole == 0 || !filter::takes(&tuple) {
+            return false;
+        }
+        sock.tuple = tuple;
+        publish(key, sock, now_ns);
+    }
+    sock.is_shown() && sock.tuple.whole != 0
 }
 
 /// Leaves the first step for later: for the next transition, or for `hook::flush`.

@@ -1,7 +1,7 @@
 //! The record of one live socket.
 
 use tcptrace_common::{
-    record::{Counters, FLAG_PARTIAL, Owner, PATH_LEN, Step},
+    record::{Counters, FLAG_NO_FASTOPEN, FLAG_PARTIAL, Owner, PATH_LEN, Step},
     tcp,
 };
 
@@ -9,6 +9,8 @@ use crate::{filter, tuple::Tuple};
 
 /// Open before tracing began, or first seen half-way.
 pub(crate) const PARTIAL: u8 = FLAG_PARTIAL;
+/// Its listener does not take Fast Open.
+pub(crate) const NO_FASTOPEN: u8 = FLAG_NO_FASTOPEN;
 /// Its first step waits in `PENDING`.
 pub(crate) const WAITING: u8 = 0x80;
 /// Its first step waits, and `PENDING` had no room to say so.

@@ -136,7 +136,7 @@ fn facts(hooks: &Hooks) -> Vec<Fact> {
                     Some("why a connection ended is known from its error alone".to_owned()),
                 ),
                 ("counters", _) if hooks.lacks("counters") => lacking(hooks, "counters"),
-                ("listener_queue", _) if hooks.lacks("listener") => lacking(hooks, "listener"),
+                ("backlog", _) if hooks.lacks("listener") => lacking(hooks, "listener"),
                 ("conn", _) if !hooks.cookie => (
                     Quality::Partial,
                     Some("not the number ss -e prints, unless somebody asked for that".to_owned()),
@@ -167,8 +167,7 @@ fn time_wait_quality(hooks: &Hooks) -> (Quality, Option<String>) {
         TimeWait::Timer => (
             Quality::Partial,
             Some(
-                "when the peer's FIN comes after close(), TIME_WAIT is known to the kernel's tick, \
-                 and told a moment later (`inferred`)"
+                "a FIN that comes after close() is known to the kernel's tick, and told later"
                     .to_owned(),
             ),
         ),
@@ -238,21 +237,27 @@ fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
         writeln!(out, "  {name:<15} {}", yes(*held))?;
     }
     if !report.facts.is_empty() {
-        writeln!(out, "\n  {:<11} {:<8} BY", "FACT", "KNOWN")?;
+        let width = report.facts.iter().map(|fact| fact.name.len()).max();
+        let width = width.unwrap_or(0);
+        writeln!(out, "\n  {:<width$} {:<8} BY", "FACT", "KNOWN")?;
         for fact in &report.facts {
             let quality = match fact.quality {
                 Quality::Exact => "exactly",
                 Quality::Partial => "in part",
                 Quality::Missing => "no",
             };
-            writeln!(out, "  {:<11} {quality:<8} {}", fact.name, fact.mechanism)?;
+            writeln!(
+                out,
+                "  {:<width$} {quality:<8} {}",
+                fact.name, fact.mechanism
+            )?;
             if let Some(note) = &fact.note {
-                writeln!(out, "  {:<11} {:<8} {note}", "", "")?;
+                writeln!(out, "  {:<width$} {:<8} {note}", "", "")?;
             }
         }
     }
     if !report.unavailable.is_empty() {
-        writeln!(out, "\n  Better for accept, and not to be had here:")?;
+        writeln!(out, "\n  Better, and not to be had here:")?;
         for (mechanism, why) in &report.unavailable {
             writeln!(out, "  {mechanism:<28} {why}")?;
         }

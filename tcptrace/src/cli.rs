@@ -111,7 +111,7 @@ pub struct TraceArgs {
     /// Only these ports, at either end
     #[arg(long, value_name = "LIST", help_heading = "Filter")]
     pub port: Option<String>,
-    /// Only connections in these roles: client, server, listener
+    /// Only connections in these roles: client, server, listener, unknown
     #[arg(
         long,
         value_name = "LIST",
@@ -119,9 +119,10 @@ pub struct TraceArgs {
         help_heading = "Filter"
     )]
     pub role: Vec<RoleName>,
-    /// Only transitions that enter or leave these states, as `SYN_SENT` or `CLOSE_WAIT`
+    /// By state, as typed
     #[arg(
         long,
+        help = "Only transitions that enter or leave these states: SYN_SENT,CLOSE_WAIT",
         value_name = "LIST",
         value_delimiter = ',',
         help_heading = "Filter"
@@ -130,9 +131,10 @@ pub struct TraceArgs {
     /// Only connections that failed: refused, timed out, unreachable, reset
     #[arg(long, help_heading = "Filter")]
     pub failed: bool,
-    /// Only connections that took this long, as 100ms, to connect, or waited so for `accept()`
+    /// By time, as typed
     #[arg(
         long,
+        help = "Only connections that took this long to connect, or to be accepted: 100ms",
         value_name = "DUR",
         allow_hyphen_values = true,
         help_heading = "Filter"

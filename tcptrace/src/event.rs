@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tcptrace_common::{
     record::{
-        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_INFERRED, FLAG_MAPPED, FLAG_PARTIAL, KIND_ACCEPT,
-        KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT, KIND_SOCKET, KIND_STEPS,
-        KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_HANDSHAKE, KNOWN_ISN, NotedRecord,
-        OPTION_ECN, OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PathRecord,
-        RESET_RECEIVED, RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_CLIENT, ROLE_LISTENER,
-        ROLE_SERVER, Record, SOURCE_ACCEPT, SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER,
-        SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step, UNKNOWN,
+        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_INFERRED, FLAG_MAPPED, FLAG_NO_FASTOPEN,
+        FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT,
+        KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_HANDSHAKE,
+        KNOWN_ISN, NotedRecord, OPTION_ECN, OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS,
+        OPTION_WSCALE, PathRecord, RESET_RECEIVED, RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK,
+        ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Record, SOURCE_ACCEPT, SOURCE_CONNECT,
+        SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
@@ -62,6 +62,7 @@ pub struct Connection(Record);
 pub struct Totals {
     path: PathRecord,
     counters: Counters,
+    hides_transition: bool,
 }
 
 /// Numbers that a record brings along; what they are, its kind says.
@@ -99,7 +100,11 @@ impl Event {
                 } else {
                     Counters::NONE
                 };
-                let totals = Totals { path, counters };
+                let totals = Totals {
+                    path,
+                    counters,
+                    hides_transition: false,
+                };
                 let last = totals.path().len().saturating_sub(1);
                 // A step without a time is a state it was found in, not a change.
                 let changes = (usize::from(path.untold)..last)
@@ -284,6 +289,11 @@ impl Connection {
         self.0.flags & FLAG_INFERRED != 0
     }
 
+    /// Whether its listener takes no Fast Open.
+    pub const fn is_without_fastopen(&self) -> bool {
+        self.0.flags & FLAG_NO_FASTOPEN != 0
+    }
+
     /// Of a retransmission: `syn`, `synack`, `data`
     pub const fn retransmitted(&self) -> &'static str {
         match self.0.seq {
@@ -380,6 +390,23 @@ impl Numbers {
 }
 
 impl Totals {
+    /// Whether its last transition is to be shown: it was seen, and nobody filters it.
+    pub const fn shows_transition(&self) -> bool {
+        !self.is_deduced() && !self.hides_transition
+    }
+
+    /// The totals alone.
+    #[must_use]
+    pub const fn without_transition(mut self) -> Self {
+        self.hides_transition = true;
+        self
+    }
+
+    /// The states it was in.
+    pub fn passed(&self) -> impl Iterator<Item = State> {
+        self.path().iter().map(|step| State(step.state()))
+    }
+
     /// Whether its last transition went unseen and is counted as lost.
     pub const fn is_deduced(&self) -> bool {
         self.path.head.flags & FLAG_DEDUCED != 0
@@ -561,6 +588,16 @@ impl Totals {
         })
     }
 
+    /// Whether the handshake was ever complete, or may have been before we came
+    pub fn was_established(&self) -> bool {
+        self.path.head.flags & FLAG_PARTIAL != 0
+            || self
+                .path()
+                .iter()
+                .any(|step| step.state() == tcp::ESTABLISHED)
+            || self.path.head.new == tcp::TIME_WAIT
+    }
+
     /// What the kernel has counted; none if it could not be read, or counts nothing (a listener)
     pub fn counters(&self) -> Option<&Counters> {
         (self.counters.known & KNOWN_COUNTERS != 0).then_some(&self.counters)
@@ -715,7 +752,8 @@ const EPIPE: u32 = 32;
 const ENETUNREACH: u32 = 101;
 const ECONNABORTED: u32 = 103;
 const ECONNRESET: u32 = 104;
-const ETIMEDOUT: u32 = 110;
+/// `sk_err` after a timeout
+pub const ETIMEDOUT: u32 = 110;
 const ECONNREFUSED: u32 = 111;
 const EHOSTUNREACH: u32 = 113;
 

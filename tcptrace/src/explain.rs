@@ -260,8 +260,8 @@ fn broken_off(role: Role, old: u8, evidence: &Evidence) -> &'static str {
             "the peer sent RST after its FIN; the connection is gone"
         }
         Cause::ResetReceived => "the peer sent RST; the connection is gone",
-        Cause::TimedOut if sent => "what we sent was not ACKed in time; we gave up and sent RST",
-        Cause::TimedOut => "what we sent was not acknowledged in time; we gave up",
+        Cause::TimedOut if sent => "no answer came in time; we gave up and sent RST",
+        Cause::TimedOut => "no answer came in time; we gave up",
         Cause::Unreachable => UNREACHABLE,
         Cause::Killed => KILLED_WITH_RST,
         Cause::Unproven if unaccepted && evidence.err == Some(0) => {
@@ -628,8 +628,8 @@ mod tests {
             (Client, ESTABLISHED, CLOSE, err(ECONNRESET), "the peer sent RST; the connection is gone"),
             (Client, ESTABLISHED, CLOSE, closed(err(0)), "we sent RST: closed with linger 0 or with data unread"),
             (Client, ESTABLISHED, CLOSE, closed(err(EHOSTUNREACH)), "we sent RST: closed with linger 0 or with data unread"),
-            (Client, ESTABLISHED, CLOSE, err(ETIMEDOUT), "what we sent was not acknowledged in time; we gave up"),
-            (Client, ESTABLISHED, CLOSE, Evidence { err: Some(ETIMEDOUT), ..sent }, "what we sent was not ACKed in time; we gave up and sent RST"),
+            (Client, ESTABLISHED, CLOSE, err(ETIMEDOUT), "no answer came in time; we gave up"),
+            (Client, ESTABLISHED, CLOSE, Evidence { err: Some(ETIMEDOUT), ..sent }, "no answer came in time; we gave up and sent RST"),
             (Client, ESTABLISHED, CLOSE, err(EHOSTUNREACH), "the peer was reported unreachable; we gave up"),
             (Client, ESTABLISHED, CLOSE, err(ECONNABORTED), "ended from outside (such as ss -K); we sent RST"),
             (Server, ESTABLISHED, CLOSE, queued(err(0)), "the listener closed before accept(); we sent RST"),

@@ -409,6 +409,21 @@ fn print_record(
     })
 }
 
+/// What is left of an event when only these states are wanted, a bit each; 0: all. A connection's
+/// totals stay if it was ever in one of them.
+fn filter_states(event: &Event, states: u16) -> Option<Event> {
+    let listed = |state: State| states == 0 || states >> (state.0 & 15) & 1 != 0;
+    let connection = event.connection();
+    let changes = listed(connection.oldstate()) || listed(connection.newstate());
+    match event {
+        Event::Close(connection, totals) if !changes => totals
+            .passed()
+            .any(listed)
+            .then(|| Event::Close(*connection, totals.without_transition())),
+        event => changes.then_some(*event),
+    }
+}
+
 /// Whether a record is the end of a connection that failed.
 fn has_failed(record: &[u8]) -> bool {
     let mut failed = false;
@@ -432,12 +447,6 @@ fn print_event(
         return true;
     }
     let connection = event.connection();
-    if settings.states != 0 {
-        let listed = |state: State| settings.states >> (state.0 & 15) & 1 != 0;
-        if !listed(connection.oldstate()) && !listed(connection.newstate()) {
-            return true;
-        }
-    }
     // Without transitions, a connection is first heard of when it closes, unless it was listed.
     let unlisted_close = settings.print & EMIT_TRANSITION == 0
         && matches!(event, Event::Close(..))
@@ -445,9 +454,13 @@ fn print_event(
     if connection.is_first() || unlisted_close {
         tally.connections += 1;
     }
+    let event = &match filter_states(event, settings.states) {
+        Some(event) => event,
+        None => return true,
+    };
     tally.transitions += match event {
         Event::Transition(_) => 1,
-        Event::Close(_, totals) if !totals.is_deduced() => {
+        Event::Close(_, totals) if totals.shows_transition() => {
             u64::from(settings.print & EMIT_TRANSITION != 0)
         }
         _ => 0,

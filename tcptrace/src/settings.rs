@@ -140,6 +140,24 @@ impl Settings {
                 emit |= bit;
             }
         }
+        let whole = EMIT_TRANSITION | EMIT_CLOSE;
+        if args.failed && emit & whole == 0 {
+            return Err(Error::usage(
+                "--failed knows a connection by its end; add transition or close to --events",
+            ));
+        }
+        if args.explain && emit & EMIT_TRANSITION == 0 {
+            return Err(Error::usage(
+                "--explain explains transitions, and none are printed; leave out -s, or add \
+                 transition to --events",
+            ));
+        }
+        let listens = args.role.is_empty() || args.role.contains(&RoleName::Listener);
+        if emit == EMIT_LISTENER && !wants(EventName::Socket) && !listens {
+            return Err(Error::usage(
+                "--events listener tells of listeners, and --role leaves them out",
+            ));
+        }
         let slower = args
             .slower_than
             .as_deref()
@@ -252,7 +270,10 @@ fn typed_filters(args: &TraceArgs) -> BTreeMap<&'static str, String> {
         filters.insert("role", names.join(","));
     }
     if !args.state.is_empty() {
-        filters.insert("state", args.state.join(",").to_ascii_uppercase());
+        filters.insert(
+            "state",
+            args.state.join(",").to_ascii_uppercase().replace('-', "_"),
+        );
     }
     if args.failed {
         filters.insert("failed", "true".to_owned());

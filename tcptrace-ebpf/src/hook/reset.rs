@@ -12,7 +12,7 @@ use tcptrace_common::{
     record::{KIND_RESET, RESET_RECEIVED, RESET_SENT, UNKNOWN},
 };
 
-use crate::{constants::config, emit, maps::SOCKS};
+use crate::{constants::config, emit, maps::SOCKS, publish};
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
@@ -41,11 +41,11 @@ fn note(key: u64, direction: u8, reason: u32) {
     if sock.counters.reset == 0 {
         sock.counters.reset = direction;
     }
-    if config!(emit) & EMIT_RESET == 0 || !sock.is_shown() || sock.tuple.whole == 0 {
-        return;
-    }
     // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
     let now_ns = unsafe { bpf_ktime_get_ns() };
+    if config!(emit) & EMIT_RESET == 0 || !publish::complete(key, sock, now_ns) {
+        return;
+    }
     emit::noted(
         sock,
         &sock.tuple,

@@ -19,6 +19,7 @@ use crate::{
     counters, emit, filter,
     kernel::{Object as _, Probed, Typed},
     maps::{BACKLOGS, SOCKS, SYNACKS},
+    publish,
     tuple::Tuple,
 };
 
@@ -35,9 +36,14 @@ pub(crate) fn retransmit(ctx: BtfTracePointContext) -> i32 {
     let Some(pointer) = SOCKS.get_ptr_mut(sk.address()) else {
         return 0;
     };
-    // SAFETY: a live record; only read.
-    let sock = unsafe { &*pointer };
-    if !sock.is_shown() || sock.tuple.whole == 0 {
+    // Since 6.17 it tells of attempts that failed as well.
+    if config!(retransmit_err) != 0 && ctx.arg::<i32>(2) != 0 {
+        return 0;
+    }
+    // SAFETY: a live record, under this socket's lock.
+    let sock = unsafe { &mut *pointer };
+    let now_ns = now_ns();
+    if !publish::complete(sk.address(), sock, now_ns) {
         return 0;
     }
     let count = counters::retransmits(sk);
@@ -45,7 +51,7 @@ pub(crate) fn retransmit(ctx: BtfTracePointContext) -> i32 {
         sock,
         &sock.tuple,
         KIND_RETRANSMIT,
-        now_ns(),
+        now_ns,
         count::RING_FULL_NOTED,
         |head, numbers| {
             head.seq = if head.old == tcp::SYN_SENT {
@@ -88,6 +94,12 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         backlog.unanswered = backlog.unanswered.wrapping_add(u32::from(before == 0));
     }
     if config!(emit) & EMIT_RETRANSMIT == 0 || !sock.is_shown() || !filter::takes(&tuple) {
+        return 0;
+    }
+    // In a flood of requests that nobody completes, the `listener` record tells of them.
+    let listener = Probed(key);
+    let half_open: u32 = listener.read(off!(icsk_qlen));
+    if half_open > listener.read::<u32>(off!(sk_max_ack_backlog)) / 2 {
         return 0;
     }
     tuple.whole = 1;

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tcptrace_common::{
     count,
+    layout::ABSENT,
     record::{
         ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, SOURCE_CONNECT, SOURCE_LISTEN,
         SOURCE_LISTENER, SOURCE_UNKNOWN, Step,
@@ -24,7 +25,7 @@ use crate::{
     listener,
     maps::{self, CURRENT, SOCKS},
     owner, publish,
-    sock::{LIVES, NOTHING, PARTIAL, Sock},
+    sock::{LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
     timewait,
     tuple::Tuple,
 };
@@ -200,6 +201,11 @@ fn birth(
     if child {
         if let Some((address, listener)) = listener_of(sk) {
             sock.listener = address;
+            if off!(icsk_fastopen_max) != ABSENT
+                && Probed(address).read::<u32>(off!(icsk_fastopen_max)) == 0
+            {
+                sock.flags |= NO_FASTOPEN;
+            }
             // SAFETY: a live record: a listener outlives the clone made of it, because the
             // kernel holds a reference to it while it clones.
             let listener = unsafe { &*listener };

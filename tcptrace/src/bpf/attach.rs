@@ -10,7 +10,10 @@ use aya::{
         tp_btf::BtfTracePointLink,
     },
 };
-use tcptrace_common::layout::{ABSENT, Layout};
+use tcptrace_common::{
+    config::{EMIT_CLOSE, EMIT_RESET, EMIT_TRANSITION},
+    layout::{ABSENT, Layout},
+};
 
 use crate::{cli::HookKind, kernel::tracefs};
 
@@ -99,6 +102,9 @@ impl std::fmt::Display for TimeWait {
     }
 }
 
+/// In place of a mechanism: the records asked for do without the fact.
+const UNWANTED: &str = "not asked for";
+
 /// What is attached, fact by fact.
 #[derive(Debug)]
 pub struct Hooks {
@@ -110,6 +116,8 @@ pub struct Hooks {
     pub cookie: bool,
     /// How the ends of time-wait sockets are learnt
     pub time_wait: TimeWait,
+    /// `EMIT_*` of the records asked for
+    pub wanted: u8,
     /// Whether RSTs are seen
     pub reset: bool,
     /// Facts that cannot be known here, and why
@@ -144,13 +152,20 @@ impl Hooks {
             ),
             ("accept", self.accept.to_string()),
             ("destroy", "tp_btf/tcp_destroy_sock".to_owned()),
-            ("time_wait", self.time_wait.to_string()),
+            (
+                "time_wait",
+                if self.wanted & (EMIT_TRANSITION | EMIT_CLOSE) == 0 {
+                    UNWANTED.to_owned()
+                } else {
+                    self.time_wait.to_string()
+                },
+            ),
             (
                 "reset",
-                if self.reset {
-                    "tp_btf/tcp_send_reset, tcp_receive_reset"
-                } else {
-                    "none"
+                match (self.reset, self.wanted & (EMIT_CLOSE | EMIT_RESET)) {
+                    (true, _) => "tp_btf/tcp_send_reset, tcp_receive_reset",
+                    (false, 0) => UNWANTED,
+                    (false, _) => "none",
                 }
                 .to_owned(),
             ),
@@ -164,7 +179,7 @@ impl Hooks {
                 .to_owned(),
             ),
             (
-                "listener_queue",
+                "backlog",
                 if self.lacks("listener") {
                     "none"
                 } else {
@@ -262,6 +277,7 @@ pub(super) fn attach_accept_hook(
         refused,
         cookie: true,
         time_wait: TimeWait::None,
+        wanted: 0,
         reset: false,
         lacking: Vec::new(),
     }

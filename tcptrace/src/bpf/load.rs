@@ -107,6 +107,7 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
     let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
 
     hooks.cookie = config.cookie_helper != 0;
+    hooks.wanted = settings.emit;
     hooks.lacking = kernel
         .lacking
         .iter()
@@ -320,6 +321,7 @@ fn config(settings: &Settings, kernel: &Kernel) -> Config {
         by_rport: by(&settings.rports),
         by_port: by(&settings.ports),
         reset_reason: u8::from(kernel.tells_reset_reason),
+        retransmit_err: u8::from(kernel.tells_retransmit_err),
         roles: settings.roles,
         failed: u8::from(settings.failed),
         slower_ns: settings.slower.map_or(0, |slower| {

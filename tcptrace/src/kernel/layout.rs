@@ -95,6 +95,10 @@ fn listeners(btf: &Btf<'_>, layout: &mut Layout) -> Found {
     layout.sk_drops = btf.offset("sock", "sk_drops")?;
     layout.req_num_retrans = btf.offset("request_sock", "num_retrans")?;
     layout.req_snt_synack = btf.offset("tcp_request_sock", "snt_synack")?;
+    layout.icsk_fastopen_max = btf.offset(
+        "inet_connection_sock",
+        "icsk_accept_queue.fastopenq.max_qlen",
+    )?;
     layout.icsk_qlen = btf.offset("inet_connection_sock", "icsk_accept_queue.qlen")?;
     Ok(())
 }

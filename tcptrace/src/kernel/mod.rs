@@ -47,6 +47,8 @@ pub struct Kernel {
     pub lacking: Vec<layout::Lacking>,
     /// Whether `tcp:tcp_send_reset` gives its reason
     pub tells_reset_reason: bool,
+    /// Whether `tcp:tcp_retransmit_skb` says if the segment could not be sent
+    pub tells_retransmit_err: bool,
     /// Names of these reasons, `enum sk_rst_reason`
     pub reset_reasons: HashMap<u32, String>,
     /// Our own network namespace
@@ -76,6 +78,7 @@ impl Kernel {
             layout,
             lacking,
             tells_reset_reason: parsed.tracepoint_args("tcp_send_reset").unwrap_or(0) >= 3,
+            tells_retransmit_err: parsed.tracepoint_args("tcp_retransmit_skb").unwrap_or(0) >= 3,
             reset_reasons: parsed.enumerators("sk_rst_reason").unwrap_or_default(),
             netns: netns::own(),
             btf: parsed

@@ -1,43 +1,86 @@
 //! What the kernel counts for a whole network namespace: `/proc/net/netstat`.
 
-use std::{collections::HashMap, fs};
+use std::{
+    collections::HashMap,
+    fs,
+    time::{Duration, Instant},
+};
 
-use super::netns;
+use super::netns::{self, Namespace};
+
+/// What several listeners of one namespace are told within this time is one number.
+const SAME_LOOK: Duration = Duration::from_millis(500);
 
 /// SYN cookies sent, by namespace, since the last look at it.
 #[derive(Debug, Default)]
 pub struct Cookies {
-    sent: HashMap<u64, u64>,
+    seen: HashMap<u64, Seen>,
     ours: Option<u64>,
+}
+
+/// A namespace at its last look.
+#[derive(Debug)]
+struct Seen {
+    namespace: Namespace,
+    total: u64,
+    since_before: u64,
+    at: Option<Instant>,
 }
 
 impl Cookies {
     /// Notes where every namespace stands now. One made later begins at 0.
     pub fn begin() -> Self {
         let mut cookies = Self {
-            sent: HashMap::new(),
+            seen: HashMap::new(),
             ours: netns::own(),
         };
-        for namespace in netns::all() {
-            if let Some(sent) = read(&namespace, cookies.ours) {
-                cookies.sent.insert(namespace.inode, sent);
-            }
-        }
+        cookies.find(true);
         cookies
     }
 
-    /// How many were sent in a namespace since the last call; none if it cannot be read.
+    fn find(&mut self, at_start: bool) {
+        for namespace in netns::all() {
+            let inode = namespace.inode;
+            if self.seen.contains_key(&inode) {
+                continue;
+            }
+            let total = if at_start {
+                read(&namespace, self.ours).unwrap_or(0)
+            } else {
+                0
+            };
+            let seen = Seen {
+                namespace,
+                total,
+                since_before: 0,
+                at: None,
+            };
+            self.seen.insert(inode, seen);
+        }
+    }
+
+    /// How many were sent in a namespace since the last look; none if it cannot be read.
     pub fn since(&mut self, inode: u64) -> Option<u64> {
-        let namespace = netns::all()
-            .into_iter()
-            .find(|namespace| namespace.inode == inode)?;
-        let now = read(&namespace, self.ours)?;
-        let before = self.sent.insert(inode, now).unwrap_or(0);
-        Some(now.saturating_sub(before))
+        if !self.seen.contains_key(&inode) {
+            self.find(false);
+        }
+        let ours = self.ours;
+        let seen = self.seen.get_mut(&inode)?;
+        if seen.at.is_none_or(|at| at.elapsed() > SAME_LOOK) {
+            let Some(total) = read(&seen.namespace, ours) else {
+                // It may be known by another file by now.
+                self.seen.remove(&inode);
+                return None;
+            };
+            seen.since_before = total.saturating_sub(seen.total);
+            seen.total = total;
+            seen.at = Some(Instant::now());
+        }
+        Some(seen.since_before)
     }
 }
 
-fn read(namespace: &netns::Namespace, ours: Option<u64>) -> Option<u64> {
+fn read(namespace: &Namespace, ours: Option<u64>) -> Option<u64> {
     let text = || fs::read_to_string("/proc/thread-self/net/netstat").map_err(Into::into);
     let text = if ours == Some(namespace.inode) {
         text()

@@ -241,6 +241,10 @@ fn push_counters(out: &mut Vec<u8>, totals: &Totals) {
         push_number(out, number);
     }
     push_known(out, "syn_retransmits", known(totals.syn_retransmits()));
+    // Before the handshake is complete these are what the kernel would begin with.
+    if !totals.was_established() {
+        return;
+    }
     push_known(out, "srtt_us", known(totals.srtt_us()));
     push_known(out, "min_rtt_us", known(totals.min_rtt_us()));
     push_key(out, "mss");
@@ -438,7 +442,7 @@ impl Sink for Json {
             }
             Event::Close(_, totals) => {
                 let mut lines = 0;
-                if self.lines.transition && !totals.is_deduced() {
+                if self.lines.transition && totals.shows_transition() {
                     self.transition(connection, Some(totals), out);
                     lines += 1;
                 }

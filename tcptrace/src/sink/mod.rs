@@ -9,7 +9,7 @@ pub mod time;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
-    event::{Connection, Event, Totals},
+    event::{Connection, ETIMEDOUT, Event, Totals},
     explain::{self, Evidence, Step},
 };
 
@@ -73,13 +73,26 @@ fn reset_reason(names: &HashMap<u32, String>, reason: u32) -> Option<String> {
 fn explanation(connection: &Connection, totals: Option<&Totals>) -> &'static str {
     let mut evidence = Evidence {
         span_us: connection.span_us(),
+        // Until somebody accepts, the owner is the listener's.
+        accepted: (connection.role() == "server" && connection.pid().is_some())
+            .then(|| !connection.is_provisional()),
+        fast_open: connection.is_without_fastopen().then_some(false),
         ..Evidence::default()
     };
     if let Some(totals) = totals {
         evidence.inferred = totals.is_deduced();
-        evidence.err = Some(totals.err());
+        evidence.err = Some(match totals.reason() {
+            // The end of a `FIN_WAIT2` leaves no error.
+            "timeout" => ETIMEDOUT,
+            _ => totals.err(),
+        });
         evidence.by_close = totals.is_by_close();
-        evidence.reset = totals.reset_sent().map(|sent| {
+        let reset = match totals.reason() {
+            "reset_sent" => Some(true),
+            "reset_received" => Some(false),
+            _ => totals.reset_sent(),
+        };
+        evidence.reset = reset.map(|sent| {
             if sent {
                 explain::Reset::Sent
             } else {

@@ -208,20 +208,29 @@ impl Table {
     fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
         let mut remark = std::mem::take(&mut self.scratch);
         remark.clear();
-        remark.push_str("closed");
+        let reason = totals.reason();
+        let established = totals.was_established();
+        if established || reason == "unknown" || connection.is_listener() {
+            remark.push_str("closed");
+        } else {
+            push_reason(&mut remark, reason);
+        }
         if let Some(us) = totals.duration_us() {
             remark.push_str(" after ");
             push_duration(&mut remark, us);
         }
-        let reason = totals.reason();
-        if reason != "unknown" {
+        if reason != "unknown" && established && !connection.is_listener() {
             remark.push_str(" · ");
-            remark.extend(reason.chars().map(|c| if c == '_' { ' ' } else { c }));
-        }
-        if let Some(side) = totals.closed_by().filter(|_| reason == "normal") {
-            remark.push_str(", ");
-            remark.push_str(side);
-            remark.push_str(" first");
+            push_reason(&mut remark, reason);
+            match totals.closed_by().filter(|_| reason == "normal") {
+                Some("both") => remark.push_str(", both at once"),
+                Some(side) => {
+                    remark.push_str(", ");
+                    remark.push_str(side);
+                    remark.push_str(" first");
+                }
+                None => {}
+            }
         }
         let mut took = |label: &str, us: Option<u64>| {
             if let Some(us) = us {
@@ -229,24 +238,41 @@ impl Table {
                 push_duration(&mut remark, us);
             }
         };
-        took(" · connect ", totals.connect_us());
+        if established {
+            took(" · connect ", totals.connect_us());
+        }
         took(" · handshake ", totals.handshake_us().map(u64::from));
         took(" · queued ", totals.accept_wait_us());
         if let Some(counters) = totals.counters() {
-            remark.push_str(" · ↑");
-            push_bytes(&mut remark, counters.tx_bytes);
-            remark.push_str(" ↓");
-            push_bytes(&mut remark, totals.rx_bytes().unwrap_or(0));
-            if counters.retransmits > 0 {
-                let count = count(counters.retransmits.into());
-                let _infallible = write!(remark, " · {count} sent again");
+            if established {
+                remark.push_str(" · ↑");
+                let sent = counters.tx_bytes.saturating_sub(counters.retrans_bytes);
+                push_bytes(&mut remark, sent);
+                remark.push_str(" ↓");
+                push_bytes(&mut remark, totals.rx_bytes().unwrap_or(0));
+            }
+            let again = counters.retransmits;
+            if again > 0 {
+                let what = if established { "segment" } else { "SYN" };
+                let plural = if again > 1 && established { "s" } else { "" };
+                let times = match again {
+                    _ if established => String::new(),
+                    1 => " once".to_owned(),
+                    times => format!(" {} times", count(times.into())),
+                };
+                let number = if established {
+                    format!("{} ", count(again.into()))
+                } else {
+                    String::new()
+                };
+                let _infallible = write!(remark, " · {number}{what}{plural} sent again{times}");
             }
         }
-        if let Some(us) = totals.srtt_us() {
+        if let Some(us) = totals.srtt_us().filter(|_| established) {
             remark.push_str(" · rtt ");
             push_duration(&mut remark, us.into());
         }
-        if self.wide {
+        if self.wide && established {
             Self::handshake(totals, &mut remark);
         }
         // Where each transition has its line, the times are there.
@@ -361,33 +387,50 @@ fn remote(connection: &Connection) -> String {
     }
 }
 
+fn push_reason(text: &mut String, reason: &str) {
+    text.extend(reason.chars().map(|c| if c == '_' { ' ' } else { c }));
+}
+
 /// What goes wrong at a listener.
 fn trouble(connection: &Connection, numbers: &Numbers) -> String {
     let mut parts = Vec::new();
-    let of = |limit: Option<u32>| limit.map_or_else(String::new, |limit| format!(" of {limit}"));
-    if let Some(dropped) = numbers.dropped().filter(|dropped| *dropped > 0) {
+    let many = |number: u32, one: &str, more: &str| {
+        format!(
+            "{} {}",
+            count(number.into()),
+            if number == 1 { one } else { more }
+        )
+    };
+    let some = |number: Option<u32>| number.filter(|number| *number > 0);
+    let limit = numbers.backlog_max();
+    if let Some(queued) = some(numbers.backlog()) {
+        let limit = limit.unwrap_or(u32::MAX);
+        // `sk_acceptq_is_full` lets one more in than the limit.
+        parts.push(if queued > limit {
+            format!("accept queue full ({queued}, limit {limit})")
+        } else {
+            format!("{queued} of {limit} wait for accept()")
+        });
+    }
+    if let Some(half_open) = some(numbers.half_open()) {
+        let of = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+        parts.push(format!("{half_open}{of} half-open"));
+    }
+    if let Some(dropped) = some(numbers.dropped()) {
         parts.push(format!("{} dropped", count(dropped.into())));
     }
-    if let Some(unanswered) = numbers.unanswered().filter(|unanswered| *unanswered > 0) {
-        parts.push(format!("{} SYN-ACKs unanswered", count(unanswered.into())));
-    }
-    if let Some(cookies) = numbers.cookies_sent().filter(|cookies| *cookies > 0) {
-        parts.push(format!("{} SYN cookies sent", count(cookies.into())));
-    }
-    if let Some(half_open) = numbers.half_open() {
-        parts.push(format!(
-            "{half_open}{} half-open",
-            of(numbers.backlog_max())
+    if let Some(unanswered) = some(numbers.unanswered()) {
+        parts.push(many(
+            unanswered,
+            "SYN-ACK unanswered",
+            "SYN-ACKs unanswered",
         ));
     }
-    if let Some(queued) = numbers.backlog() {
-        parts.push(format!(
-            "{queued}{} wait for accept()",
-            of(numbers.backlog_max())
-        ));
+    if let Some(cookies) = some(numbers.cookies_sent()) {
+        parts.push(many(cookies, "SYN cookie sent", "SYN cookies sent"));
     }
     if let Some(us) = connection.span_us() {
-        parts.push(format!("last accept() {} ago", duration(us)));
+        parts.push(format!("no accept() for {}", duration(us)));
     }
     parts.join(" · ")
 }
@@ -523,8 +566,7 @@ impl Sink for Table {
                 let mut remark = format!("RST {} in {state}", connection.direction());
                 let named = |reason| reset_reason(&self.reset_reasons, reason);
                 if let Some(reason) = numbers.reset_reason().and_then(named) {
-                    let reason = escape(reason.as_bytes()).replace('_', " ");
-                    let _infallible = write!(remark, " · {reason}");
+                    let _infallible = write!(remark, " ({})", escape(reason.as_bytes()));
                 }
                 self.remark(connection, &remark, RED, out);
                 1
@@ -540,7 +582,7 @@ impl Sink for Table {
             }
             Event::Close(connection, totals) => {
                 let mut lines = 0;
-                if self.lines.transition && !totals.is_deduced() {
+                if self.lines.transition && totals.shows_transition() {
                     self.transition(connection, Some(totals), out);
                     lines += 1;
                 }
