@@ -84,6 +84,10 @@ pub const FLAG_INFERRED: u8 = 16;
 /// the handshake's last segment only.
 pub const FLAG_NO_FASTOPEN: u8 = 32;
 
+/// Set in [`Record::flags`] of a [`KIND_CLOSE`]: nothing was told of the connection before, `accept()`
+/// included.
+pub const FLAG_HISTORY: u8 = 64;
+
 /// [`Record::span_ns`] of a span whose beginning went unseen.
 pub const SPAN_UNKNOWN: u64 = u64::MAX;
 

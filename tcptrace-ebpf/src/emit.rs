@@ -5,9 +5,9 @@ use tcptrace_common::{
     config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION},
     count,
     record::{
-        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_INFERRED, FLAG_NO_FASTOPEN, FLAG_PARTIAL,
-        KIND_ACCEPT, KIND_CLOSE, KIND_STEPS, KIND_TRANSITION, NotedRecord, PATH_LEN, PathRecord,
-        Record, SPAN_UNKNOWN, Step, UNKNOWN,
+        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_NO_FASTOPEN,
+        FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_STEPS, KIND_TRANSITION, NotedRecord, PATH_LEN,
+        PathRecord, Record, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
@@ -117,6 +117,9 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8) {
     record.accept_ns = sock.accept_ns;
     record.err = sock.err;
     record.path_len = len;
+    if config!(failed) != 0 {
+        record.head.flags |= FLAG_HISTORY;
+    }
     record.shutdown = sock.shutdown;
     record.untold = untold;
     record.moved = 0;

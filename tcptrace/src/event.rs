@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tcptrace_common::{
     record::{
-        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_INFERRED, FLAG_MAPPED, FLAG_NO_FASTOPEN,
-        FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT,
-        KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_HANDSHAKE,
-        KNOWN_ISN, NotedRecord, OPTION_ECN, OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS,
-        OPTION_WSCALE, PathRecord, RESET_RECEIVED, RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK,
-        ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Record, SOURCE_ACCEPT, SOURCE_CONNECT,
-        SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step, UNKNOWN,
+        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_MAPPED,
+        FLAG_NO_FASTOPEN, FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_RESET,
+        KIND_RETRANSMIT, KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_EXPIRED,
+        KNOWN_HANDSHAKE, KNOWN_ISN, NotedRecord, OPTION_ECN, OPTION_FASTOPEN, OPTION_SACK,
+        OPTION_TIMESTAMPS, OPTION_WSCALE, PathRecord, RESET_RECEIVED, RESET_SENT, RETRANSMIT_SYN,
+        RETRANSMIT_SYNACK, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Record, SOURCE_ACCEPT,
+        SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step,
+        UNKNOWN,
     },
     tcp,
 };
@@ -109,7 +110,20 @@ impl Event {
                 // A step without a time is a state it was found in, not a change.
                 let changes = (usize::from(path.untold)..last)
                     .filter(|index| totals.path()[*index].mono_ns() != 0);
-                for index in changes {
+                let mut accept = totals.untold_accept();
+                for index in changes.chain(std::iter::once(last)) {
+                    let at_ns = totals
+                        .path()
+                        .get(index)
+                        .map_or(u64::MAX, |step| step.mono_ns());
+                    if let Some(accepted) = accept.take_if(|accept| accept.mono_ns() < at_ns)
+                        && !each(&Self::Accept(accepted, Numbers([UNKNOWN; 6])))
+                    {
+                        return Ok(false);
+                    }
+                    if index == last {
+                        break;
+                    }
                     if !each(&Self::Transition(totals.waited(index))) {
                         return Ok(false);
                     }
@@ -410,6 +424,25 @@ impl Totals {
     /// Whether its last transition went unseen and is counted as lost.
     pub const fn is_deduced(&self) -> bool {
         self.path.head.flags & FLAG_DEDUCED != 0
+    }
+
+    /// That `accept()` returned it, if no record has told of it.
+    fn untold_accept(&self) -> Option<Connection> {
+        let head = &self.path.head;
+        if head.flags & FLAG_HISTORY == 0 || head.role != ROLE_SERVER || !self.is_accepted() {
+            return None;
+        }
+        let mut record = *head;
+        record.kind = KIND_ACCEPT;
+        record.mono_ns = self.path.accept_ns;
+        record.peer_pid = 0;
+        record.flags &= !FLAG_FIRST;
+        record.old = tcp::ESTABLISHED;
+        record.new = tcp::ESTABLISHED;
+        record.span_ns = self
+            .accept_wait_us()
+            .map_or(SPAN_UNKNOWN, |us| us.saturating_mul(1000));
+        Some(Connection(record))
     }
 
     /// A step of the path that had to wait for the last one.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tcptrace_common::config::{EMIT_CLOSE, EMIT_LISTENER, EMIT_TRANSITION};
+use tcptrace_common::config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_LISTENER, EMIT_TRANSITION};
 
 use crate::{
     bpf::{Losses, Snapshot, Tracer, Woken},
@@ -443,7 +443,12 @@ fn print_event(
     tally: &mut Tally,
     lines: &mut Vec<u8>,
 ) -> bool {
-    if matches!(event, Event::Transition(_)) && settings.print & EMIT_TRANSITION == 0 {
+    let unwanted = match event {
+        Event::Transition(_) => settings.print & EMIT_TRANSITION == 0,
+        Event::Accept(..) => settings.print & EMIT_ACCEPT == 0,
+        _ => false,
+    };
+    if unwanted {
         return true;
     }
     let connection = event.connection();
