@@ -229,7 +229,12 @@ fn states() {
             .collect();
         let ways = |of: &[(String, String, String, u64)]| -> Vec<String> {
             of.iter()
-                .map(|(conn, old, new, _)| format!("{conn} {old}>{new}"))
+                .map(|(conn, old, new, _)| {
+                    // Before 5.12 each tracer has ids of its own.
+                    let own = u64::from_str_radix(conn, 16).unwrap() >> 63 != 0;
+                    let conn = if own { "" } else { conn };
+                    format!("{conn} {old}>{new}")
+                })
                 .collect()
         };
         assert_eq!(ways(&told), ways(&wanted), "--state {list}");
