@@ -80,8 +80,13 @@ impl Config {
     };
 }
 
+/// The ends of time-wait sockets are told at once, by fentry or kprobe.
+pub const TIME_WAIT_AT_ONCE: u64 = 1;
+/// They are told by their timers, and by looking.
+pub const TIME_WAIT_BY_TIMER: u64 = 2;
+
 /// Time-wait sockets that one run of the program `watch` looks at.
-pub const LOOKS_PER_RUN: u64 = 8;
+pub const LOOKS_PER_RUN: u64 = 4;
 
 /// Words in one row of the `PORTS` bitmap: one bit for each of 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;

@@ -36,9 +36,9 @@ pub(crate) static PAIRS: HashMap<u64, Pair> = HashMap::with_max_entries(1, 0);
 #[map]
 pub(crate) static WATCH: Queue<u64> = Queue::with_max_entries(65536, 0);
 
-/// Index into [`TIME_WAIT`]: not 0 if `hook::timer_cancel` and `hook::watch` serve. Written by the
-/// agent.
-pub(crate) const BY_TIMER: u32 = 0;
+/// Index into [`TIME_WAIT`]: a `TIME_WAIT_*` of the configuration, or 0 if nothing tells what becomes
+/// of time-wait sockets. Written by the agent.
+pub(crate) const MODE: u32 = 0;
 /// Index into [`TIME_WAIT`]: address of the kernel's `tw_timer_handler`, learnt from the first
 /// time-wait socket.
 pub(crate) const HANDLER: u32 = 1;

@@ -10,7 +10,7 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use tcptrace_common::{
-    config::EMIT_TRANSITION,
+    config::{EMIT_TRANSITION, TIME_WAIT_BY_TIMER},
     count,
     layout::ABSENT,
     record::{FLAG_INFERRED, KNOWN_EXPIRED, RESET_RECEIVED, Step},
@@ -21,7 +21,7 @@ use crate::{
     constants::{config, off},
     emit,
     kernel::{Object as _, Probed, Typed, copy},
-    maps::{self, BEGIN_JIFFIES, BEGIN_NS, BY_TIMER, HANDLER, PAIRS, SOCKS, TIME_WAIT, WATCH},
+    maps::{self, BEGIN_JIFFIES, BEGIN_NS, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH},
     sock::{GONE, MOVED, PARTIAL, Pair, Sock},
 };
 
@@ -189,7 +189,7 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
     learn_handler(tw);
     if sock.state() == tcp::TIME_WAIT {
         sock.life = GONE;
-        if sock.is_shown() {
+        if sock.is_shown() && mode() != 0 {
             let index = sock.path_len.wrapping_sub(1);
             insert_pair(tw, &pair_of(sock, index, sock.step(index)));
         }
@@ -204,17 +204,24 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
         return;
     }
     // Without room on the list, its end shows when its timer stops.
-    let _listed = TIME_WAIT.get(BY_TIMER).is_some_and(|mode| *mode != 0) && watch(tw.address());
+    let _listed = mode() == TIME_WAIT_BY_TIMER && watch(tw.address());
     // It may have ended on another CPU, where nothing was known of it.
     if !tw.is_pending() {
         ended(tw, sock.step(sock.path_len.wrapping_sub(1)).mono_ns());
     }
 }
 
-/// Whether this socket's connection goes on in a time-wait socket that waits for the peer's FIN.
+/// Whether this socket's connection goes on in a time-wait socket that waits for the peer's FIN, and
+/// somebody will tell when it comes.
 #[inline(always)]
 pub(crate) fn waits(tw: TimeWait) -> bool {
-    tw.waits_for_fin()
+    tw.waits_for_fin() && mode() != 0
+}
+
+/// How the ends of time-wait sockets are learnt.
+#[inline(always)]
+fn mode() -> u64 {
+    TIME_WAIT.get(MODE).map_or(0, |mode| *mode)
 }
 
 #[inline(always)]

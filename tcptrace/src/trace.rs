@@ -58,7 +58,8 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     let mut kernel = Kernel::look(&settings.btf)?;
     let mut tracer = bpf::start(&settings, &kernel)?;
     for pid in &settings.pids {
-        if !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+        if kernel::shows_all_processes() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+        {
             log::warn!("there is no process {pid} now");
         }
     }

@@ -21,7 +21,12 @@ pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
     } else {
         UNKNOWN
     };
-    note(ctx.arg::<*const u8>(0) as u64, RESET_SENT, reason);
+    let sk = ctx.arg::<*const u8>(0);
+    // From 6.13 on the verifier wants to see this before it lets the address be calculated with.
+    if sk.is_null() {
+        return 0;
+    }
+    note(sk as u64, RESET_SENT, reason);
     0
 }
 

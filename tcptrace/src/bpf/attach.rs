@@ -11,7 +11,7 @@ use aya::{
     },
 };
 use tcptrace_common::{
-    config::{EMIT_CLOSE, EMIT_RESET, EMIT_TRANSITION},
+    config::{EMIT_CLOSE, EMIT_RESET, EMIT_TRANSITION, TIME_WAIT_AT_ONCE, TIME_WAIT_BY_TIMER},
     layout::{ABSENT, Layout},
 };
 
@@ -81,12 +81,21 @@ pub enum TimeWait {
 }
 
 impl TimeWait {
+    /// What it takes of the kernel, if more than tracing itself does.
     const fn kind(self) -> Option<HookKind> {
         match self {
             Self::Fentry => Some(HookKind::Fentry),
             Self::Kprobe => Some(HookKind::Kprobe),
-            Self::Timer => Some(HookKind::Tracepoint),
-            Self::None => None,
+            Self::Timer | Self::None => None,
+        }
+    }
+
+    /// The value the kernel side knows it by.
+    pub(super) const fn mode(self) -> u64 {
+        match self {
+            Self::Fentry | Self::Kprobe => TIME_WAIT_AT_ONCE,
+            Self::Timer => TIME_WAIT_BY_TIMER,
+            Self::None => 0,
         }
     }
 }
@@ -294,7 +303,7 @@ pub(super) fn attach_time_wait_hooks(
 ) -> (TimeWait, Vec<Link>) {
     for candidate in [TimeWait::Fentry, TimeWait::Kprobe, TimeWait::Timer] {
         let allowed = |kind| allowed.is_empty() || allowed.contains(&kind);
-        if !candidate.kind().is_some_and(allowed) {
+        if !candidate.kind().is_none_or(allowed) {
             continue;
         }
         match attach_time_wait(ebpf, btf, candidate) {

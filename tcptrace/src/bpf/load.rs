@@ -243,10 +243,10 @@ fn attach_optional(
         let (mechanism, mut attached) = attach::attach_time_wait_hooks(ebpf, btf, &settings.hooks);
         hooks.time_wait = mechanism;
         links.append(&mut attached);
+        map::<Array<&mut MapData, u64>>(ebpf, "TIME_WAIT")?
+            .set(0, mechanism.mode(), 0)
+            .map_err(anyhow::Error::new)?;
         if mechanism == TimeWait::Timer {
-            map::<Array<&mut MapData, u64>>(ebpf, "TIME_WAIT")?
-                .set(0, 1, 0)
-                .map_err(anyhow::Error::new)?;
             // The first look, at nothing, begins to count ticks.
             Ring::look(ebpf, 1);
         }

@@ -7,7 +7,7 @@ pub mod netns;
 pub mod netstat;
 pub mod tracefs;
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use tcptrace_common::layout::Layout;
 
@@ -114,6 +114,13 @@ fn is_confidential(mode: &str, command_line: &str) -> bool {
     } else {
         mode.contains("[confidentiality]")
     }
+}
+
+/// Whether `/proc` shows the host's process ids: in a container it shows only those inside.
+pub fn shows_all_processes() -> bool {
+    // PROC_PID_INIT_INO, include/linux/proc_ns.h
+    const INITIAL: u64 = 0xefff_fffc;
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL)
 }
 
 /// `uname -r`

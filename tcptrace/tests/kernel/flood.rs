@@ -177,8 +177,12 @@ fn unanswered_requests() {
     for number in 0..COUNT {
         request(&wire, number * 3, to);
     }
-    let half_open = stage.netns.half_open(listener.local);
-    assert_eq!(half_open, u64::from(COUNT));
+    // On a busy machine what comes over the wire waits for ksoftirqd.
+    let half_open = u64::from(COUNT);
+    let all = wait::poll(Duration::from_secs(5), || {
+        (stage.netns.half_open(listener.local) == half_open).then_some(())
+    });
+    assert!(all.is_some(), "{}", stage.netns.half_open(listener.local));
     let gone = wait::poll(Duration::from_secs(20), || {
         (stage.netns.half_open(listener.local) == 0).then_some(())
     });

@@ -36,6 +36,7 @@ mod prompt;
 mod reasons;
 mod record;
 mod refusals;
+mod segments;
 mod selection;
 mod stage;
 mod timewait;
@@ -224,6 +225,7 @@ fn main() -> ExitCode {
     let trials = SCENARIOS
         .iter()
         .chain(reasons::SCENARIOS)
+        .chain(segments::SCENARIOS)
         .chain(counters::SCENARIOS)
         .chain(timewait::SCENARIOS)
         .chain(flood::SCENARIOS)
