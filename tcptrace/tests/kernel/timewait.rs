@@ -211,9 +211,9 @@ impl Course {
 
         for record in &records {
             let polled = record.get("inferred").is_some();
-            let may_be = self.orphan
-                && record.text("old") == Some("FIN_WAIT2")
-                && sees_by_timers(told.records.start());
+            // On a slow machine a peer's FIN can come late without being told to.
+            let may_be =
+                record.text("old") == Some("FIN_WAIT2") && sees_by_timers(told.records.start());
             assert!(
                 !polled || may_be || record.event() == "close",
                 "inferred:\n{}",
