@@ -20,11 +20,11 @@ pub const UNLISTED: u32 = 7;
 pub const UNLISTED_SENT: u32 = 8;
 /// Other records (retransmissions, resets, listeners) that found the ring full.
 pub const RING_FULL_NOTED: u32 = 9;
-/// Ends of `TIME_WAIT` that found the ring full.
-pub const RING_FULL_PAIR: u32 = 12;
 /// Time-wait sockets put into `WATCH`.
 pub const WATCHED: u32 = 10;
 /// Time-wait sockets taken out of `WATCH` for good.
 pub const UNWATCHED: u32 = 11;
+/// Ends of `TIME_WAIT` that found the ring full.
+pub const RING_FULL_PAIR: u32 = 12;
 /// Length of the array.
 pub const COUNTS: u32 = 16;

@@ -90,23 +90,28 @@ pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
 /// Fills in the state change at `index` of the socket's path.
 #[inline(always)]
 pub(crate) fn fill_step(record: &mut Record, sock: &Sock, index: u8) {
-    let step = sock.step(index);
-    record.mono_ns = step.mono_ns();
-    record.kind = KIND_TRANSITION;
-    record.new = step.state();
-    record.seq = index;
     // Of the first step the state before is `origin`, and how long it lasted nobody knows.
     let mut before = Step::new(0, sock.origin);
     if index != 0 {
         before = sock.step(index - 1);
     }
+    fill_change(record, before, sock.step(index), index);
+    if index == sock.first() {
+        record.flags |= FLAG_FIRST;
+    }
+}
+
+/// Fills in the state change from one step to the next, at `index` of a path.
+#[inline(always)]
+fn fill_change(record: &mut Record, before: Step, step: Step, index: u8) {
+    record.mono_ns = step.mono_ns();
+    record.kind = KIND_TRANSITION;
     record.old = before.state();
+    record.new = step.state();
+    record.seq = index;
     record.span_ns = SPAN_UNKNOWN;
     if before.mono_ns() != 0 {
         record.span_ns = record.mono_ns - before.mono_ns();
-    }
-    if index == sock.first() {
-        record.flags |= FLAG_FIRST;
     }
 }
 
@@ -170,19 +175,11 @@ pub(crate) fn moved(
     record.counters.known |= known;
     record.counters.reset |= reset;
     let head = &mut record.path.head;
+    fill_change(head, sock.step(len.wrapping_sub(1)), last, len);
     head.kind = KIND_STEPS;
     if wanted & EMIT_CLOSE != 0 {
         head.kind = KIND_CLOSE;
         head.peer_pid = sock.closer;
-    }
-    let before = sock.step(len.wrapping_sub(1));
-    head.mono_ns = last.mono_ns();
-    head.old = before.state();
-    head.new = last.state();
-    head.seq = len;
-    head.span_ns = SPAN_UNKNOWN;
-    if before.mono_ns() != 0 {
-        head.span_ns = last.mono_ns() - before.mono_ns();
     }
     head.flags |= flags & FLAG_INFERRED;
     let ours = claim();

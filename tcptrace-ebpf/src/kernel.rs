@@ -1,7 +1,8 @@
 //! Reading kernel memory: directly where the verifier knows the type, by probe elsewhere.
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_probe_read_kernel,
+    bpf_get_current_task, bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    bpf_probe_read_kernel,
 };
 
 use crate::constants::{config, off};
@@ -78,6 +79,13 @@ pub(crate) fn copy<T: Copy>(into: &mut T, from: &T) {
         // SAFETY: as above.
         unsafe { into.write(value) };
     }
+}
+
+/// `CLOCK_MONOTONIC`, ns
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// The running task.

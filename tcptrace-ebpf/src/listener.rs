@@ -21,7 +21,7 @@ pub(crate) fn begin(key: u64, now_ns: u64) {
         unanswered: 0,
         unanswered_told: 0,
         drops_told: Probed(key).read(off!(sk_drops)),
-        synacks: 0,
+        reserved: 0,
     };
     let _full = BACKLOGS.insert(key, &backlog, 0);
 }

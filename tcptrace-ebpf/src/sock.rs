@@ -61,8 +61,8 @@ pub(crate) struct Backlog {
     pub unanswered_told: u32,
     /// `sk_drops` at the last look
     pub drops_told: u32,
-    /// SYN-ACKs sent again
-    pub synacks: u32,
+    /// Zero
+    pub reserved: u32,
 }
 
 /// A record of nothing, in read-only data: made on the stack it would cost a call that clears it

@@ -27,6 +27,9 @@ use crate::{
 
 /// Nodes of a hash chain that are looked at. A new one is put at the head.
 const CHAIN_MAX: u32 = 8;
+/// Longer than a timer can be between `timer_cancel` and being off, or set anew, with interrupts
+/// disabled.
+const STOPPING_NS: u64 = 5_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 /// `TCP_TIMEWAIT_LEN` (include/net/tcp.h), in seconds
 const TIMEWAIT_S: u64 = 60;
@@ -434,6 +437,8 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         if !runs && pair.ended_ns != 0 {
             emit::pair_ended(pair, pair.ended_ns, || PAIRS.remove(key).is_ok());
         }
+        // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
+        return runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS;
     }
     false
 }

@@ -11,7 +11,6 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::bpf_ktime_get_ns,
     macros::{fentry, kprobe, kretprobe, tracepoint},
     programs::{FEntryContext, ProbeContext, RetProbeContext, TracePointContext},
 };
@@ -24,7 +23,7 @@ use tcptrace_common::{
 use crate::{
     constants::{config, off},
     emit, filter,
-    kernel::{Object as _, Probed, current_task},
+    kernel::{self, Object as _, Probed, current_task},
     maps::{BACKLOGS, SOCKS},
     owner, publish,
 };
@@ -116,8 +115,7 @@ fn accepted(mut key: u64) {
     if sock.slot != 0 || !queued {
         return;
     }
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = kernel::now_ns();
     owner::current(&mut sock.owners[1]);
     if sock.owners[1].tgid != 0 {
         sock.sources[1] = SOURCE_ACCEPT;

@@ -3,16 +3,13 @@
 //! `sk_drops` of a listener counts requests and connections it had no room for (`tcp_listendrop`);
 //! the queues are `sk_ack_backlog` (`inet_csk_reqsk_queue_add`) and `icsk_accept_queue.qlen`.
 
-use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_ktime_get_ns, macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePointContext};
 use tcptrace_common::{count, record::KIND_LISTENER, tcp};
 
 use crate::{
     constants::off,
     emit,
-    kernel::{Object as _, Probed},
+    kernel::{self, Object as _, Probed},
     maps::{BACKLOGS, SOCKS},
 };
 
@@ -44,8 +41,7 @@ pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
     }
     told.drops_told = drops;
     told.unanswered_told = told.unanswered;
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = kernel::now_ns();
     emit::noted(
         sock,
         &sock.tuple,

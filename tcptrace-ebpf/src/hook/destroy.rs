@@ -5,9 +5,7 @@
 //! descriptor. The record lives exactly as long as the socket, so that a transition the first
 //! program recorded is recognised by the second even when it is the last.
 
-use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcptrace_common::{
     record::{ROLE_LISTENER, ROLE_SERVER},
     tcp,
@@ -16,7 +14,7 @@ use tcptrace_common::{
 use crate::{
     constants::{config, off},
     counters, emit, filter,
-    kernel::{Object as _, Typed},
+    kernel::{self, Object as _, Typed},
     maps::SOCKS,
     publish,
     sock::LIVES,
@@ -31,8 +29,7 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: a live record; nobody else has a reference to the socket any more.
     let sock = unsafe { &mut *pointer };
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = kernel::now_ns();
 
     // Never accepted: the listener's owner is the only owner it had.
     if config!(by_pid) != 0

@@ -3,16 +3,14 @@
 //! Prototypes: `(const struct sock *sk, const struct sk_buff *skb)`, since 6.12 with
 //! `const enum sk_rst_reason reason`; `sk` may be null. `(struct sock *sk)`.
 
-use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcptrace_common::{
     config::EMIT_RESET,
     count,
     record::{KIND_RESET, RESET_RECEIVED, RESET_SENT, UNKNOWN},
 };
 
-use crate::{constants::config, emit, maps::SOCKS, publish};
+use crate::{constants::config, emit, kernel, maps::SOCKS, publish};
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
@@ -46,8 +44,7 @@ fn note(key: u64, direction: u8, reason: u32) {
     if sock.counters.reset == 0 {
         sock.counters.reset = direction;
     }
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = kernel::now_ns();
     if config!(emit) & EMIT_RESET == 0 || !publish::complete(key, sock, now_ns) {
         return;
     }

@@ -3,9 +3,7 @@
 //! Prototypes: `(const struct sock *sk, const struct sk_buff *skb)`, since 6.17 with `int err`;
 //! `(const struct sock *sk, const struct request_sock *req)`, `sk` the listener.
 
-use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcptrace_common::{
     config::EMIT_RETRANSMIT,
     count,
@@ -17,17 +15,11 @@ use tcptrace_common::{
 use crate::{
     constants::{config, off},
     counters, emit, filter,
-    kernel::{Object as _, Probed, Typed},
+    kernel::{self, Object as _, Probed, Typed},
     maps::{BACKLOGS, SOCKS, SYNACKS},
     publish,
     tuple::Tuple,
 };
-
-#[inline(always)]
-fn now_ns() -> u64 {
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    unsafe { bpf_ktime_get_ns() }
-}
 
 /// Attached only if such records are wanted: the socket counts by itself.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
@@ -42,7 +34,7 @@ pub(crate) fn retransmit(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: a live record, under this socket's lock.
     let sock = unsafe { &mut *pointer };
-    let now_ns = now_ns();
+    let now_ns = kernel::now_ns();
     if !publish::complete(sk.address(), sock, now_ns) {
         return 0;
     }
@@ -81,7 +73,7 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     let sock = unsafe { &*pointer };
     let before: u8 = req.read(off!(req_num_retrans));
     let mut tuple = Tuple::read(req, false, || 0);
-    // SAFETY: no arguments inside; the address is the request's own.
+    // Behind `struct request_sock`, where the verifier knows no type.
     let sent_us: u64 = Probed(req.address()).read(off!(req_snt_synack));
     if sent_us != 0 {
         let _full = SYNACKS.insert(&tuple.request(sock.netns), &sent_us, 0);
@@ -90,7 +82,6 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         // SAFETY: a live record. CPUs may meet here and one addition be lost: a request then
         // counts at its next SYN-ACK or not at all.
         let backlog = unsafe { &mut *backlog };
-        backlog.synacks = backlog.synacks.wrapping_add(1);
         backlog.unanswered = backlog.unanswered.wrapping_add(u32::from(before == 0));
     }
     if config!(emit) & EMIT_RETRANSMIT == 0 || !sock.is_shown() || !filter::takes(&tuple) {
@@ -107,7 +98,7 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         sock,
         &tuple,
         KIND_RETRANSMIT,
-        now_ns(),
+        kernel::now_ns(),
         count::RING_FULL_NOTED,
         |head, numbers| {
             head.seq = RETRANSMIT_SYNACK;

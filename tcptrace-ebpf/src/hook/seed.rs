@@ -11,7 +11,7 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_ktime_get_ns, bpf_seq_write, bpf_sock_from_file},
+    helpers::generated::{bpf_seq_write, bpf_sock_from_file},
 };
 use tcptrace_common::{
     count,
@@ -111,8 +111,7 @@ extern "C" fn seed_files(ctx: *const TaskFile) -> i32 {
 #[inline(always)]
 fn cookie_of_file(file: *const u8, sk: Probed) -> u64 {
     if config!(cookie_helper) == 0 {
-        // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-        return kernel::cookie_or_own_id(sk.read(off!(sk_cookie)), unsafe { bpf_ktime_get_ns() });
+        return kernel::cookie_or_own_id(sk.read(off!(sk_cookie)), kernel::now_ns());
     }
     // SAFETY: `file` is the iterator's typed pointer, which is what the helper takes.
     let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) };
@@ -144,8 +143,7 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
     if sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP {
         return 0;
     }
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    let cookie = kernel::cookie(typed, unsafe { bpf_ktime_get_ns() });
+    let cookie = kernel::cookie(typed, kernel::now_ns());
     if SOCKS.get_ptr_mut(sk.0).is_none() {
         insert(sk, None, cookie);
     }
@@ -331,8 +329,7 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
     }
     let mut record = Record::EMPTY;
     emit::fill(&mut record, sock, &sock.tuple);
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    record.mono_ns = unsafe { bpf_ktime_get_ns() };
+    record.mono_ns = kernel::now_ns();
     record.kind = KIND_SOCKET;
     record.old = state;
     record.new = state;

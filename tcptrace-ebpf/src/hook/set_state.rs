@@ -4,9 +4,7 @@
 //! 5.10 to 7.3. Called by `inet_sk_state_store` just before `sk->sk_state` is written, in the
 //! task that works on the socket or in a softirq, always under the socket's lock.
 
-use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
 use tcptrace_common::{
     count,
@@ -106,8 +104,7 @@ pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
 fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     let Transition { sk, new, .. } = transition;
     let key = sk.address();
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = kernel::now_ns();
     let known = SOCKS.get_ptr_mut(key);
 
     if rescue {

@@ -10,7 +10,6 @@
 //! for a late FIN only if that falls into another bucket of the timer wheel.
 
 use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_ns,
     macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext},
 };
@@ -18,38 +17,38 @@ use tcptrace_common::{config::LOOKS_PER_RUN, count};
 
 use crate::{
     constants::off,
-    kernel::{Object as _, Typed},
+    kernel::{self, Object as _, Typed},
     maps::{self, HANDLER, TIME_WAIT, WATCH},
     timewait::{self, TimeWait},
 };
 
-#[inline(always)]
-fn now_ns() -> u64 {
-    // SAFETY: no arguments; CLOCK_MONOTONIC in ns.
-    unsafe { bpf_ktime_get_ns() }
-}
-
 #[fentry(function = "inet_twsk_kill")]
 pub(crate) fn tw_kill_fentry(ctx: FEntryContext) -> i32 {
-    timewait::ended(TimeWait::at(ctx.arg::<u64>(0)), now_ns());
+    timewait::ended(TimeWait::at(ctx.arg::<u64>(0)), kernel::now_ns());
     0
 }
 
 #[fentry(function = "__inet_twsk_schedule")]
 pub(crate) fn tw_schedule_fentry(ctx: FEntryContext) -> i32 {
-    timewait::rescheduled(TimeWait::at(ctx.arg::<u64>(0)), now_ns());
+    timewait::rescheduled(TimeWait::at(ctx.arg::<u64>(0)), kernel::now_ns());
     0
 }
 
 #[kprobe]
 pub(crate) fn tw_kill_kprobe(ctx: ProbeContext) -> u32 {
-    timewait::ended(TimeWait::at(ctx.arg::<u64>(0).unwrap_or(0)), now_ns());
+    timewait::ended(
+        TimeWait::at(ctx.arg::<u64>(0).unwrap_or(0)),
+        kernel::now_ns(),
+    );
     0
 }
 
 #[kprobe]
 pub(crate) fn tw_schedule_kprobe(ctx: ProbeContext) -> u32 {
-    timewait::rescheduled(TimeWait::at(ctx.arg::<u64>(0).unwrap_or(0)), now_ns());
+    timewait::rescheduled(
+        TimeWait::at(ctx.arg::<u64>(0).unwrap_or(0)),
+        kernel::now_ns(),
+    );
     0
 }
 
@@ -63,14 +62,14 @@ pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let tw = timer.0.wrapping_sub(off!(tw_timer) as usize) as u64;
-    timewait::stopped(TimeWait::at(tw), now_ns());
+    timewait::stopped(TimeWait::at(tw), kernel::now_ns());
     0
 }
 
 /// Run by the agent: looks at a few of the time-wait sockets on the list.
 #[raw_tracepoint]
 pub(crate) fn watch(_ctx: RawTracePointContext) -> i32 {
-    let now_ns = now_ns();
+    let now_ns = kernel::now_ns();
     timewait::begin(now_ns);
     for _ in 0..LOOKS_PER_RUN {
         let Ok(Some(key)) = WATCH.pop() else { break };

@@ -73,9 +73,8 @@ fn reset_reason(names: &HashMap<u32, String>, reason: u32) -> Option<String> {
 fn explanation(connection: &Connection, totals: Option<&Totals>) -> &'static str {
     let mut evidence = Evidence {
         span_us: connection.span_us(),
-        // Until somebody accepts, the owner is the listener's.
-        accepted: (connection.role() == "server" && connection.pid().is_some())
-            .then(|| !connection.is_provisional()),
+        // That nobody did is not known: not every acceptance is seen on every kernel.
+        accepted: (connection.pid_source() == "accept").then_some(true),
         fast_open: connection.is_without_fastopen().then_some(false),
         ..Evidence::default()
     };
@@ -99,8 +98,9 @@ fn explanation(connection: &Connection, totals: Option<&Totals>) -> &'static str
                 explain::Reset::Received
             }
         });
-        evidence.accepted = (connection.role() == "server" && !connection.is_partial())
-            .then(|| totals.is_accepted());
+        if totals.reason() == "listener_closed" {
+            evidence.accepted = Some(false);
+        }
         evidence.retransmits = totals.syn_retransmits().unwrap_or(0);
     }
     explain::explain(&Step {

@@ -1,0 +1,117 @@
+//! Why a connection ended, and who ended it.
+
+use tcptrace_common::{
+    record::{KNOWN_EXPIRED, RESET_RECEIVED, RESET_SENT, ROLE_LISTENER, ROLE_SERVER},
+    tcp,
+};
+
+use super::{Totals, totals::SHUTDOWN_BOTH};
+
+impl Totals {
+    /// Why it ended, as far as the path, the socket's error and the RSTs that were seen prove it.
+    pub fn reason(&self) -> &'static str {
+        let path = self.path();
+        let passed = |state| path.iter().any(|step| step.state() == state);
+        let both_fins = passed(tcp::FIN_WAIT2)
+            || passed(tcp::CLOSING)
+            || passed(tcp::LAST_ACK)
+            || passed(tcp::TIME_WAIT);
+        // Set by `tcp_close` before the state changes, by `tcp_done` after it.
+        let by_close = self.is_by_close();
+        let from = self.path.head.old;
+        let open = matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT);
+        // A listener may keep the error of what the socket was before.
+        if self.path.head.role == ROLE_LISTENER {
+            return "normal";
+        }
+        match (self.path.err, self.counters.reset) {
+            (ECONNREFUSED, _) => "refused",
+            (ETIMEDOUT, _) => "timeout",
+            (EHOSTUNREACH | ENETUNREACH, _) => "unreachable",
+            (ECONNABORTED, _) => "reset_sent",
+            (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED) => "reset_received",
+            (0, RESET_SENT) => "reset_sent",
+            (0, _) if from == tcp::SYN_SENT => "canceled",
+            // The peer's FIN never came.
+            (0, _) if self.counters.known & KNOWN_EXPIRED != 0 => "timeout",
+            (0, _) if self.ends_without_fin() => "unknown",
+            (0, _) if both_fins => "normal",
+            // Neither FIN went out: `tcp_close` with linger 0 or unread data aborts.
+            (0, _) if by_close && open => "reset_sent",
+            // `inet_csk_listen_stop` ends what nobody has accepted.
+            (0, _)
+                if self.path.head.role == ROLE_SERVER
+                    && self.path.accept_ns == 0
+                    && self.path.shutdown != SHUTDOWN_BOTH
+                    && !self.is_deduced()
+                    && open =>
+            {
+                "listener_closed"
+            }
+            // `tcp_disconnect`, which resets.
+            (0, _) if open && !self.is_deduced() => "reset_sent",
+            _ => "unknown",
+        }
+    }
+
+    /// Whether it ended in a time-wait socket that still waited for the peer's FIN.
+    const fn ends_without_fin(&self) -> bool {
+        self.is_moved() && self.path.head.new == tcp::CLOSE
+    }
+
+    /// Whether it ended by refusal, timeout, reset, or for want of a way
+    pub fn is_failure(&self) -> bool {
+        matches!(
+            self.reason(),
+            "refused" | "timeout" | "unreachable" | "reset_received" | "reset_sent"
+        )
+    }
+
+    /// Who closed it: who sent the first FIN, or the RST that ended it
+    pub fn closed_by(&self) -> Option<&'static str> {
+        if self.path.head.role == ROLE_LISTENER {
+            return None;
+        }
+        match self.reason() {
+            "refused" | "reset_received" => return Some("remote"),
+            "canceled" | "reset_sent" | "listener_closed" => return Some("local"),
+            _ => {}
+        }
+        let mut states = self.path().iter().map(|step| step.state());
+        if states.clone().any(|state| state == tcp::CLOSING) {
+            return Some("both");
+        }
+        states.find_map(|state| match state {
+            tcp::FIN_WAIT1 | tcp::FIN_WAIT2 | tcp::TIME_WAIT => Some("local"),
+            tcp::CLOSE_WAIT | tcp::LAST_ACK => Some("remote"),
+            _ => None,
+        })
+    }
+
+    /// The socket's error as its symbol
+    pub const fn errno(&self) -> Option<&'static str> {
+        if self.path.head.role == ROLE_LISTENER {
+            return None;
+        }
+        Some(match self.path.err {
+            ECONNREFUSED => "ECONNREFUSED",
+            ETIMEDOUT => "ETIMEDOUT",
+            EHOSTUNREACH => "EHOSTUNREACH",
+            ENETUNREACH => "ENETUNREACH",
+            ECONNRESET => "ECONNRESET",
+            EPIPE => "EPIPE",
+            ECONNABORTED => "ECONNABORTED",
+            _ => return None,
+        })
+    }
+}
+
+// include/uapi/asm-generic/errno.h
+const EPIPE: u32 = 32;
+const ENETUNREACH: u32 = 101;
+const ECONNABORTED: u32 = 103;
+const ECONNRESET: u32 = 104;
+/// `sk_err` after a timeout
+pub const ETIMEDOUT: u32 = 110;
+const ECONNREFUSED: u32 = 111;
+const EHOSTUNREACH: u32 = 113;

@@ -1,0 +1,309 @@
+//! How long everything took, and what the kernel counted.
+
+use tcptrace_common::{
+    record::{
+        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_PARTIAL, KIND_ACCEPT,
+        KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN, OPTION_ECN, OPTION_FASTOPEN,
+        OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PathRecord, RESET_RECEIVED, RESET_SENT,
+        ROLE_CLIENT, ROLE_SERVER, SPAN_UNKNOWN, Step, UNKNOWN,
+    },
+    tcp,
+};
+
+use super::{Connection, State};
+
+/// What the last record says of the whole connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Totals {
+    pub(super) path: PathRecord,
+    pub(super) counters: Counters,
+    hides_transition: bool,
+}
+
+impl Totals {
+    pub(super) const fn new(path: PathRecord, counters: Counters) -> Self {
+        Self {
+            path,
+            counters,
+            hides_transition: false,
+        }
+    }
+
+    /// Whether its last transition is to be shown: it was seen, and nobody filters it.
+    pub const fn shows_transition(&self) -> bool {
+        !self.is_deduced() && !self.hides_transition
+    }
+
+    /// The totals alone.
+    #[must_use]
+    pub const fn without_transition(mut self) -> Self {
+        self.hides_transition = true;
+        self
+    }
+
+    /// The states it was in.
+    pub fn passed(&self) -> impl Iterator<Item = State> {
+        self.path().iter().map(|step| State(step.state()))
+    }
+
+    /// Whether its last transition went unseen and is counted as lost.
+    pub const fn is_deduced(&self) -> bool {
+        self.path.head.flags & FLAG_DEDUCED != 0
+    }
+
+    /// That `accept()` returned it, if no record has told of it.
+    pub(super) fn untold_accept(&self) -> Option<Connection> {
+        let head = &self.path.head;
+        if head.flags & FLAG_HISTORY == 0 || head.role != ROLE_SERVER || !self.is_accepted() {
+            return None;
+        }
+        let mut record = *head;
+        record.kind = KIND_ACCEPT;
+        record.mono_ns = self.path.accept_ns;
+        record.peer_pid = 0;
+        record.flags &= !FLAG_FIRST;
+        record.old = tcp::ESTABLISHED;
+        record.new = tcp::ESTABLISHED;
+        record.span_ns = self
+            .accept_wait_us()
+            .map_or(SPAN_UNKNOWN, |us| us.saturating_mul(1000));
+        Some(Connection(record))
+    }
+
+    /// A step of the path that had to wait for the last one.
+    pub(super) fn waited(&self, index: usize) -> Connection {
+        let mut record = self.path.head;
+        let path = self.path();
+        let (step, before) = (path[index], index.checked_sub(1).map(|before| path[before]));
+        record.kind = KIND_TRANSITION;
+        record.mono_ns = step.mono_ns();
+        record.new = step.state();
+        record.span_ns = SPAN_UNKNOWN;
+        record.peer_pid = 0;
+        record.seq = u8::try_from(index).unwrap_or(u8::MAX);
+        record.flags &= !FLAG_FIRST;
+        if let Some(before) = before {
+            record.old = before.state();
+            if before.mono_ns() != 0 {
+                record.span_ns = step.mono_ns().saturating_sub(before.mono_ns());
+            }
+        } else {
+            // A life begins in CLOSE, or as a clone of a listener.
+            record.old = if record.role == ROLE_SERVER {
+                tcp::LISTEN
+            } else {
+                tcp::CLOSE
+            };
+            record.flags |= FLAG_FIRST;
+        }
+        Connection(record)
+    }
+
+    /// The process that closed it
+    pub fn closer_pid(&self) -> Option<u32> {
+        (self.path.head.peer_pid != 0).then_some(self.path.head.peer_pid)
+    }
+
+    /// From the first step to the end; none if the beginning went unseen
+    pub fn duration_us(&self) -> Option<u64> {
+        let first = self.path().first()?;
+        (first.mono_ns() != 0).then(|| self.end_ns().saturating_sub(first.mono_ns()) / 1000)
+    }
+
+    /// From the SYN to ESTABLISHED, as the client saw it, or until that failed
+    pub fn connect_us(&self) -> Option<u64> {
+        let [syn, rest @ ..] = self.path() else {
+            return None;
+        };
+        if self.path.head.role != ROLE_CLIENT || syn.state() != tcp::SYN_SENT {
+            return None;
+        }
+        let done = rest
+            .iter()
+            .find(|step| matches!(step.state(), tcp::ESTABLISHED | tcp::CLOSE))?;
+        Some(done.mono_ns().saturating_sub(syn.mono_ns()) / 1000)
+    }
+
+    /// Time in the accept queue
+    pub fn accept_wait_us(&self) -> Option<u64> {
+        let queued = self
+            .path()
+            .iter()
+            .find(|step| step.state() == tcp::ESTABLISHED && step.mono_ns() != 0)?;
+        (self.path.accept_ns != 0)
+            .then(|| self.path.accept_ns.saturating_sub(queued.mono_ns()) / 1000)
+    }
+
+    /// Each state it was in and for how long, µs, in the order they were entered; a state entered
+    /// before we came is left out. `close()` after `shutdown()` reports the present state once
+    /// more: its two parts are one.
+    pub fn states(&self) -> impl Iterator<Item = (State, u64)> {
+        let path = self.path();
+        let lasted_us = move |at: usize| {
+            let left_ns = path
+                .get(at + 1)
+                .map_or(self.end_ns(), |next| next.mono_ns());
+            left_ns.saturating_sub(path[at].mono_ns()) / 1000
+        };
+        let known = move |at: usize| {
+            let ends = matches!(path[at].state(), tcp::CLOSE | tcp::TIME_WAIT);
+            path[at].mono_ns() != 0 && (at + 1 < path.len() || !ends)
+        };
+        let repeats = move |at: usize| {
+            path[..at]
+                .iter()
+                .any(|earlier| earlier.state() == path[at].state() && earlier.mono_ns() != 0)
+        };
+        (0..path.len())
+            .filter(move |at| known(*at) && !repeats(*at))
+            .map(move |at| {
+                let state = path[at].state();
+                let us = (at..path.len())
+                    .filter(|later| known(*later) && path[*later].state() == state)
+                    .map(lasted_us)
+                    .sum();
+                (State(state), us)
+            })
+    }
+
+    /// Whether the handshake was ever complete, or may have been before we came
+    pub fn was_established(&self) -> bool {
+        self.path.head.flags & FLAG_PARTIAL != 0
+            || self
+                .path()
+                .iter()
+                .any(|step| step.state() == tcp::ESTABLISHED)
+            || self.path.head.new == tcp::TIME_WAIT
+    }
+
+    /// What the kernel has counted; none if it could not be read, or counts nothing (a listener)
+    pub fn counters(&self) -> Option<&Counters> {
+        (self.counters.known & KNOWN_COUNTERS != 0).then_some(&self.counters)
+    }
+
+    /// Payload received in order. The kernel counts the peer's FIN as a byte (`tcp_fin` comes after
+    /// `tcp_rcv_nxt_update`); here it is taken off again.
+    pub fn rx_bytes(&self) -> Option<u64> {
+        let path = self.path();
+        let fin = path
+            .iter()
+            .enumerate()
+            .any(|(at, step)| match step.state() {
+                tcp::CLOSE_WAIT | tcp::LAST_ACK | tcp::CLOSING => true,
+                // A FIN that came after the socket was gone nobody counted.
+                tcp::TIME_WAIT => !self.is_moved() || at + 1 < path.len(),
+                _ => false,
+            });
+        self.counters()
+            .map(|counters| counters.rx_bytes.saturating_sub(u64::from(fin)))
+    }
+
+    /// Least round-trip time of late
+    pub fn min_rtt_us(&self) -> Option<u32> {
+        self.counters()
+            .map(|counters| counters.min_rtt_us)
+            .filter(|us| *us != UNKNOWN)
+    }
+
+    /// Smoothed round-trip time
+    pub fn srtt_us(&self) -> Option<u32> {
+        self.counters()
+            .map(|counters| counters.srtt_us)
+            .filter(|us| *us != 0)
+    }
+
+    /// SYN or SYN-ACK sent again
+    pub fn syn_retransmits(&self) -> Option<u32> {
+        let counters = self.counters()?;
+        let never_open = self.path.head.old == tcp::SYN_SENT;
+        if never_open {
+            return Some(counters.retransmits);
+        }
+        let seen = self
+            .path()
+            .iter()
+            .any(|step| step.state() == tcp::ESTABLISHED && step.mono_ns() != 0);
+        seen.then_some(u32::from(counters.syn_retransmits))
+    }
+
+    /// Both initial sequence numbers, ours first
+    pub fn isns(&self) -> Option<(u32, u32)> {
+        (self.counters.known & KNOWN_ISN != 0)
+            .then_some((self.counters.isn, self.counters.peer_isn))
+    }
+
+    /// How long the request was half-open: from SYN-ACK to the final ACK
+    pub fn handshake_us(&self) -> Option<u32> {
+        (self.counters.known & KNOWN_HANDSHAKE != 0).then_some(self.counters.handshake_us)
+    }
+
+    /// Window scales, to send and to receive; none unless agreed on
+    pub fn wscales(&self) -> Option<(u8, u8)> {
+        let counters = self.counters()?;
+        (counters.options & OPTION_WSCALE != 0)
+            .then_some((counters.wscales & 15, counters.wscales >> 4))
+    }
+
+    /// Names of the options agreed on
+    pub fn options(&self) -> impl Iterator<Item = &'static str> {
+        let options = self.counters().map_or(0, |counters| counters.options);
+        [
+            (OPTION_SACK, "sack"),
+            (OPTION_TIMESTAMPS, "timestamps"),
+            (OPTION_WSCALE, "wscale"),
+            (OPTION_ECN, "ecn"),
+            (OPTION_FASTOPEN, "fastopen"),
+        ]
+        .into_iter()
+        .filter_map(move |(bit, name)| (options & bit != 0).then_some(name))
+    }
+
+    /// Name of the congestion control algorithm; it comes from a kernel module
+    pub fn congestion(&self) -> Option<String> {
+        let counters = self.counters()?;
+        let name: [u8; 16] = zerocopy::transmute!(counters.congestion);
+        let len = name.iter().position(|byte| *byte == 0)?;
+        (len > 0).then(|| String::from_utf8_lossy(&name[..len]).into_owned())
+    }
+
+    /// `sk_err` at the last state change
+    pub const fn err(&self) -> u32 {
+        self.path.err
+    }
+
+    /// Whether the process's `close()` made the last state change
+    pub fn is_by_close(&self) -> bool {
+        self.path.shutdown == SHUTDOWN_BOTH && !self.is_deduced() && !self.is_moved()
+    }
+
+    /// RST received (`Some(false)`) or sent (`Some(true)`) before the end
+    pub const fn reset_sent(&self) -> Option<bool> {
+        match self.counters.reset {
+            RESET_SENT => Some(true),
+            RESET_RECEIVED => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Whether somebody accepted it
+    pub const fn is_accepted(&self) -> bool {
+        self.path.accept_ns != 0
+    }
+
+    /// Whether its last state change was a time-wait socket's
+    pub(super) const fn is_moved(&self) -> bool {
+        self.path.moved != 0
+    }
+
+    const fn end_ns(&self) -> u64 {
+        self.path.head.mono_ns
+    }
+
+    pub(super) fn path(&self) -> &[Step] {
+        let len = usize::from(self.path.path_len).min(self.path.path.len());
+        &self.path.path[..len]
+    }
+}
+
+/// `SHUTDOWN_MASK`, include/net/sock.h
+pub(super) const SHUTDOWN_BOTH: u8 = 3;
