@@ -310,7 +310,7 @@ pub(super) fn attach_time_wait_hooks(
             Ok(links) => return (candidate, links),
             Err(why) => log::info!(
                 "time_wait: not by {candidate}: {}",
-                super::object::chain(&why)
+                super::object::brief(&super::object::chain(&why))
             ),
         }
     }
@@ -390,8 +390,7 @@ fn reason(mechanism: Mechanism, why: &ProgramError) -> String {
         return format!("this kernel offers no {what}");
     }
     let text = if text.is_empty() { first } else { text };
-    let text = text.split(" Verifier output:").next().unwrap_or_default();
-    text.trim_end_matches(['.', ' ', ':']).to_owned()
+    super::object::brief(&text).to_owned()
 }
 
 fn attach_accept(

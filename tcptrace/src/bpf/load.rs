@@ -17,7 +17,7 @@ use zerocopy::IntoBytes as _;
 use super::{
     attach::{self, Hooks, TimeWait},
     counts::{Counts, Losses},
-    object::{chain, map},
+    object::{brief, chain, map},
     ring::{Ring, Woken},
     snapshot,
 };
@@ -254,7 +254,7 @@ fn attach_optional(
     let mut attach = |name, tracepoint| {
         attach::load_and_attach_tracepoint(ebpf, btf, name, tracepoint)
             .map(|link| links.push(link))
-            .map_err(|why| log::info!("{tracepoint}: {}", chain(&why)))
+            .map_err(|why| log::warn!("{tracepoint} is not seen: {}", brief(&chain(&why))))
             .is_ok()
     };
     if wants(EMIT_CLOSE | EMIT_RESET) {

@@ -26,6 +26,12 @@ where
     Ok(M::try_from(map).map_err(anyhow::Error::new)?)
 }
 
+/// Without the verifier's log, which is many lines long.
+pub(super) fn brief(error: &str) -> &str {
+    let brief = error.split(" Verifier output:").next().unwrap_or_default();
+    brief.trim_end_matches(['.', ' ', ':'])
+}
+
 /// An error and its causes in one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
