@@ -178,6 +178,16 @@ impl Sock {
         self.path[index as usize & (PATH_LEN - 1)]
     }
 
+    /// Whether its last step was this one. `close()` after `shutdown()` reports the present state once
+    /// more, and once only: then it stands in the path twice.
+    #[inline(always)]
+    pub(crate) fn has_stepped(&self, old: u8, new: u8) -> bool {
+        self.path_len > 0
+            && self.state() == new
+            && (old != new
+                || (self.path_len > 1 && self.step(self.path_len.wrapping_sub(2)).state() == new))
+    }
+
     /// Adds a step. A ninth, which no TCP makes, replaces the eighth.
     #[inline(always)]
     pub(crate) fn push(&mut self, step: Step) {

@@ -31,9 +31,6 @@ use crate::{
 const IPPROTO_TCP: u16 = 6;
 const SHUTDOWN_MASK: u8 = 3;
 
-/// A step this recent is the one the first program has just recorded.
-const JUST_NOW_NS: u64 = 1_000_000;
-
 #[derive(Clone, Copy)]
 struct Transition {
     sk: Typed,
@@ -102,7 +99,7 @@ pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
-    let Transition { sk, new, .. } = transition;
+    let Transition { sk, old, new } = transition;
     let key = sk.address();
     let now_ns = kernel::now_ns();
     let known = SOCKS.get_ptr_mut(key);
@@ -117,11 +114,8 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
             if sock.life != LIVES && new == tcp::CLOSE {
                 return;
             }
-            if sock.path_len > 0 && sock.state() == new {
-                let last = sock.step(sock.path_len - 1);
-                if now_ns - last.mono_ns() < JUST_NOW_NS {
-                    return;
-                }
+            if sock.has_stepped(old, new) {
+                return;
             }
         }
         maps::count(count::RESCUED, 1);
