@@ -5,6 +5,10 @@
 #![no_std]
 #![no_main]
 #![expect(
+    clippy::cast_possible_truncation,
+    reason = "the size of a port fits everywhere"
+)]
+#![expect(
     clippy::needless_pass_by_value,
     reason = "aya's macros pass contexts by value"
 )]
@@ -12,7 +16,7 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_RB_NO_WAKEUP,
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel},
     macros::{btf_tracepoint, map},
     maps::{PerCpuArray, RingBuf},
     programs::BtfTracePointContext,
@@ -76,21 +80,27 @@ fn ports(word: usize) -> u32 {
     unsafe { words.read_volatile() }
 }
 
-/// A field of the socket, which the verifier knows the type of.
-fn port(sk: *const u8, offset: u32) -> u16 {
-    let field = sk.wrapping_add(offset as usize).cast::<u16>();
-    // SAFETY: the verifier accepts only an offset that lies on a member of `struct sock`.
-    unsafe { *field }
+/// A port of the socket, by its offset, if it is one of those that count.
+///
+/// Read by probe: its own port is a member of `struct inet_sock`, and `sk_num` is 0 at the end.
+fn counts(sk: *const u8, offset: u32) -> bool {
+    let mut port = 0_u16;
+    // SAFETY: the helper writes two bytes, zeroes on a fault.
+    unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut port).cast(),
+            size_of::<u16>() as u32,
+            sk.wrapping_add(offset as usize).cast(),
+        );
+    }
+    u32::from(u16::from_be(port)) & ports(3) == ports(2)
 }
 
 /// Counts, independently of whoever traces.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn count(ctx: BtfTracePointContext) -> i32 {
     let sk = ctx.arg::<*const u8>(0);
-    let own = port(sk, ports(0));
-    let peer = u16::from_be(port(sk, ports(1)));
-    let counts = |port: u16| u32::from(port) & ports(3) == ports(2);
-    if (counts(own) || counts(peer))
+    if (counts(sk, ports(0)) || counts(sk, ports(1)))
         && let Some(count) = COUNT.get_ptr_mut(0)
     {
         // SAFETY: a live, aligned map value of this CPU; the kernel does not enter this program

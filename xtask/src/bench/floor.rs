@@ -47,7 +47,7 @@ fn main() -> Result<()> {
 /// Attaches one program of the object.
 fn attach(object: &str, program: &str, [port, mask]: [u32; 2]) -> Result<Ebpf> {
     let kernel = Kernel::look(Path::new(BTF)).map_err(|why| anyhow::anyhow!("{why}"))?;
-    let ports = [kernel.layout.sk_num, kernel.layout.sk_dport, port, mask];
+    let ports = [kernel.layout.inet_sport, kernel.layout.sk_dport, port, mask];
     let words: Vec<u8> = ports.into_iter().flat_map(u32::to_ne_bytes).collect();
     let mut ebpf = EbpfLoader::new()
         .override_global("PORTS", words.as_slice(), true)

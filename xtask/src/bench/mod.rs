@@ -134,9 +134,11 @@ fn prepare_and_measure(args: &Args) -> Result<()> {
         }
     }
     let programs = build()?;
-    let mut trials = workspace::as_root(env::current_exe()?);
+    let mut trials = workspace::as_root("unshare");
     let rounds = choice.rounds.to_string();
     trials
+        .args(["--mount", "--"])
+        .arg(env::current_exe()?)
         .args(["bench", "trials", "--rounds", &rounds])
         .args(choice.quick.then_some("--quick"));
     for name in &choice.only {
@@ -259,18 +261,21 @@ struct Bench<'a> {
     choice: &'a Choice,
     programs: &'a Programs,
     tools: Vec<Tool>,
-    absent: Vec<Tool>,
+    absent: Vec<(Tool, String)>,
 }
 
 impl<'a> Bench<'a> {
     fn new(choice: &'a Choice, programs: &'a Programs) -> Result<Self> {
-        let here = |tool: &Tool| {
-            tool.package()
-                .is_none_or(|(program, _)| workspace::has_program(program))
-        };
-        let (tools, absent) = choice.tools().into_iter().partition(here);
-        if !workspace::has_program("unshare") || !workspace::has_program("ip") {
-            bail!("the load needs the commands unshare and ip");
+        if !workspace::has_program("ip") {
+            bail!("the load needs the command ip");
+        }
+        mount_tracefs()?;
+        let (mut tools, mut absent) = (Vec::new(), Vec::new());
+        for tool in choice.tools() {
+            match tool.start(programs, Stdio::null()) {
+                Ok(_tracer) => tools.push(tool),
+                Err(why) => absent.push((tool, format!("{why:#}"))),
+            }
         }
         Ok(Self {
             choice,
@@ -456,11 +461,25 @@ impl<'a> Bench<'a> {
                 text += &format!("- {program}: {package} {}\n", version(package));
             }
         }
-        for tool in &self.absent {
-            text += &format!("- {} could not be had here\n", tool.name);
+        for (tool, why) in &self.absent {
+            text += &format!("- {} does not run here: {why}\n", tool.name);
         }
         Ok(text + "\n")
     }
+}
+
+/// The peers need it and do not mount it. This is seen by us and by what we start alone.
+fn mount_tracefs() -> Result<()> {
+    if Path::new("/sys/kernel/tracing/events").exists() {
+        return Ok(());
+    }
+    workspace::run(Command::new("mount").args([
+        "-t",
+        "tracefs",
+        "tracefs",
+        "/sys/kernel/tracing",
+    ]))?;
+    Ok(())
 }
 
 /// The version of an installed package, as far as the system can tell.

@@ -1,6 +1,6 @@
 //! What is compared: nothing, the floor, tcptrace in its modes, and its peers.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{self, Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -185,11 +185,14 @@ impl Tool {
 
     /// Starts it, and waits until it has attached and has nothing left to prepare.
     pub(super) fn start(self, programs: &Programs, output: Stdio) -> Result<Option<Tracer>> {
-        let Some(tracer) = self.spawn(programs, output)? else {
+        let Some(mut tracer) = self.spawn(programs, output)? else {
             return Ok(None);
         };
         let start = Instant::now();
         while !bpf(tracer.pid())?.attached {
+            if let Some(status) = tracer.ended()? {
+                bail!("{} ended ({status}): {}", self.name, tracer.last_words()?);
+            }
             if start.elapsed() > START_LIMIT {
                 bail!("{} does not attach", self.name);
             }
@@ -240,9 +243,17 @@ impl Tracer {
             }
             thread::sleep(Duration::from_millis(1));
         }
-        let took = start.elapsed();
-        let said = std::fs::read(&self.errors)?;
-        Ok((took, String::from_utf8_lossy(&said).into_owned()))
+        Ok((start.elapsed(), self.said()?))
+    }
+
+    fn said(&self) -> Result<String> {
+        let said = fs::read(&self.errors)?;
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    }
+
+    fn last_words(&self) -> Result<String> {
+        let said = self.said()?;
+        Ok(said.lines().last().unwrap_or_default().to_owned())
     }
 
     fn ended(&mut self) -> Result<Option<ExitStatus>> {
