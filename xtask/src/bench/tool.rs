@@ -168,9 +168,10 @@ impl Tool {
 
     /// Whether a line tells of something that the load has done and its kernel hook has seen.
     pub(super) fn counts(self, line: &str) -> bool {
-        // Nobody but us tells of these: accepts, totals, and ends of TIME_WAIT.
+        // Nobody but us tells of these: what was open, accepts, totals, and ends of TIME_WAIT.
         let of_ours = self.prints == Prints::Transitions
             && [
+                "\"event\":\"socket\"",
                 "\"event\":\"accept\"",
                 "\"event\":\"close\"",
                 "\"old\":\"TIME_WAIT\"",

@@ -256,6 +256,8 @@ pub(super) fn promptness(tool: Tool, programs: &Programs) -> Result<Promptness> 
         thread::sleep(Duration::from_millis(20));
     }
     wait_until_idle(tracer.pid(), LINE_LIMIT)?;
+    // What was open at its start is no answer.
+    while seen.try_recv().is_ok() {}
     let order = Instant::now();
     load.order("go")?;
     let quiet = seen.recv_timeout(LINE_LIMIT).ok();
