@@ -5,7 +5,7 @@
 //! transitions by now.
 
 use std::env;
-use std::io::{self, BufRead as _, Write};
+use std::io::{self, BufRead as _, Write as _};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;

@@ -11,6 +11,7 @@ mod tool;
 mod trial;
 
 use std::env;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -319,8 +320,7 @@ impl<'a> Bench<'a> {
             }
             Table::Programs => {
                 let _counting = Stats::enable()?;
-                let programs =
-                    self.compare("max", at_most, Output::Discarded, |tool| tool.runs())?;
+                let programs = self.compare("max", at_most, Output::Discarded, Tool::runs)?;
                 format!(
                     "## In the kernel\n\nThe same load with `kernel.bpf_stats_enabled`, all \
                      programs of a tool together.\n\n{}\n",
@@ -458,11 +458,11 @@ impl<'a> Bench<'a> {
         );
         for tool in &self.tools {
             if let Some((program, package)) = tool.package() {
-                text += &format!("- {program}: {package} {}\n", version(package));
+                writeln!(text, "- {program}: {package} {}", version(package))?;
             }
         }
         for (tool, why) in &self.absent {
-            text += &format!("- {} does not run here: {why}\n", tool.name);
+            writeln!(text, "- {} does not run here: {why}", tool.name)?;
         }
         Ok(text + "\n")
     }

@@ -1,6 +1,7 @@
 //! Trials to Markdown.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::tool::{Prints, Tool};
 use super::trial::{Promptness, Sample};
@@ -326,13 +327,14 @@ pub(super) fn promptness(tools: &[(Tool, Vec<Promptness>)]) -> String {
     ]);
     for (tool, trials) in tools {
         let each = || trials.iter();
+        let ms = |took: Duration| took.as_secs_f64() * 1e3;
         row(
             &mut text,
             &[
                 tool.name.to_owned(),
-                spread(each().filter_map(|trial| trial.first_ms), 0),
-                spread(each().map(|trial| trial.exit_ms), 0),
-                spread(each().filter_map(|trial| trial.quiet_ms), 1),
+                spread(each().filter_map(|trial| trial.first).map(ms), 0),
+                spread(each().map(|trial| ms(trial.exit)), 0),
+                spread(each().filter_map(|trial| trial.quiet).map(ms), 1),
             ],
         );
     }

@@ -13,7 +13,7 @@ use super::load::{PORT, PORT_MASK};
 use super::process::{bpf, wait_until_idle};
 
 /// A tracer that is not ready by then has failed.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// A tracer that has not ended by then is killed.
 const END_LIMIT: Duration = Duration::from_secs(20);
@@ -177,7 +177,7 @@ impl Tool {
                 "\"old\":\"TIME_WAIT\"",
             ]
             .into_iter()
-            .chain(["accepted after", "closed after", "TIME_WAIT → "])
+            .chain(["open · ", "accepted after", "closed after", "TIME_WAIT → "])
             .any(|other| line.contains(other));
         let mut words = line.split(|c: char| !c.is_ascii_alphanumeric());
         let on_port = |word: &str| word.parse().is_ok_and(|port: u16| port & PORT_MASK == PORT);

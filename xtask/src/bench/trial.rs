@@ -23,7 +23,7 @@ const TRANSITIONS: u32 = 10;
 const CLOSING: u32 = 6;
 
 /// How long a tool may go on with what the load has left it.
-const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+const DRAIN_LIMIT: Duration = Duration::from_mins(1);
 
 /// Until the kernel has done away with the namespace of the load and its sockets.
 const SETTLE: Duration = Duration::from_millis(1500);
@@ -211,12 +211,12 @@ fn count_lines(tool: Tool, lines: File) -> Result<u64> {
 /// How soon a tool shows something.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Promptness {
-    /// From its start to the first line, under 1,000 connections each second, ms
-    pub(super) first_ms: Option<f64>,
-    /// From SIGINT to its end under that load, ms
-    pub(super) exit_ms: f64,
-    /// From the order to connect, on an idle host, to the line, ms
-    pub(super) quiet_ms: Option<f64>,
+    /// From its start to the first line, under 1,000 connections each second
+    pub(super) first: Option<Duration>,
+    /// From SIGINT to its end under that load
+    pub(super) exit: Duration,
+    /// From the order to connect, on an idle host, to the line
+    pub(super) quiet: Option<Duration>,
 }
 
 /// Starts and ends a tool under load, then has it show a single connection.
@@ -267,11 +267,10 @@ pub(super) fn promptness(tool: Tool, programs: &Programs) -> Result<Promptness> 
     drop(load);
     thread::sleep(SETTLE);
 
-    let ms = |from: Instant| move |to: Instant| to.duration_since(from).as_secs_f64() * 1e3;
     Ok(Promptness {
-        first_ms: first.map(ms(start)),
-        exit_ms: exit.as_secs_f64() * 1e3,
-        quiet_ms: quiet.map(ms(order)),
+        first: first.map(|seen| seen - start),
+        exit,
+        quiet: quiet.map(|seen| seen - order),
     })
 }
 
