@@ -19,7 +19,7 @@ use crate::{
     kernel::Probed,
     listener,
     maps::{self, LOCKS, PENDING, SOCKS},
-    sock::{Sock, UNLISTED, WAITING},
+    sock::{NO_FASTOPEN, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
 
@@ -43,6 +43,12 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
         return;
     }
     if !sock.is_shown() {
+        return;
+    }
+    // Without Fast Open the final ACK that made this socket takes it to its next state at once, in
+    // the same softirq: one record tells of both.
+    if sock.state() == tcp::SYN_RECV && sock.flags & NO_FASTOPEN != 0 {
+        leave(sock);
         return;
     }
     if sock.tuple.whole == 0 && sock.state() != tcp::CLOSE {
@@ -93,6 +99,14 @@ fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
         maps::count(count::HELD, 1);
         emit::nudge();
     } else {
+        leave(sock);
+    }
+}
+
+/// Leaves the first step for the next transition.
+#[inline(always)]
+fn leave(sock: &mut Sock) {
+    if config!(emit) & EMIT_TRANSITION != 0 {
         sock.flags |= UNLISTED;
         maps::count(count::UNLISTED, 1);
     }

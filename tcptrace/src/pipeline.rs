@@ -409,10 +409,10 @@ fn print_record(
     })
 }
 
-/// What is left of an event when only these states are wanted, a bit each; 0: all. A connection's
+/// What is left of an event when only these states are wanted, a bit each. A connection's
 /// totals stay if it was ever in one of them.
 fn filter_states(event: &Event, states: u16) -> Option<Event> {
-    let listed = |state: State| states == 0 || states >> (state.0 & 15) & 1 != 0;
+    let listed = |state: State| states >> (state.0 & 15) & 1 != 0;
     let connection = event.connection();
     let changes = listed(connection.oldstate()) || listed(connection.newstate());
     match event {
@@ -459,9 +459,14 @@ fn print_event(
     if connection.is_first() || unlisted_close {
         tally.connections += 1;
     }
-    let event = &match filter_states(event, settings.states) {
-        Some(event) => event,
-        None => return true,
+    let kept;
+    let event = if settings.states == 0 {
+        event
+    } else if let Some(left) = filter_states(event, settings.states) {
+        kept = left;
+        &kept
+    } else {
+        return true;
     };
     tally.transitions += match event {
         Event::Transition(_) => 1,

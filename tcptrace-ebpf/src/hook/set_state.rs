@@ -346,8 +346,6 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         if sock.role != ROLE_LISTENER {
             counters::read(sk, &mut sock.counters);
         }
-    } else if new == tcp::ESTABLISHED {
-        counters::handshake(sk, sock, now_ns);
     }
     // `tcp_close` sets both directions of `sk_shutdown` before it changes the state; a reset
     // that a reader's backlog brings in does so only afterwards (`tcp_done`), but it leaves an
@@ -390,6 +388,10 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     } else if sock.conn == 0 {
         // Found at start, without its cookie, and in a namespace that could not be entered.
         sock.conn = kernel::cookie(sk, now_ns);
+    }
+    // By the four-tuple, which a child has only now before 6.16.
+    if new == tcp::ESTABLISHED {
+        counters::handshake(sk, sock, now_ns);
     }
     if filter::judges() && !judge(sock, new, now_ns) {
         publish::forget(key, sock);

@@ -131,14 +131,9 @@ fn failed_slow_and_roles() {
         (&["--failed", "--slower-than", "300ms"], |done, life| {
             done.failed.contains(&life.ends()) && done.slow.contains(&life.ends())
         }),
-        (&["--slower-than", "1h"], |_, _| false),
         (&["--role", "client"], |_, life| {
             life.steps[0].new == "SYN_SENT"
         }),
-        (&["--role", "server"], |_, life| {
-            life.steps[0].new == "SYN_RECV"
-        }),
-        (&["--role", "listener"], |_, life| life.is_listener()),
         (&["--role", "client,listener"], |_, life| {
             life.steps[0].new != "SYN_RECV"
         }),
@@ -195,13 +190,7 @@ fn accepts(done: &Done, lives: &[Life], shown: &[&Record]) {
 
 /// `--state` is about transitions, not about connections.
 fn states() {
-    const LISTS: &[&str] = &[
-        "SYN_SENT",
-        "CLOSE_WAIT,LAST_ACK",
-        "TIME_WAIT",
-        "LISTEN",
-        "CLOSING",
-    ];
+    const LISTS: &[&str] = &["SYN_SENT", "CLOSE_WAIT,LAST_ACK,LISTEN", "TIME_WAIT"];
 
     let netns = Netns::new();
     let wire = Wire::stretch(&netns);
@@ -227,7 +216,10 @@ fn states() {
     let all = transitions(&reference.finish().fine());
     for (list, tracer) in LISTS.iter().zip(tracers) {
         let states: Vec<_> = list.split(',').collect();
-        let told = transitions(&tracer.finish().fine());
+        let finished = tracer.finish();
+        assert!(finished.status.success(), "{}", finished.stderr);
+        // Not whole lives.
+        let told = transitions(&finished.records);
         let wanted: Vec<_> = all
             .iter()
             .filter(|(_, old, new, _)| {
@@ -237,10 +229,15 @@ fn states() {
             .collect();
         let ways = |of: &[(String, String, String, u64)]| -> Vec<String> {
             of.iter()
-                .map(|(conn, old, new, _)| format!("{conn} {old}>{new}"))
+                .map(|(conn, old, new, _)| {
+                    // Before 5.12 each tracer has ids of its own.
+                    let own = u64::from_str_radix(conn, 16).unwrap() >> 63 != 0;
+                    let conn = if own { "" } else { conn };
+                    format!("{conn} {old}>{new}")
+                })
                 .collect()
         };
         assert_eq!(ways(&told), ways(&wanted), "--state {list}");
-        assert_eq!(wanted.is_empty(), *list == "CLOSING", "--state {list}");
+        assert!(!wanted.is_empty(), "--state {list}");
     }
 }

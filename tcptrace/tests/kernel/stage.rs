@@ -11,12 +11,14 @@ use crate::{
     peer::First,
     record::{self, Record, Records},
     tracer::Tracer,
-    truth::{self, Life, Truth},
+    truth::{self, Life, Step, Truth},
 };
 
 pub(crate) struct Stage {
     pub(crate) netns: Netns,
-    truth: Truth,
+    /// Until nothing more is asked of it
+    truth: Option<Truth>,
+    steps: Vec<Step>,
     pub(crate) tracer: Tracer,
 }
 
@@ -37,8 +39,17 @@ impl Stage {
         let tracer = start();
         Self {
             netns,
-            truth,
+            truth: Some(truth),
+            steps: Vec::new(),
             tracer,
+        }
+    }
+
+    /// Ends the recording of the truth before the trace: it is of the whole host, and others may
+    /// fill it up.
+    pub(crate) fn know_enough(&mut self) {
+        if let Some(truth) = self.truth.take() {
+            self.steps = truth.stop();
         }
     }
 
@@ -59,12 +70,12 @@ impl Stage {
         self.end_at_once(Signal::INT, wildcards)
     }
 
-    fn end_at_once(self, signal: Signal, wildcards: &[u16]) -> Told {
+    fn end_at_once(mut self, signal: Signal, wildcards: &[u16]) -> Told {
         // At once: much of what happened may still be on its way through the tracer.
         self.tracer.signal(signal);
-        let steps = self.truth.stop();
+        self.know_enough();
         let records = self.tracer.wait().fine();
-        let lives = truth::lives_in(&steps, &self.netns, wildcards);
+        let lives = truth::lives_in(&self.steps, &self.netns, wildcards);
         assert!(!lives.is_empty(), "the test did nothing");
         Told {
             records,

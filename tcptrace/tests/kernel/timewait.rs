@@ -542,6 +542,10 @@ fn fin_wait2_goes_on() {
             .iter()
             .find(|record| record.event() == "close" && record.is_of(held))
             .unwrap();
+        // Before `tcp:tcp_send_reset` tells of time-wait sockets as well, as it does where it gives
+        // its reason, nobody knows whether it was their RST or ours.
+        let unknown = reason == "reset_received" && !truth::tells_reset_reason();
+        let reason = if unknown { "unknown" } else { reason };
         assert_eq!(close.text("reason"), Some(reason), "{}", close.line);
     }
 }
@@ -733,7 +737,7 @@ fn none_allowed() {
 fn expiry() {
     const MINUTE_US: std::ops::Range<u64> = 60_000_000..63_000_000;
 
-    let stage = Stage::open(&["--no-existing"]);
+    let mut stage = Stage::open(&["--no-existing"]);
     // The machine may be a slow one, and a look takes it a while.
     let watch = Watch::over(&stage.netns, Duration::from_millis(20));
     let mut client = Actor::spawn(&stage.netns, "client");
@@ -774,6 +778,8 @@ fn expiry() {
     let scene = "closed by a kill";
     courses.push(Course::new(scene, &near, &who, CLOSED_FIRST_TO_THE_END));
 
+    stage.netns.settle(0);
+    stage.know_enough();
     for course in &courses {
         await_end(
             &stage.tracer,
@@ -801,7 +807,7 @@ fn expiry() {
 
 /// As many come out as went in, and as the kernel counts.
 fn storm() {
-    const EACH: usize = 3000;
+    const EACH: usize = 1500;
 
     let mut netns = Netns::new();
     netns.set("tcp_max_tw_buckets", "100000");

@@ -63,6 +63,15 @@ pub(crate) fn prepare() {
     TRACEFS.set(folder).unwrap();
 }
 
+/// Whether `tcp:tcp_send_reset` gives the kernel's reason.
+pub(crate) fn tells_reset_reason() -> bool {
+    let format = TRACEFS
+        .get()
+        .unwrap()
+        .join("events/tcp/tcp_send_reset/format");
+    fs::read_to_string(format).unwrap().contains("reason")
+}
+
 /// The mount itself goes with the process; its folder does not.
 pub(crate) fn clean_up() {
     if let Some(folder) = TRACEFS.get() {
