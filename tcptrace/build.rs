@@ -3,12 +3,9 @@
 
 use std::env;
 use std::error::Error;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::symlink;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use bpf_toolchain::{BpfCompiler, CORE_VAR, LINKER_VAR, RUSTC_VAR, TARGET, Unusable};
 
@@ -71,11 +68,11 @@ fn run() -> Result<Vec<PathBuf>> {
     let output = compiler
         .cargo("build", &arch, &link_flags)
         // Without progress, what is left on stderr are warnings and errors.
-        .arg("--quiet")
+        .args(["--quiet", "--bin", "tcptrace"])
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(&workspace)
-        .env("LD_LIBRARY_PATH", linker_libraries(&compiler, &out)?)
+        .env("LD_LIBRARY_PATH", bpf_toolchain::linker_libraries(&compiler, &out)?)
         .output()?;
     let messages = String::from_utf8_lossy(&output.stderr).into_owned();
     if !output.status.success() {
@@ -99,63 +96,6 @@ fn run() -> Result<Vec<PathBuf>> {
         .map(|source| workspace.join(source))
         .chain([linker])
         .collect())
-}
-
-/// The library path for `bpf-linker`, with the compiler's own LLVM first.
-///
-/// The linker loads the first file named `libLLVM*` of the library path. A distribution may have
-/// several versions in one folder, and older ones cannot read the compiler's output, so the right
-/// one is linked into a folder of its own.
-fn linker_libraries(compiler: &BpfCompiler, out: &Path) -> Result<OsString> {
-    let version = Command::new(&compiler.rustc).arg("-vV").output()?;
-    let version = String::from_utf8(version.stdout)?;
-    let major = version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next())
-        .ok_or_else(|| format!("{} does not say its LLVM version", compiler.rustc.display()))?;
-    let llvm = find_llvm(&compiler.sysroot, major).ok_or_else(|| {
-        format!(
-            "no LLVM {major} library under {}/lib",
-            compiler.sysroot.display()
-        )
-    })?;
-
-    let folder = out.join("llvm");
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => fs::create_dir(&folder)?,
-    }
-    symlink(&llvm, folder.join(llvm.file_name().unwrap_or_default()))?;
-    let inherited = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    Ok(env::join_paths(
-        [folder].into_iter().chain(env::split_paths(&inherited)),
-    )?)
-}
-
-fn find_llvm(sysroot: &Path, major: &str) -> Option<PathBuf> {
-    let multiarch = format!("lib/{}-linux-gnu", env::consts::ARCH);
-    let prefixes = [format!("libLLVM.so.{major}"), format!("libLLVM-{major}")];
-    ["lib", "lib64", &multiarch]
-        .into_iter()
-        .filter_map(|folder| fs::read_dir(sysroot.join(folder)).ok())
-        .flat_map(Iterator::flatten)
-        .filter(|entry| {
-            let name = entry.file_name();
-            prefixes
-                .iter()
-                .any(|prefix| name.to_string_lossy().starts_with(prefix))
-        })
-        .filter_map(|entry| entry.path().canonicalize().ok())
-        .find(|path| is_elf(path))
-}
-
-/// rustup's toolchains have a text file, for the host's linker, beside the library.
-fn is_elf(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut magic))
-        .is_ok()
-        && magic == *b"\x7fELF"
 }
 
 /// The compiler ran and was not content.

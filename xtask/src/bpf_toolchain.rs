@@ -4,9 +4,12 @@
 //! `cargo xtask` always agree. It therefore uses nothing but the standard library.
 
 use std::env;
+use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -76,7 +79,7 @@ impl fmt::Display for Unusable {
     }
 }
 
-impl std::error::Error for Unusable {}
+impl Error for Unusable {}
 
 impl BpfCompiler {
     /// The compiler to use: the active one with its `rust-src` component if that is installed,
@@ -142,7 +145,7 @@ impl BpfCompiler {
 
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo
-            .args([subcommand, "--package", "tcptrace-ebpf", "--bin", "tcptrace"])
+            .args([subcommand, "--package", "tcptrace-ebpf"])
             .args(["--release", "--target", TARGET])
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .env("RUSTC", &self.rustc)
@@ -184,6 +187,66 @@ pub(crate) fn find_linker(workspace: &Path) -> Result<PathBuf, Unusable> {
         return Ok(own);
     }
     on_path("bpf-linker").next().ok_or(Unusable::Linker)
+}
+
+/// The library path for `bpf-linker`, with the compiler's own LLVM first.
+///
+/// The linker loads the first file named `libLLVM*` of the library path. A distribution may have
+/// several versions in one folder, and older ones cannot read the compiler's output, so the right
+/// one is linked into a folder of its own.
+pub(crate) fn linker_libraries(
+    compiler: &BpfCompiler,
+    out: &Path,
+) -> Result<OsString, Box<dyn Error>> {
+    let version = Command::new(&compiler.rustc).arg("-vV").output()?;
+    let version = String::from_utf8(version.stdout)?;
+    let major = version
+        .lines()
+        .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next())
+        .ok_or_else(|| format!("{} does not say its LLVM version", compiler.rustc.display()))?;
+    let llvm = find_llvm(&compiler.sysroot, major).ok_or_else(|| {
+        format!(
+            "no LLVM {major} library under {}/lib",
+            compiler.sysroot.display()
+        )
+    })?;
+
+    let folder = out.join("llvm");
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => fs::create_dir(&folder)?,
+    }
+    symlink(&llvm, folder.join(llvm.file_name().unwrap_or_default()))?;
+    let inherited = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    Ok(env::join_paths(
+        [folder].into_iter().chain(env::split_paths(&inherited)),
+    )?)
+}
+
+fn find_llvm(sysroot: &Path, major: &str) -> Option<PathBuf> {
+    let multiarch = format!("lib/{}-linux-gnu", env::consts::ARCH);
+    let prefixes = [format!("libLLVM.so.{major}"), format!("libLLVM-{major}")];
+    ["lib", "lib64", &multiarch]
+        .into_iter()
+        .filter_map(|folder| fs::read_dir(sysroot.join(folder)).ok())
+        .flat_map(Iterator::flatten)
+        .filter(|entry| {
+            let name = entry.file_name();
+            prefixes
+                .iter()
+                .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        })
+        .filter_map(|entry| entry.path().canonicalize().ok())
+        .find(|path| is_elf(path))
+}
+
+/// rustup's toolchains have a text file, for the host's linker, beside the library.
+fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .is_ok()
+        && magic == *b"\x7fELF"
 }
 
 /// The only kind of core library to use, if the user said so.

@@ -48,7 +48,7 @@ fn clippy_of_ebpf() -> Result<Outcome> {
         ));
     }
     let mut clippy = compiler.cargo("clippy", env::consts::ARCH, &["-Dwarnings".to_owned()]);
-    workspace::run(clippy.current_dir(workspace::root()))
+    workspace::run(clippy.arg("--bins").current_dir(workspace::root()))
 }
 
 fn dependencies() -> Result<Outcome> {

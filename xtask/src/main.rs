@@ -4,6 +4,7 @@
     reason = "saying what happens is this program's job"
 )]
 
+mod bench;
 mod bpf_toolchain;
 mod build;
 mod lint;
@@ -31,6 +32,8 @@ enum Task {
     Test(test::Args),
     /// Run the kernel tests on other kernels, in virtual machines
     Vm(vm::Args),
+    /// Measure tcptrace beside other tracers and beside none; needs root
+    Bench(bench::Args),
     /// Check formatting, lints and dependencies
     Lint,
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Lint => lint::run(),
     };
     match done {

@@ -1,0 +1,375 @@
+//! The load: short connections between two processes, in a network namespace of their own.
+//!
+//! The client is told what to do line by line and answers each, so that nothing of it happens
+//! before the tracer is ready: `ready`; `open` for the connections that stay, `opened`; `go`, the
+//! numbers as JSON; then it keeps the namespace, and the sockets in `TIME_WAIT`, until it is let go.
+
+use std::env;
+use std::fs;
+use std::io::{self, BufRead, Lines, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
+
+use super::dialogue::Dialogue;
+use super::process;
+use crate::workspace;
+
+/// Ports of servers: a multiple of 64, and the 63 after it.
+pub(super) const PORT: u16 = 7744;
+/// What tells those ports from others.
+pub(super) const PORT_MASK: u16 = !63;
+
+/// Threads on either side.
+const THREADS: u16 = 4;
+
+/// So many clients in one namespace have ports for their servers.
+const MOST_PARTS: u64 = 15;
+
+/// Open files that a process needs besides its connections.
+const OTHER_FILES: u64 = 100;
+
+/// What to do, of each kind as many as told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(super) struct Plan {
+    /// Short connections
+    #[arg(long, default_value_t = 0)]
+    pub(super) connections: u32,
+    /// Of those, how many each second; 0: as many as can be
+    #[arg(long, default_value_t = 0)]
+    pub(super) rate: u32,
+    /// Connections that stay open
+    #[arg(long, default_value_t = 0)]
+    pub(super) hold: u32,
+    /// Which of several clients in one namespace it is for
+    #[arg(long, default_value_t = 0)]
+    pub(super) part: u16,
+}
+
+impl Plan {
+    /// The command line that says so.
+    pub(super) fn args(self) -> Vec<String> {
+        let of = |name: &str, number: u32| [format!("--{name}"), number.to_string()];
+        [
+            of("connections", self.connections),
+            of("rate", self.rate),
+            of("hold", self.hold),
+            of("part", self.part.into()),
+        ]
+        .concat()
+    }
+
+    /// The port for those of one thread's connections that stay.
+    fn hold_port(self, thread: u16) -> u16 {
+        PORT + (1 + self.part) * THREADS + thread
+    }
+
+    /// Splits what one process may not have open into several plans.
+    fn parts(self) -> Result<Vec<Self>> {
+        let limit = allow_files()?.saturating_sub(OTHER_FILES).max(1);
+        let parts = u64::from(self.hold).div_ceil(limit).max(1);
+        if parts > MOST_PARTS {
+            bail!("each process may open only {limit} files: too few for this load");
+        }
+        let parts = u16::try_from(parts)?;
+        let hold = self.hold / u32::from(parts);
+        Ok((0..parts)
+            .map(|part| Self {
+                connections: if part == 0 { self.connections } else { 0 },
+                hold: if part == 0 {
+                    self.hold - hold * u32::from(parts - 1)
+                } else {
+                    hold
+                },
+                part,
+                ..self
+            })
+            .collect())
+    }
+
+    /// Of `number`, how many are the business of one thread.
+    fn share(number: u32, thread: u16) -> u32 {
+        let threads = u32::from(THREADS);
+        number / threads + u32::from(u32::from(thread) < number % threads)
+    }
+}
+
+/// The client, and parent of the server, and of more clients where a process may not open so many
+/// files.
+pub(super) fn client(plan: Plan) -> Result<()> {
+    let parts = match plan.part {
+        0 => {
+            prepare_namespace()?;
+            plan.parts()?
+        }
+        _ => vec![plan],
+    };
+    let plan = parts[0];
+    allow_files()?;
+    let mut server = start("server", plan)?;
+    let others: Result<Vec<_>> = parts[1..]
+        .iter()
+        .map(|part| start("client", *part))
+        .collect();
+    let mut others = others?;
+    let mut orders = io::stdin().lock().lines();
+
+    expect(&mut orders, "open", "ready")?;
+    let held = hold(plan)?;
+    for other in &mut others {
+        other.order("open")?;
+        other.expect("opened")?;
+    }
+    expect(&mut orders, "go", "opened")?;
+
+    let before = process::cpu_ns(server.pid())?;
+    let begin = Instant::now();
+    let mut measured = if plan.connections > 0 {
+        connect(plan)?
+    } else {
+        for other in &mut others {
+            other.order("go")?;
+        }
+        let cpu_ns = close(held)?;
+        for _ in 0..plan.hold.min(THREADS.into()) {
+            server.expect("closed")?;
+        }
+        Measured {
+            cpu_ns,
+            ..Measured::default()
+        }
+    };
+    if plan.connections == 0 {
+        for other in &mut others {
+            let result: Value = serde_json::from_str(&other.said()?)?;
+            measured.cpu_ns += result["cpu_ns"].as_u64().unwrap_or(0);
+        }
+    }
+    let elapsed = begin.elapsed();
+    let after = process::cpu_ns(server.pid())?;
+    measured.connects_ns.sort_unstable();
+    let connects_ns = &measured.connects_ns;
+    let percentile = |part: usize| connects_ns.get(connects_ns.len() * part / 100);
+    let result = json!({
+        "elapsed_ns": u64::try_from(elapsed.as_nanos())?,
+        "cpu_ns": measured.cpu_ns + (after - before),
+        "p50_ns": percentile(50),
+        "p99_ns": percentile(99),
+    });
+    expect(&mut orders, "end", &result.to_string())?;
+    for other in &mut others {
+        if plan.connections > 0 {
+            other.order("go")?;
+            other.said()?;
+        }
+        other.order("end")?;
+    }
+    Ok(())
+}
+
+/// Says `answer`, and waits for the next order, which has to be this one.
+fn expect(orders: &mut Lines<impl BufRead>, order: &str, answer: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{answer}")?;
+    stdout.flush()?;
+    match orders.next().transpose()? {
+        Some(line) if line == order => Ok(()),
+        other => bail!("{other:?} in place of {order}"),
+    }
+}
+
+/// Makes a new network namespace fit for many short connections to its loopback device.
+fn prepare_namespace() -> Result<()> {
+    workspace::run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    for (name, value) in [
+        ("ip_local_port_range", "10000 65535"),
+        ("tcp_max_tw_buckets", "1000000"),
+    ] {
+        fs::write(format!("/proc/sys/net/ipv4/{name}"), value)
+            .with_context(|| format!("cannot set net.ipv4.{name}"))?;
+    }
+    Ok(())
+}
+
+/// Raises the limit of open files as far as this process may, and returns it.
+fn allow_files() -> Result<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Another process of the load.
+fn start(what: &str, plan: Plan) -> Result<Dialogue> {
+    let mut process = Dialogue::start(
+        Command::new(env::current_exe()?)
+            .args(["bench", what])
+            .args(plan.args()),
+    )?;
+    process.expect("ready")?;
+    Ok(process)
+}
+
+/// What the client's threads have measured.
+#[derive(Default)]
+struct Measured {
+    connects_ns: Vec<u64>,
+    cpu_ns: u64,
+}
+
+/// Runs a thread for each share, and puts together what they return.
+fn on_threads<T: Send + 'static>(
+    work: impl Fn(u16) -> Result<T> + Clone + Send + 'static,
+) -> Result<Vec<T>> {
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let work = work.clone();
+            thread::spawn(move || work(thread))
+        })
+        .collect();
+    threads
+        .into_iter()
+        .map(|thread| thread.join().expect("a thread of the load panicked"))
+        .collect()
+}
+
+/// An address of the server's for each thread, so that each has all local ports to itself.
+fn address(thread: u16) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::from(thread))
+}
+
+/// Makes the short connections.
+fn connect(plan: Plan) -> Result<Measured> {
+    let all = on_threads(move |thread| connect_one_by_one(plan, thread))?;
+    let mut sum = Measured::default();
+    for mut measured in all {
+        sum.connects_ns.append(&mut measured.connects_ns);
+        sum.cpu_ns += measured.cpu_ns;
+    }
+    Ok(sum)
+}
+
+fn connect_one_by_one(plan: Plan, thread: u16) -> Result<Measured> {
+    let number = Plan::share(plan.connections, thread);
+    let to = (address(thread), PORT);
+    let mut connects_ns = Vec::with_capacity(number.try_into()?);
+    let pause = Duration::from_secs(u64::from(THREADS))
+        .checked_div(plan.rate)
+        .unwrap_or_default();
+    // Threads take turns within a pause.
+    let mut next = Instant::now() + pause / u32::from(THREADS) * u32::from(thread);
+    for _ in 0..number {
+        if plan.rate != 0 {
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            next += pause;
+        }
+        let start = Instant::now();
+        let stream = TcpStream::connect(to).context("connect")?;
+        connects_ns.push(u64::try_from(start.elapsed().as_nanos())?);
+        ask(&stream)?;
+    }
+    Ok(Measured {
+        connects_ns,
+        cpu_ns: process::thread_cpu_ns()?,
+    })
+}
+
+fn ask(mut stream: &TcpStream) -> Result<()> {
+    stream.write_all(b"?").context("send")?;
+    stream.read_exact(&mut [0]).context("receive")
+}
+
+fn answer(mut stream: &TcpStream) -> Result<()> {
+    stream.read_exact(&mut [0]).context("receive")?;
+    stream.write_all(b"!").context("send")
+}
+
+/// Opens connections that stay.
+fn hold(plan: Plan) -> Result<Vec<Vec<TcpStream>>> {
+    on_threads(move |thread| {
+        let to = (address(thread), plan.hold_port(thread));
+        (0..Plan::share(plan.hold, thread))
+            .map(|_| {
+                let stream = TcpStream::connect(to).context("connect")?;
+                ask(&stream)?;
+                Ok(stream)
+            })
+            .collect()
+    })
+}
+
+/// Closes them as fast as can be.
+fn close(held: Vec<Vec<TcpStream>>) -> Result<u64> {
+    let threads: Vec<_> = held
+        .into_iter()
+        .map(|streams| {
+            thread::spawn(move || {
+                drop(streams);
+                process::thread_cpu_ns()
+            })
+        })
+        .collect();
+    threads
+        .into_iter()
+        .map(|thread| thread.join().expect("a thread of the load panicked"))
+        .sum()
+}
+
+/// The server: `ready` once it listens, `closed` for each thread whose last connection is gone.
+pub(super) fn server(plan: Plan) -> Result<()> {
+    allow_files()?;
+    if plan.connections > 0 {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+        for _ in 0..THREADS {
+            let listener = listener.try_clone()?;
+            thread::spawn(move || serve(&listener));
+        }
+    }
+    for thread in 0..THREADS {
+        let number = Plan::share(plan.hold, thread);
+        if number > 0 {
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, plan.hold_port(thread)))?;
+            thread::spawn(move || hold_until_closed(&listener, number));
+        }
+    }
+    say("ready")?;
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
+}
+
+fn say(word: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{word}")?;
+    stdout.flush()
+}
+
+fn serve(listener: &TcpListener) -> Result<()> {
+    loop {
+        let (mut stream, _peer) = listener.accept()?;
+        answer(&stream)?;
+        // The client closes first.
+        stream.read_exact(&mut [0]).unwrap_or_default();
+    }
+}
+
+fn hold_until_closed(listener: &TcpListener, number: u32) -> Result<()> {
+    let mut streams = Vec::new();
+    for _ in 0..number {
+        let (stream, _peer) = listener.accept()?;
+        answer(&stream)?;
+        streams.push(stream);
+    }
+    for mut stream in streams {
+        stream.read_exact(&mut [0]).unwrap_or_default();
+    }
+    say("closed")?;
+    // Its processor time is counted as long as it lives.
+    loop {
+        thread::park();
+    }
+}
