@@ -58,6 +58,10 @@ pub struct Config {
     pub retransmit_err: u8,
     /// Zero
     pub reserved: u8,
+    /// With `by_pid`, the thread group in the `PIDS` map if there is but one, or 0.
+    pub only_pid: u32,
+    /// Zero
+    pub reserved_too: u32,
 }
 
 impl Config {
@@ -77,6 +81,8 @@ impl Config {
         failed: 0,
         retransmit_err: 0,
         reserved: 0,
+        only_pid: 0,
+        reserved_too: 0,
     };
 }
 

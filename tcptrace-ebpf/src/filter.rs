@@ -6,7 +6,8 @@ use tcptrace_common::config::{
 
 use crate::{
     constants::config,
-    maps::{PIDS, PORTS},
+    emit,
+    maps::{ACTIVE, ANY_LISTENER, PIDS, PORTS, SELECTION},
     tuple::Tuple,
 };
 
@@ -58,9 +59,57 @@ pub(crate) fn judges() -> bool {
     config!(slower_ns) != 0 || config!(failed) != 0
 }
 
+#[inline(always)]
+fn is_set(index: u32) -> bool {
+    SELECTION.get(index).is_some_and(|set| *set != 0)
+}
+
+/// Sets a flag; whether it was not set before.
+#[inline(always)]
+fn set(index: u32) -> bool {
+    let Some(flag) = SELECTION.get_ptr_mut(index) else {
+        return false;
+    };
+    // SAFETY: a live, aligned map value; whoever writes it writes the same.
+    let flag = unsafe { &mut *flag };
+    let before = *flag;
+    *flag = 1;
+    before == 0
+}
+
+/// Whether no connection has been seen yet that any process asked for may own.
+#[inline(always)]
+pub(crate) fn is_idle() -> bool {
+    config!(by_pid) != 0 && !is_set(ACTIVE)
+}
+
+/// A connection has been seen that a process asked for may own.
+#[inline(always)]
+pub(crate) fn activate() {
+    if config!(by_pid) != 0 && set(ACTIVE) {
+        emit::nudge();
+    }
+}
+
+/// Whether a connection from a listener that nobody asked for may still be accepted by a process
+/// that somebody did.
+#[inline(always)]
+pub(crate) fn takes_any_listener() -> bool {
+    is_set(ANY_LISTENER)
+}
+
+/// A process asked for has accepted from a listener that it was not known to have.
+#[inline(always)]
+pub(crate) fn take_any_listener() {
+    set(ANY_LISTENER);
+}
+
 /// Whether this process's connections are wanted.
 #[inline(always)]
 pub(crate) fn takes_process(tgid: u32) -> bool {
+    if config!(only_pid) != 0 {
+        return tgid == config!(only_pid);
+    }
     // SAFETY: the value is not read; the agent fills the map before attach and leaves it alone.
     tgid != 0 && unsafe { PIDS.get(tgid) }.is_some()
 }

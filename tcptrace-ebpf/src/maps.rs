@@ -104,6 +104,17 @@ pub(crate) static SEED_PASS: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static CURRENT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
+/// Index into [`SELECTION`]: not 0 once a connection of the processes asked for has been seen.
+pub(crate) const ACTIVE: u32 = 0;
+/// Index into [`SELECTION`]: not 0 once one of those processes has accepted from a listener that it
+/// was not known to have: from then on any new connection may be theirs.
+pub(crate) const ANY_LISTENER: u32 = 1;
+
+/// With `-p`, how much there is to do: nothing but to wait for a connection that begins, as long as
+/// nothing is [`ACTIVE`]. Read by the agent, which then attaches what is only needed from there on.
+#[map]
+pub(crate) static SELECTION: Array<u32> = Array::with_max_entries(2, 0);
+
 /// Counters, indexed by `tcptrace_common::count`. Read by the agent.
 #[map]
 pub(crate) static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTS, 0);

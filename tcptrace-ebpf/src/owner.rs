@@ -7,6 +7,7 @@ use tcptrace_common::record::Owner;
 
 use crate::{
     constants::off,
+    filter,
     kernel::{Object as _, Typed, current_task},
 };
 
@@ -31,6 +32,13 @@ pub(crate) fn current_tgid() -> u32 {
         return 0;
     }
     (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Whether the user asked for the running task's thread group, be it a kernel thread's, which owns
+/// nothing.
+#[inline(always)]
+pub(crate) fn is_wanted() -> bool {
+    filter::takes_process((bpf_get_current_pid_tgid() >> 32) as u32)
 }
 
 /// The running process, `tgid` 0 for a kernel thread. The name is that of the thread-group

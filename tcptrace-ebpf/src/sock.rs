@@ -120,8 +120,10 @@ pub(crate) struct Sock {
     pub life: u8,
     /// 1: with `--failed` or `--slower-than`, it is to be shown (`set_state`, `accept`)
     pub verdict: u8,
+    /// 1: with `-p`, a process asked for holds its file (`seed`)
+    pub held: u8,
     /// Zero
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// `sk_err` at `CLOSE` (`set_state`)
     pub err: u32,
 }
@@ -152,7 +154,8 @@ impl Sock {
         shutdown: 0,
         life: LIVES,
         verdict: 0,
-        reserved: [0; 3],
+        held: 0,
+        reserved: [0; 2],
         err: 0,
     };
 

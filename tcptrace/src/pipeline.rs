@@ -142,6 +142,7 @@ impl Pipeline {
         if self.settings.emit & EMIT_LISTENER != 0 {
             self.cookies = Some(Cookies::begin());
         }
+        self.tracer.look_for_connections()?;
         self.sink.start(&start, &mut self.lines);
         let mut open = self.list(&snapshot)?;
 
@@ -162,6 +163,7 @@ impl Pipeline {
                 // What waits is sent a part at a time.
                 waiting = self.tracer.held();
             }
+            self.tracer.look_for_connections()?;
             let (records, still_open) = self.turn()?;
             open = still_open;
             if stopping {

@@ -23,11 +23,13 @@ use tcptrace_common::{
 use crate::{
     constants::{config, off},
     emit, filter,
+    hook::seed,
     kernel::{self, Object as _, Probed, current_task},
     maps::{BACKLOGS, SOCKS},
     owner, publish,
 };
 
+const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
 
 #[fentry(function = "__inet_accept")]
@@ -77,6 +79,9 @@ pub(crate) fn accept4_exit(ctx: TracePointContext) -> u32 {
 /// `current->files->fdt->fd[ret]->private_data`, believed only if it points back to the file.
 #[inline(always)]
 fn syscall_exit(ctx: &TracePointContext) {
+    if filter::is_idle() && !owner::is_wanted() {
+        return;
+    }
     let record = ctx.as_ptr() as u64;
     let ret: i64 = Probed(record).read(off!(sys_exit_ret));
     if ret < 0 {
@@ -101,6 +106,9 @@ fn syscall_exit(ctx: &TracePointContext) {
 fn accepted(mut key: u64) {
     if off!(mptcp_first) != ABSENT && Probed(key).read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP {
         key = Probed(key).read(off!(mptcp_first));
+    }
+    if SOCKS.get_ptr_mut(key).is_none() {
+        adopt(key);
     }
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {
         return;
@@ -146,9 +154,28 @@ fn accepted(mut key: u64) {
         publish::contended(key, sock);
     }
     // A connection that ended in the queue has had its last record.
-    if sock.is_shown() && sock.tuple.whole != 0 && sock.state() != tcp::CLOSE {
+    // Without an id yet, nobody could tell whose it is: the next record brings both.
+    if sock.is_shown() && sock.tuple.whole != 0 && sock.state() != tcp::CLOSE && sock.conn != 0 {
         emit::accept(sock, now_ns, backlog);
     }
+}
+
+/// With `-p`: a process asked for has accepted from a listener that it was not known to have; another
+/// process has passed it the descriptor. This connection is known from here on, the next ones from
+/// their beginning.
+#[inline(always)]
+fn adopt(key: u64) {
+    if config!(by_pid) == 0 || !filter::takes_process(owner::current_tgid()) {
+        return;
+    }
+    let sk = Probed(key);
+    let state: u8 = sk.read(off!(sk_state));
+    if sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP || state == tcp::LISTEN {
+        return;
+    }
+    filter::take_any_listener();
+    filter::activate();
+    seed::insert(sk, None, sk.read(off!(sk_cookie)));
 }
 
 /// The listener's accept queue, without the connection that is being taken, and its limit; notes

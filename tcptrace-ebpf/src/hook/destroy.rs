@@ -22,6 +22,9 @@ use crate::{
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
+    if filter::is_idle() {
+        return 0;
+    }
     let sk = Typed(ctx.arg::<*const u8>(0));
     let key = sk.address();
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {

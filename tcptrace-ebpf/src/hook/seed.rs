@@ -28,6 +28,7 @@ use crate::{
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, LISTENERS, SEED_PASS, SOCKS},
+    publish,
     sock::{PARTIAL, Sock},
     tuple::Tuple,
 };
@@ -144,7 +145,7 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
         return 0;
     }
     let cookie = kernel::cookie(typed, kernel::now_ns());
-    if SOCKS.get_ptr_mut(sk.0).is_none() {
+    if SOCKS.get_ptr_mut(sk.0).is_none() && may_be_wanted(sk, state) {
         insert(sk, None, cookie);
     }
     if let Some(pointer) = SOCKS.get_ptr_mut(sk.0) {
@@ -164,14 +165,30 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
 }
 
 #[inline(always)]
-fn listener_key(sock: &Sock) -> u64 {
-    u64::from(sock.netns) << 16 | u64::from(sock.tuple.lport)
+fn listener_key(netns: u32, lport: u16) -> u64 {
+    u64::from(netns) << 16 | u64::from(lport)
+}
+
+/// With `-p`: whether a socket that nobody holds may come to be a wanted process's: it waits in the
+/// queue of a listener that one holds.
+#[inline(always)]
+fn may_be_wanted(sk: Probed, state: u8) -> bool {
+    if config!(by_pid) == 0 {
+        return true;
+    }
+    if state == tcp::LISTEN {
+        return false;
+    }
+    let netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
+    let key = listener_key(netns, sk.read(off!(sk_num)));
+    // SAFETY: the value is not read; only this walk writes the map.
+    unsafe { LISTENERS.get(key) }.is_some()
 }
 
 /// Remembers a listener. The kernel walks the listeners of a namespace before its connections.
 #[inline(always)]
 fn note_listener(key: u64, sock: &Sock) {
-    let port = listener_key(sock);
+    let port = listener_key(sock.netns, sock.tuple.lport);
     let mut address = key;
     // SAFETY: the value is copied at once; only this walk writes the map.
     if let Some(other) = unsafe { LISTENERS.get(port) } {
@@ -200,7 +217,8 @@ fn queued(sock: &mut Sock) {
         return;
     }
     // SAFETY: the value is copied at once; only this walk writes the map.
-    let Some(listener) = (unsafe { LISTENERS.get(listener_key(sock)) }) else {
+    let Some(listener) = (unsafe { LISTENERS.get(listener_key(sock.netns, sock.tuple.lport)) })
+    else {
         return;
     };
     let Some(listener) = SOCKS.get_ptr_mut(*listener) else {
@@ -227,13 +245,16 @@ fn hold(sk: Probed, leader: Probed, cookie: u64) {
     let start_ns: u64 = leader.read(off!(task_start_time));
     if SOCKS.get_ptr_mut(sk.0).is_none() {
         insert(sk, Some((leader, start_ns)), cookie);
-        return;
     }
     let Some(pointer) = SOCKS.get_ptr_mut(sk.0) else {
         return;
     };
     // SAFETY: a live record: the iterator holds a reference to the file.
     let sock = unsafe { &mut *pointer };
+    if config!(by_pid) != 0 && filter::takes_process(leader.read(off!(task_tgid))) {
+        sock.held = 1;
+        filter::activate();
+    }
     let partial = sock.flags & PARTIAL != 0;
     let unowned = sock.owners[0].tgid == 0;
     let earlier = sock.sources[0] == SOURCE_SNAPSHOT && start_ns < sock.holder_start_ns;
@@ -252,9 +273,9 @@ fn holder(owner: &mut Owner, leader: Probed) {
     owner.comm = leader.read(off!(task_comm));
 }
 
-/// Makes the record of a socket that was open before we came.
+/// Makes the record of a socket whose beginning went unseen.
 #[inline(always)]
-fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
+pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
     let state: u8 = sk.read(off!(sk_state));
     if state == tcp::CLOSE || state == 0 {
         return;
@@ -310,6 +331,10 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
         return;
     }
     if config!(by_pid) != 0 {
+        if sock.state() == tcp::LISTEN && sock.held == 0 {
+            publish::forget(key, sock);
+            return;
+        }
         let held = sock.sources[0] == SOURCE_SNAPSHOT;
         if held && filter::takes_process(sock.owners[0].tgid) {
             sock.selected = u8::from(filter::takes(&sock.tuple) && filter::takes_role(sock.role));

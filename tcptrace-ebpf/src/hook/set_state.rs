@@ -40,13 +40,17 @@ struct Transition {
 
 impl Transition {
     #[inline(always)]
-    fn of(ctx: &BtfTracePointContext) -> Option<Self> {
-        let sk = Typed(ctx.arg::<*const u8>(0));
-        if sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP {
-            return None;
+    fn of(ctx: &BtfTracePointContext) -> Self {
+        Self {
+            sk: Typed(ctx.arg::<*const u8>(0)),
+            old: ctx.arg::<i32>(1) as u8 & 15,
+            new: ctx.arg::<i32>(2) as u8 & 15,
         }
-        let (old, new) = (ctx.arg::<i32>(1) as u8 & 15, ctx.arg::<i32>(2) as u8 & 15);
-        Some(Self { sk, old, new })
+    }
+
+    #[inline(always)]
+    fn is_tcp(self) -> bool {
+        self.sk.read::<u16>(off!(sk_protocol)) == IPPROTO_TCP
     }
 
     /// Tells this transition from any other this CPU may be in the middle of. The verifier
@@ -67,9 +71,14 @@ impl Transition {
 /// and changes a state finds it busy on this CPU (`prog->active`).
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
-    let Some(transition) = Transition::of(&ctx) else {
+    let transition = Transition::of(&ctx);
+    // As long as no socket of theirs is known, only a process asked for can begin one.
+    if filter::is_idle() && (transition.old != tcp::CLOSE || !owner::is_wanted()) {
         return 0;
-    };
+    }
+    if !transition.is_tcp() {
+        return 0;
+    }
     if let Some(current) = CURRENT.get_ptr_mut(0) {
         // SAFETY: a live, aligned map value of this CPU.
         unsafe { *current = transition.id() };
@@ -82,16 +91,14 @@ pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
 /// skipped for. It is idle while [`set_state`] runs, so it is not skipped itself.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
-    let Some(transition) = Transition::of(&ctx) else {
-        return 0;
-    };
+    let transition = Transition::of(&ctx);
     let Some(current) = CURRENT.get_ptr(0) else {
         return 0;
     };
     // SAFETY: a live, aligned map value of this CPU.
     let handled = unsafe { *current };
     let id = transition.id();
-    if handled[0] != id[0] || handled[1] != id[1] {
+    if (handled[0] != id[0] || handled[1] != id[1]) && transition.is_tcp() {
         record(&ctx, transition, true);
     }
     0
@@ -144,6 +151,7 @@ fn fresh(key: u64) -> Option<*mut Sock> {
         maps::count(count::MAP_FULL, 1);
         return None;
     }
+    filter::activate();
     SOCKS.get_ptr_mut(key)
 }
 
@@ -163,10 +171,17 @@ fn birth(
     }
     let child = old == tcp::LISTEN;
     let proven = !child && owner::proven(sk);
+    let parent = if child { listener_of(sk) } else { None };
 
-    if config!(by_pid) != 0 && !child && new != tcp::LISTEN {
-        let tgid = if proven { owner::current_tgid() } else { 0 };
-        if !filter::takes_process(tgid) {
+    if config!(by_pid) != 0 {
+        // With `-p`, the listeners that have a record are those that a process asked for has.
+        let wanted = if child {
+            parent.is_some()
+        } else {
+            proven && filter::takes_process(owner::current_tgid())
+        };
+        let may_be = (child || new == tcp::LISTEN) && filter::takes_any_listener();
+        if !wanted && !may_be {
             let _none_or_former = SOCKS.remove(key);
             return None;
         }
@@ -190,7 +205,7 @@ fn birth(
     sock.origin = old;
     sock.role = role;
     if child {
-        if let Some((address, listener)) = listener_of(sk) {
+        if let Some((address, listener)) = parent {
             sock.listener = address;
             if off!(icsk_fastopen_max) != ABSENT
                 && Probed(address).read::<u32>(off!(icsk_fastopen_max)) == 0

@@ -238,11 +238,22 @@ pub(super) fn attach_destroy_hook(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, 
     attach_tracepoint(ebpf, "destroy")
 }
 
-/// Attaches the programs that send state changes: the rescuer last, since programs run in the
-/// order of attaching and it must come after the one it stands in for.
-pub(super) fn attach_state_hooks(ebpf: &mut Ebpf) -> Result<[BtfTracePointLink; 2], ProgramError> {
-    let first = attach_tracepoint(ebpf, "set_state")?;
-    Ok([first, attach_tracepoint(ebpf, "set_state_rescue")?])
+/// Attaches the program that sends state changes.
+pub(super) fn attach_state_hook(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, ProgramError> {
+    attach_tracepoint(ebpf, "set_state")
+}
+
+/// Attaches what is needed only once there are connections to show. The rescuer comes after the
+/// program it stands in for, since programs run in the order of attaching.
+pub(super) fn attach_rest(
+    ebpf: &mut Ebpf,
+    time_wait: TimeWait,
+) -> Result<Vec<BtfTracePointLink>, ProgramError> {
+    let mut links = vec![attach_tracepoint(ebpf, "set_state_rescue")?];
+    if time_wait == TimeWait::Timer {
+        links.push(attach_tracepoint(ebpf, "timer_cancel")?);
+    }
+    Ok(links)
 }
 
 fn attach_tracepoint(ebpf: &mut Ebpf, name: &str) -> Result<BtfTracePointLink, ProgramError> {
@@ -349,12 +360,8 @@ fn attach_time_wait(
         }
         TimeWait::Timer => {
             program::<RawTracePoint>(ebpf, "watch")?.load()?;
-            links.push(load_and_attach_tracepoint(
-                ebpf,
-                btf,
-                "timer_cancel",
-                "timer_cancel",
-            )?);
+            // Every timer that is stopped would run it: `attach_rest` attaches it.
+            program::<BtfTracePoint>(ebpf, "timer_cancel")?.load("timer_cancel", btf)?;
         }
         TimeWait::None => {}
     }

@@ -15,6 +15,9 @@ use crate::error::Error;
 /// Reads the kernel's counters.
 pub struct Counts {
     counters: PerCpuArray<MapData, u64>,
+    /// Skips before the second program was there to make up for them: of nobody's connections.
+    /// None: it is not there yet.
+    skipped_before: Option<u64>,
 }
 
 /// Losses since tracing began.
@@ -40,7 +43,13 @@ impl Counts {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             counters: take(ebpf, "COUNT")?,
+            skipped_before: None,
         })
+    }
+
+    /// From now on the second program makes up for what the first one is skipped for.
+    pub(super) fn begin(&mut self, ebpf: &Ebpf) {
+        self.skipped_before = Some(recursion_misses(ebpf, "set_state").unwrap_or(0));
     }
 
     fn read(&self, index: u32) -> u64 {
@@ -56,6 +65,7 @@ impl Counts {
         // to record must not be taken for a loss.
         let skipped = recursion_misses(ebpf, "set_state").unwrap_or(0);
         let rescued = self.read(count::RESCUED);
+        let ours = |before| skipped.saturating_sub(before);
         Losses {
             ring_transitions: self.read(count::RING_FULL_TRANSITION),
             ring_accepts: self.read(count::RING_FULL_ACCEPT),
@@ -63,7 +73,7 @@ impl Counts {
             ring_pairs: self.read(count::RING_FULL_PAIR),
             ring_noted: self.read(count::RING_FULL_NOTED),
             map_full: self.read(count::MAP_FULL),
-            recursion: skipped.saturating_sub(rescued),
+            recursion: self.skipped_before.map_or(0, ours).saturating_sub(rescued),
         }
     }
 

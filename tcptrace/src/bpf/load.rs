@@ -17,7 +17,7 @@ use zerocopy::IntoBytes as _;
 use super::{
     attach::{self, Hooks, TimeWait},
     counts::{Counts, Losses},
-    object::{brief, chain, map},
+    object::{brief, chain, map, take},
     ring::{Ring, Woken},
     snapshot,
 };
@@ -50,6 +50,8 @@ pub struct Tracer {
     links: Vec<attach::Link>,
     /// When to look at time-wait sockets
     looks: Looks,
+    /// With `-p`, until a connection is seen that may be shown: whether one was
+    idle: Option<Array<MapData, u32>>,
 }
 
 /// When to look at the time-wait sockets on the kernel side's list: soon after something changed,
@@ -119,13 +121,13 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
     let ring = Ring::new(&mut ebpf)?;
     let destroy = attach::attach_destroy_hook(&mut ebpf).map_err(|why| refused(&why, settings))?;
     snapshot::find(&mut ebpf)?;
-    let [first, second] =
-        attach::attach_state_hooks(&mut ebpf).map_err(|why| refused(&why, settings))?;
-    let mut state_links: Vec<attach::Link> = vec![Box::new(first), Box::new(second)];
+    let first = attach::attach_state_hook(&mut ebpf).map_err(|why| refused(&why, settings))?;
+    let mut state_links: Vec<attach::Link> = vec![Box::new(first)];
     state_links.append(&mut links);
     state_links.push(Box::new(destroy));
     let links = state_links;
-    Ok(Tracer {
+    let idle = take(&mut ebpf, "SELECTION")?;
+    let mut tracer = Tracer {
         ebpf,
         hooks,
         ring,
@@ -136,13 +138,38 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
             next: Instant::now(),
             watched: 0,
         },
-    })
+        idle: Some(idle),
+    };
+    if settings.pids.is_empty() {
+        tracer.attach_rest()?;
+    }
+    Ok(tracer)
 }
 
 impl Tracer {
     /// What is lost by now.
     pub fn losses(&self) -> Losses {
         self.counts.losses(&self.ebpf)
+    }
+
+    fn attach_rest(&mut self) -> Result<(), Error> {
+        self.idle = None;
+        self.counts.begin(&self.ebpf);
+        let links = attach::attach_rest(&mut self.ebpf, self.hooks.time_wait)
+            .map_err(|why| anyhow::anyhow!("cannot attach all programs: {}", chain(&why)))?;
+        // They are detached in this order: after the first program, which the rescuer then stands
+        // in for, and before those that clear away.
+        let links = links.into_iter().map(|link| Box::new(link) as attach::Link);
+        self.links.splice(1..1, links);
+        Ok(())
+    }
+
+    /// Attaches what only connections need, once there is one.
+    pub fn look_for_connections(&mut self) -> Result<(), Error> {
+        if self.idle.as_ref().is_some_and(has_begun) {
+            self.attach_rest()?;
+        }
+        Ok(())
     }
 
     /// Steps held back that found no room to wait.
@@ -166,10 +193,18 @@ impl Tracer {
             ring,
             counts,
             looks,
+            idle,
             ..
         } = self;
         let watched = looks.watched;
-        ring.sleep(|| counts.held() > 0 || counts.watched() > watched, timeout)
+        ring.sleep(
+            || {
+                counts.held() > 0
+                    || counts.watched() > watched
+                    || idle.as_ref().is_some_and(has_begun)
+            },
+            timeout,
+        )
     }
 
     /// Looks at the time-wait sockets on the list, if it is time to. Returns how long to wait until
@@ -228,6 +263,11 @@ impl Tracer {
     pub fn snapshot(&mut self, kernel: &Kernel) -> Result<snapshot::Snapshot, Error> {
         snapshot::take(&mut self.ebpf, kernel)
     }
+}
+
+/// Whether a connection has been seen that may be shown.
+fn has_begun(selection: &Array<MapData, u32>) -> bool {
+    selection.get(&0, 0).is_ok_and(|active| active != 0)
 }
 
 /// Attaches what tracing can do without.
@@ -317,6 +357,10 @@ fn config(settings: &Settings, kernel: &Kernel) -> Config {
         families: settings.families,
         emit: settings.emit,
         by_pid: u8::from(!settings.pids.is_empty()),
+        only_pid: match settings.pids.as_slice() {
+            [only] => *only,
+            _ => 0,
+        },
         by_lport: by(&settings.lports),
         by_rport: by(&settings.rports),
         by_port: by(&settings.ports),

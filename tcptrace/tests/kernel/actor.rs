@@ -164,6 +164,17 @@ impl Actor {
         }
     }
 
+    /// Another's listener, by a descriptor of its own.
+    pub(crate) fn take(&mut self, other: &mut Self, listener: &Listener) -> Listener {
+        let descriptor = other.ask(&format!("descriptor {}", listener.id));
+        let answer = self.ask(&format!("take {} {descriptor}", other.who.pid));
+        let (id, local) = answer.split_once(' ').unwrap();
+        Listener {
+            id: id.to_owned(),
+            local: local.parse().unwrap(),
+        }
+    }
+
     pub(crate) fn unlisten(&mut self, listener: &Listener) {
         self.ask(&format!("unlisten {}", listener.id));
     }

@@ -114,6 +114,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ),
     ("endings::killed_process", Always(endings::killed_process)),
     (
+        "selection::listener_passed_on",
+        Always(selection::listener_passed_on),
+    ),
+    (
         "selection::one_worker_of_two",
         Always(selection::one_worker_of_two),
     ),

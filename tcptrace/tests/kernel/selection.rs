@@ -177,3 +177,63 @@ pub(crate) fn client_process() {
         .collect();
     check::same_transitions(&listener, &listening);
 }
+
+/// The descriptor of a listener comes to a process that is watched, from one that is not: the first
+/// connection is known from its acceptance on, the next from their beginning.
+pub(crate) fn listener_passed_on() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut parent = Actor::spawn(&netns, "parent");
+    let mut heir = Actor::spawn(&netns, "heir");
+    let truth = Truth::record();
+    let tracer = Tracer::start(&["-p", &heir.who.pid.to_string()]);
+    let listener = parent.listen(netns.addr(Ip::V4, 0), "");
+    let addr = listener.local;
+    let inherited = heir.take(&mut parent, &listener);
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        let exchange = Exchange::default();
+        let pair = exchange.run(&mut client, &mut heir, &inherited, addr);
+        ends.push(pair.client);
+    }
+    // Nobody's that was asked for.
+    let exchange = Exchange::default();
+    exchange.run(&mut client, &mut parent, &listener, addr);
+
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let records = tracer.finish().fine();
+    assert_eq!(records.lost(), 0);
+    let shown = records.within(netns.inode);
+    let of = |end| {
+        let of_end = |record: &&Record| record.remote() == Some(end);
+        shown.iter().copied().filter(of_end).collect::<Vec<_>>()
+    };
+
+    let first = of(ends[0]);
+    let steps: Vec<_> = first
+        .iter()
+        .filter(|record| record.event() == "transition")
+        .map(|record| record.text("new").unwrap())
+        .collect();
+    assert!(
+        steps.ends_with(&["LAST_ACK", "CLOSE"]) && !steps.contains(&"SYN_RECV"),
+        "{}",
+        record::lines(&first)
+    );
+    for record in &first {
+        check::names(record, "accept", &heir.who, &first);
+    }
+    let close = first.last().unwrap();
+    assert_eq!(close.event(), "close", "{}", record::lines(&first));
+    assert!(close.get("partial").is_some(), "{}", record::lines(&first));
+
+    let rest: Vec<_> = shown
+        .iter()
+        .copied()
+        .filter(|record| record.remote() != Some(ends[0]))
+        .collect();
+    exactly(&rest, &lives, &|life| {
+        life.ends().0 == addr && ends[1..].contains(&life.ends().1)
+    });
+}

@@ -21,7 +21,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags},
     net::{AddressFamily, SocketFlags, SocketType, sockopt},
-    process::Signal,
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open},
 };
 
 /// How long a peer waits for its counterpart before it reports failure instead.
@@ -100,6 +100,13 @@ impl Peer {
             ["unlisten", id] => {
                 drop(self.listeners[index(id)].take());
                 Ok(String::new())
+            }
+            ["descriptor", id] => {
+                let listener = self.listeners[index(id)].as_ref().unwrap();
+                Ok(listener.as_raw_fd().to_string())
+            }
+            ["take", pid, descriptor] => {
+                self.take(pid.parse().unwrap(), descriptor.parse().unwrap())
             }
             ["accept", id] => self.accept(index(id), None),
             ["accept", id, "thread", name] => self.accept(index(id), Some(name)),
@@ -269,6 +276,17 @@ impl Peer {
         let local = canonical(stream.local_addr()?);
         self.streams.push(Some(stream));
         Ok(format!("{} {local} {cookie:x}", self.streams.len() - 1))
+    }
+
+    /// Another process's listener. Answers `ID ADDR`.
+    fn take(&mut self, pid: i32, descriptor: RawFd) -> io::Result<String> {
+        let holder = Pid::from_raw(pid).unwrap();
+        let holder = pidfd_open(holder, PidfdFlags::empty())?;
+        let listener = pidfd_getfd(holder, descriptor, PidfdGetfdFlags::empty())?;
+        let listener = TcpListener::from(listener);
+        let addr = listener.local_addr()?;
+        self.listeners.push(Some(listener));
+        Ok(format!("{} {addr}", self.listeners.len() - 1))
     }
 
     /// Answers `ID ADDR`.
