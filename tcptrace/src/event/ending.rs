@@ -67,12 +67,13 @@ impl Totals {
         )
     }
 
-    /// Who closed it: who sent the first FIN, or the RST that ended it
-    pub fn closed_by(&self) -> Option<&'static str> {
+    /// Who closed it, if it ended for this [`Totals::reason`]: who sent the first FIN, or the RST that
+    /// ended it
+    pub fn closed_by(&self, reason: &str) -> Option<&'static str> {
         if self.path.head.role == ROLE_LISTENER {
             return None;
         }
-        match self.reason() {
+        match reason {
             "refused" | "reset_received" => return Some("remote"),
             "canceled" | "reset_sent" | "listener_closed" => return Some("local"),
             _ => {}

@@ -4,11 +4,13 @@ use tcptrace_common::{
     record::{
         Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_PARTIAL, KIND_ACCEPT,
         KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN, OPTION_ECN, OPTION_FASTOPEN,
-        OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PathRecord, RESET_RECEIVED, RESET_SENT,
-        ROLE_CLIENT, ROLE_SERVER, SPAN_UNKNOWN, Step, UNKNOWN,
+        OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PATH_LEN, PathRecord, RESET_RECEIVED,
+        RESET_SENT, ROLE_CLIENT, ROLE_SERVER, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
+
+use zerocopy::IntoBytes as _;
 
 use super::{Connection, State};
 
@@ -139,31 +141,26 @@ impl Totals {
     /// more: its two parts are one.
     pub fn states(&self) -> impl Iterator<Item = (State, u64)> {
         let path = self.path();
-        let lasted_us = move |at: usize| {
-            let left_ns = path
-                .get(at + 1)
-                .map_or(self.end_ns(), |next| next.mono_ns());
-            left_ns.saturating_sub(path[at].mono_ns()) / 1000
-        };
-        let known = move |at: usize| {
-            let ends = matches!(path[at].state(), tcp::CLOSE | tcp::TIME_WAIT);
-            path[at].mono_ns() != 0 && (at + 1 < path.len() || !ends)
-        };
-        let repeats = move |at: usize| {
-            path[..at]
-                .iter()
-                .any(|earlier| earlier.state() == path[at].state() && earlier.mono_ns() != 0)
-        };
-        (0..path.len())
-            .filter(move |at| known(*at) && !repeats(*at))
-            .map(move |at| {
-                let state = path[at].state();
-                let us = (at..path.len())
-                    .filter(|later| known(*later) && path[*later].state() == state)
-                    .map(lasted_us)
-                    .sum();
-                (State(state), us)
-            })
+        let mut states = [(State(0), 0_u64); PATH_LEN];
+        let mut len = 0;
+        for (at, step) in path.iter().enumerate() {
+            let next = path.get(at + 1);
+            let ends = matches!(step.state(), tcp::CLOSE | tcp::TIME_WAIT);
+            if step.mono_ns() == 0 || (next.is_none() && ends) {
+                continue;
+            }
+            let left_ns = next.map_or(self.end_ns(), |next| next.mono_ns());
+            let us = left_ns.saturating_sub(step.mono_ns()) / 1000;
+            let state = State(step.state());
+            match states[..len].iter_mut().find(|(known, _)| *known == state) {
+                Some((_, total_us)) => *total_us = total_us.saturating_add(us),
+                None => {
+                    states[len] = (state, us);
+                    len += 1;
+                }
+            }
+        }
+        states.into_iter().take(len)
     }
 
     /// Whether the handshake was ever complete, or may have been before we came
@@ -259,11 +256,10 @@ impl Totals {
     }
 
     /// Name of the congestion control algorithm; it comes from a kernel module
-    pub fn congestion(&self) -> Option<String> {
-        let counters = self.counters()?;
-        let name: [u8; 16] = zerocopy::transmute!(counters.congestion);
+    pub fn congestion(&self) -> Option<&[u8]> {
+        let name = self.counters()?.congestion.as_bytes();
         let len = name.iter().position(|byte| *byte == 0)?;
-        (len > 0).then(|| String::from_utf8_lossy(&name[..len]).into_owned())
+        (len > 0).then_some(&name[..len])
     }
 
     /// `sk_err` at the last state change

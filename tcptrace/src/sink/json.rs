@@ -6,18 +6,57 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{self, Write as _},
-    net::IpAddr,
+    io,
 };
 
 use serde::Serialize;
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{
-    End, Lines, Lost, Sink, Start, explanation, remembered::Remembered, reset_reason, text,
+    End, Lines, Lost, Sink, Start, explanation,
+    remembered::Remembered,
+    reset_reason,
+    text::{self, push_address, push_hex, push_number},
     time::Clock,
 };
 use crate::event::{Connection, Event, Totals};
+
+// Keys are known when this is compiled: a copy of constant length needs no call.
+
+macro_rules! key {
+    ($out:expr, $key:literal) => {
+        $out.extend_from_slice(concat!(",\"", $key, "\":").as_bytes())
+    };
+}
+
+/// A text of ours, with nothing in it to escape.
+macro_rules! text {
+    ($out:expr, $key:literal, $text:expr) => {{
+        $out.extend_from_slice(concat!(",\"", $key, "\":\"").as_bytes());
+        $out.extend_from_slice($text.as_bytes());
+        $out.push(b'"');
+    }};
+}
+
+macro_rules! known {
+    ($out:expr, $key:literal, $number:expr) => {
+        if let Some(number) = $number {
+            key!($out, $key);
+            push_number($out, u64::from(number));
+        }
+    };
+}
+
+macro_rules! address {
+    ($out:expr, $key:literal, $address:expr) => {{
+        $out.extend_from_slice(concat!(",\"", $key, "\":\"").as_bytes());
+        push_address($out, $address);
+        $out.push(b'"');
+    }};
+}
+
+/// Most lines are shorter.
+const LINE_BYTES: usize = 1024;
 
 /// Writes records as NDJSON.
 #[derive(Debug)]
@@ -40,12 +79,21 @@ impl Json {
     }
 
     fn about(&mut self, connection: &Connection, out: &mut Vec<u8>) {
-        self.remembered
-            .push(connection, out, |text| push_about(connection, text));
+        // Where a connection has but one line, nothing is worth remembering.
+        if self.lines.transition && self.remembered.recall(connection, out) {
+            return;
+        }
+        let begin = out.len();
+        push_about(connection, out);
+        if self.lines.transition {
+            self.remembered.keep(connection, &out[begin..]);
+        }
     }
 
     /// Begins a line with what is in every record.
     fn head(&mut self, out: &mut Vec<u8>, event: &'static str, mono_ns: u64) {
+        // Once, for most lines, and not with each of their parts.
+        out.reserve(LINE_BYTES);
         out.extend_from_slice(b"{\"v\":1,\"event\":\"");
         out.extend_from_slice(event.as_bytes());
         out.extend_from_slice(b"\",\"ts\":\"");
@@ -57,14 +105,14 @@ impl Json {
     fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
         self.head(out, "transition", connection.mono_ns());
         self.about(connection, out);
-        push_text(out, "old", connection.oldstate().name());
-        push_text(out, "new", connection.newstate().name());
-        push_known(out, "in_old_us", connection.span_us());
+        text!(out, "old", connection.oldstate().name());
+        text!(out, "new", connection.newstate().name());
+        known!(out, "in_old_us", connection.span_us());
         if connection.is_inferred() {
             out.extend_from_slice(b",\"inferred\":true");
         }
         if self.lines.explain {
-            push_text(out, "explain", explanation(connection, totals));
+            text!(out, "explain", explanation(connection, totals));
         }
         end_line(out);
     }
@@ -72,16 +120,17 @@ impl Json {
     fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
         self.head(out, "close", connection.mono_ns());
         self.about(connection, out);
-        push_text(out, "reason", totals.reason());
-        if let Some(side) = totals.closed_by() {
-            push_text(out, "closed_by", side);
+        let reason = totals.reason();
+        text!(out, "reason", reason);
+        if let Some(side) = totals.closed_by(reason) {
+            text!(out, "closed_by", side);
         }
         if let Some(errno) = totals.errno() {
-            push_text(out, "errno", errno);
+            text!(out, "errno", errno);
         }
-        push_known(out, "closer_pid", totals.closer_pid().map(u64::from));
-        push_known(out, "duration_us", totals.duration_us());
-        push_key(out, "states");
+        known!(out, "closer_pid", totals.closer_pid());
+        known!(out, "duration_us", totals.duration_us());
+        key!(out, "states");
         out.push(b'{');
         for (nth, (state, us)) in totals.states().enumerate() {
             if nth > 0 {
@@ -93,9 +142,9 @@ impl Json {
             push_number(out, us);
         }
         out.push(b'}');
-        push_known(out, "connect_us", totals.connect_us());
-        push_known(out, "handshake_us", totals.handshake_us().map(u64::from));
-        push_known(out, "accept_wait_us", totals.accept_wait_us());
+        known!(out, "connect_us", totals.connect_us());
+        known!(out, "handshake_us", totals.handshake_us());
+        known!(out, "accept_wait_us", totals.accept_wait_us());
         push_counters(out, totals);
         if connection.is_inferred() {
             out.extend_from_slice(b",\"inferred\":true");
@@ -147,17 +196,17 @@ fn push_about(connection: &Connection, out: &mut Vec<u8>) {
     if connection.is_mapped() {
         out.extend_from_slice(b",\"mapped\":true");
     }
-    push_address(out, "laddr", connection.laddr());
-    push_known(out, "lport", connection.lport().map(u64::from));
+    address!(out, "laddr", connection.laddr());
+    known!(out, "lport", connection.lport());
     if let Some(raddr) = connection.raddr() {
-        push_address(out, "raddr", raddr);
+        address!(out, "raddr", raddr);
     }
-    push_known(out, "rport", connection.rport().map(u64::from));
-    push_known(out, "pid", connection.pid().map(u64::from));
+    known!(out, "rport", connection.rport());
+    known!(out, "pid", connection.pid());
     push_comm(out, connection.comm());
-    push_known(out, "uid", connection.uid().map(u64::from));
-    push_text(out, "pid_source", connection.pid_source());
-    push_key(out, "netns");
+    known!(out, "uid", connection.uid());
+    text!(out, "pid_source", connection.pid_source());
+    key!(out, "netns");
     push_number(out, u64::from(connection.netns()));
     if let Some(cgroup) = connection.cgroup() {
         out.extend_from_slice(b",\"cgroup\":\"");
@@ -170,97 +219,38 @@ fn end_line(out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-fn push_key(out: &mut Vec<u8>, key: &'static str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-/// A text of ours, with nothing in it to escape.
-fn push_text(out: &mut Vec<u8>, key: &'static str, text: &'static str) {
-    push_key(out, key);
-    out.push(b'"');
-    out.extend_from_slice(text.as_bytes());
-    out.push(b'"');
-}
-
-fn push_known(out: &mut Vec<u8>, key: &'static str, number: Option<u64>) {
-    if let Some(number) = number {
-        push_key(out, key);
-        push_number(out, number);
-    }
-}
-
-fn push_number(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-fn push_hex(out: &mut Vec<u8>, number: u64) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let nibbles = (64 - number.leading_zeros()).div_ceil(4).max(1);
-    for nibble in (0..nibbles).rev() {
-        out.push(DIGITS[(number >> (nibble * 4) & 15) as usize]);
-    }
-}
-
-fn push_address(out: &mut Vec<u8>, key: &'static str, address: IpAddr) {
-    push_key(out, key);
-    out.push(b'"');
-    match address {
-        IpAddr::V4(address) => {
-            for (nth, octet) in address.octets().into_iter().enumerate() {
-                if nth > 0 {
-                    out.push(b'.');
-                }
-                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-            }
-        }
-        IpAddr::V6(address) => {
-            // Writing to memory does not fail.
-            let _infallible = write!(out, "{address}");
-        }
-    }
-    out.push(b'"');
-}
-
 /// What the kernel has counted.
 fn push_counters(out: &mut Vec<u8>, totals: &Totals) {
     let Some(counters) = totals.counters() else {
         return;
     };
-    let known = |number: Option<u32>| number.map(u64::from);
-    for (key, number) in [
-        ("tx_bytes", counters.tx_bytes),
-        ("rx_bytes", totals.rx_bytes().unwrap_or(0)),
-        ("retrans_bytes", counters.retrans_bytes),
-        ("tx_segs", u64::from(counters.tx_segs)),
-        ("rx_segs", u64::from(counters.rx_segs)),
-        ("retransmits", u64::from(counters.retransmits)),
-    ] {
-        push_key(out, key);
-        push_number(out, number);
-    }
-    push_known(out, "syn_retransmits", known(totals.syn_retransmits()));
+    known!(out, "tx_bytes", Some(counters.tx_bytes));
+    known!(out, "rx_bytes", totals.rx_bytes());
+    known!(out, "retrans_bytes", Some(counters.retrans_bytes));
+    known!(out, "tx_segs", Some(counters.tx_segs));
+    known!(out, "rx_segs", Some(counters.rx_segs));
+    known!(out, "retransmits", Some(counters.retransmits));
+    known!(out, "syn_retransmits", totals.syn_retransmits());
     // Before the handshake is complete these are what the kernel would begin with.
     if !totals.was_established() {
         return;
     }
-    push_known(out, "srtt_us", known(totals.srtt_us()));
-    push_known(out, "min_rtt_us", known(totals.min_rtt_us()));
-    push_key(out, "mss");
+    known!(out, "srtt_us", totals.srtt_us());
+    known!(out, "min_rtt_us", totals.min_rtt_us());
+    key!(out, "mss");
     push_number(out, u64::from(counters.mss_bytes));
-    push_key(out, "cwnd");
+    key!(out, "cwnd");
     push_number(out, u64::from(counters.cwnd));
     if let Some(name) = totals.congestion() {
-        push_outside(out, "congestion", name.as_bytes());
+        push_outside(out, "congestion", name);
     }
     if let Some((send, receive)) = totals.wscales() {
-        push_key(out, "snd_wscale");
+        key!(out, "snd_wscale");
         push_number(out, u64::from(send));
-        push_key(out, "rcv_wscale");
+        key!(out, "rcv_wscale");
         push_number(out, u64::from(receive));
     }
-    push_key(out, "options");
+    key!(out, "options");
     out.push(b'[');
     for (nth, option) in totals.options().enumerate() {
         if nth > 0 {
@@ -272,9 +262,9 @@ fn push_counters(out: &mut Vec<u8>, totals: &Totals) {
     }
     out.push(b']');
     if let Some((ours, theirs)) = totals.isns() {
-        push_key(out, "isn");
+        key!(out, "isn");
         push_number(out, u64::from(ours));
-        push_key(out, "peer_isn");
+        key!(out, "peer_isn");
         push_number(out, u64::from(theirs));
     }
 }
@@ -288,7 +278,9 @@ fn push_comm(out: &mut Vec<u8>, comm: &[u8]) {
 
 /// Text from outside.
 fn push_outside(out: &mut Vec<u8>, key: &'static str, comm: &[u8]) {
-    push_key(out, key);
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
     let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     if comm.iter().all(plain) {
         out.push(b'"');
@@ -383,56 +375,52 @@ impl Sink for Json {
             Event::Socket(_) => {
                 self.head(out, "socket", connection.mono_ns());
                 self.about(connection, out);
-                push_text(out, "state", connection.oldstate().name());
+                text!(out, "state", connection.oldstate().name());
                 end_line(out);
                 1
             }
             Event::Accept(_, numbers) => {
                 self.head(out, "accept", connection.mono_ns());
                 self.about(connection, out);
-                push_known(out, "wait_us", connection.span_us());
-                push_known(out, "backlog", numbers.backlog().map(u64::from));
-                push_known(out, "backlog_max", numbers.backlog_max().map(u64::from));
-                push_known(out, "listener_pid", connection.peer_pid().map(u64::from));
+                known!(out, "wait_us", connection.span_us());
+                known!(out, "backlog", numbers.backlog());
+                known!(out, "backlog_max", numbers.backlog_max());
+                known!(out, "listener_pid", connection.peer_pid());
                 end_line(out);
                 1
             }
             Event::Retransmit(_, numbers) => {
                 self.head(out, "retransmit", connection.mono_ns());
                 self.about(connection, out);
-                push_text(out, "kind", connection.retransmitted());
-                push_text(out, "state", connection.oldstate().name());
-                push_known(out, "count", numbers.count().map(u64::from));
+                text!(out, "kind", connection.retransmitted());
+                text!(out, "state", connection.oldstate().name());
+                known!(out, "count", numbers.count());
                 end_line(out);
                 1
             }
             Event::Reset(_, numbers) => {
                 self.head(out, "reset", connection.mono_ns());
                 self.about(connection, out);
-                push_text(out, "direction", connection.direction());
+                text!(out, "direction", connection.direction());
                 let named = |reason| reset_reason(&self.reset_reasons, reason);
                 if let Some(reason) = numbers.reset_reason().and_then(named) {
                     push_outside(out, "reason", reason.as_bytes());
                 }
-                push_text(out, "state", connection.oldstate().name());
+                text!(out, "state", connection.oldstate().name());
                 end_line(out);
                 1
             }
             Event::Listener(_, numbers) => {
                 self.head(out, "listener", connection.mono_ns());
                 self.about(connection, out);
-                for (key, number) in [
-                    ("backlog", numbers.backlog()),
-                    ("backlog_max", numbers.backlog_max()),
-                    ("half_open", numbers.half_open()),
-                    ("half_open_max", numbers.backlog_max()),
-                    ("dropped", numbers.dropped()),
-                    ("unanswered", numbers.unanswered()),
-                    ("cookies_sent", numbers.cookies_sent()),
-                ] {
-                    push_known(out, key, number.map(u64::from));
-                }
-                push_known(out, "not_accepted_us", connection.span_us());
+                known!(out, "backlog", numbers.backlog());
+                known!(out, "backlog_max", numbers.backlog_max());
+                known!(out, "half_open", numbers.half_open());
+                known!(out, "half_open_max", numbers.backlog_max());
+                known!(out, "dropped", numbers.dropped());
+                known!(out, "unanswered", numbers.unanswered());
+                known!(out, "cookies_sent", numbers.cookies_sent());
+                known!(out, "not_accepted_us", connection.span_us());
                 end_line(out);
                 1
             }
@@ -512,15 +500,6 @@ mod tests {
         assert_eq!(comm(b"\xff\xfe"), "\u{fffd}\u{fffd}");
         for byte in 1..=255_u8 {
             comm(&[byte; 15]);
-        }
-    }
-
-    #[test]
-    fn hex_is_as_short_as_ss_prints_it() {
-        for number in [0, 1, 15, 16, 0x1001, u64::MAX] {
-            let mut out = Vec::new();
-            push_hex(&mut out, number);
-            assert_eq!(String::from_utf8(out).unwrap(), format!("{number:x}"));
         }
     }
 }

@@ -27,35 +27,27 @@ impl Default for Remembered {
 }
 
 impl Remembered {
-    /// Appends the text of this connection; `write` makes it where it is not remembered, or where
-    /// anything it says has changed.
-    pub(super) fn push(
-        &mut self,
-        connection: &Connection,
-        out: &mut Vec<u8>,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let Some(slot) = self.slots.get_mut(slot_of(connection.id())) else {
-            write(out);
-            return;
+    /// Appends the text of this connection; false where it is not remembered, or anything it says
+    /// has changed.
+    pub(super) fn recall(&self, connection: &Connection, out: &mut Vec<u8>) -> bool {
+        let slot = self.slots.get(slot_of(connection.id()));
+        let Some(slot) = slot.filter(|slot| {
+            slot.connection
+                .is_some_and(|remembered| remembered.is_described_as(connection))
+        }) else {
+            return false;
         };
-        if slot
-            .connection
-            .is_none_or(|remembered| !remembered.is_described_as(connection))
-        {
-            slot.text.clear();
-            write(&mut slot.text);
-            slot.connection = Some(*connection);
-        }
         out.extend_from_slice(&slot.text);
+        true
     }
 
-    /// Whether the text of this connection is remembered.
-    pub(super) fn knows(&self, connection: &Connection) -> bool {
-        self.slots
-            .get(slot_of(connection.id()))
-            .and_then(|slot| slot.connection)
-            .is_some_and(|remembered| remembered.is_described_as(connection))
+    /// Remembers the text of this connection.
+    pub(super) fn keep(&mut self, connection: &Connection, text: &[u8]) {
+        if let Some(slot) = self.slots.get_mut(slot_of(connection.id())) {
+            slot.text.clear();
+            slot.text.extend_from_slice(text);
+            slot.connection = Some(*connection);
+        }
     }
 
     /// Forgets everything.

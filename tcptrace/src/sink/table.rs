@@ -3,7 +3,7 @@
 //! Rows stream, so widths cannot be computed from all of them: each address column starts at the
 //! width of an IPv4 address and grows, once, when a wider one comes.
 
-use std::{collections::HashMap, fmt::Write as _, io::Write as _};
+use std::{collections::HashMap, io::Write as _, net::IpAddr};
 
 use anstyle::{AnsiColor, Color, Style};
 
@@ -13,11 +13,16 @@ use super::{
     End, Lines, Lost, Sink, Start, explanation,
     remembered::Remembered,
     reset_reason,
-    text::{count, duration, escape, push_bytes, push_duration},
+    text::{
+        count, duration, escape, push_address, push_bytes, push_duration, push_escaped, push_hex,
+        push_number,
+    },
     time::{Clock, TimeColumn},
 };
 use crate::event::{Connection, Event, Numbers, State, Totals};
 
+/// Most rows are shorter.
+const ROW_BYTES: usize = 512;
 const PID_WIDTH: usize = 7;
 const COMM_WIDTH: usize = 15;
 const CONN_WIDTH: usize = 6;
@@ -61,7 +66,9 @@ pub struct Table {
     remote_width: usize,
     reset_reasons: HashMap<u32, String>,
     remembered: Remembered,
-    scratch: String,
+    local: Vec<u8>,
+    remote: Vec<u8>,
+    remark: Vec<u8>,
 }
 
 /// How a [`Table`] looks.
@@ -101,31 +108,55 @@ impl Table {
             remote_width: ENDPOINT_WIDTH,
             reset_reasons: HashMap::new(),
             remembered: Remembered::default(),
-            scratch: String::new(),
+            local: Vec::new(),
+            remote: Vec::new(),
+            remark: Vec::new(),
         }
     }
 
     /// Time, owner, connection, both ends: what every row begins with.
     fn head(&mut self, connection: &Connection, out: &mut Vec<u8>) {
+        // Once, for most rows, and not with each of their cells.
+        out.reserve(ROW_BYTES);
         let pen = self.pen();
-        if let Some(time) = self.time.render(&self.clock, connection.mono_ns()) {
-            self.time_width = self.time_width.max(columns(time));
-            pen.cell(out, time, self.time_width, DIM, false);
+        if let Some((time, columns)) = self.time.render(&self.clock, connection.mono_ns()) {
+            self.time_width = self.time_width.max(columns);
+            pen.put(out, time, columns, self.time_width, DIM, false);
             out.extend_from_slice(b"  ");
         }
-        if !self.remembered.knows(connection) {
-            self.widen(connection);
+        // Where a connection has but one row, nothing is worth remembering.
+        if self.lines.transition && self.remembered.recall(connection, out) {
+            return;
         }
-        let (wide, widths) = (self.wide, (self.local_width, self.remote_width));
-        self.remembered.push(connection, out, |row| {
-            pen.about(row, connection, wide, widths);
-        });
+        self.write_ends(connection);
+        let ends = Ends {
+            local: &self.local,
+            local_width: self.local_width,
+            remote: &self.remote,
+            remote_width: self.remote_width,
+        };
+        let begin = out.len();
+        pen.about(out, connection, self.wide, &ends);
+        if self.lines.transition {
+            self.remembered.keep(connection, &out[begin..]);
+        }
     }
 
-    /// Makes room for the ends of a connection.
-    fn widen(&mut self, connection: &Connection) {
-        let local = endpoint(Some(connection.laddr()), connection.lport()).len();
-        let remote = remote(connection).len();
+    /// Writes both ends of a connection, and makes room for them.
+    fn write_ends(&mut self, connection: &Connection) {
+        self.local.clear();
+        push_endpoint(
+            &mut self.local,
+            Some(connection.laddr()),
+            connection.lport(),
+        );
+        self.remote.clear();
+        if connection.raddr().is_none() && connection.is_listener() {
+            self.remote.push(b'*');
+        } else {
+            push_endpoint(&mut self.remote, connection.raddr(), connection.rport());
+        }
+        let (local, remote) = (self.local.len(), self.remote.len());
         if local > self.local_width || remote > self.remote_width {
             self.local_width = self.local_width.max(local);
             self.remote_width = self.remote_width.max(remote);
@@ -142,8 +173,8 @@ impl Table {
     fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
         self.head(connection, out);
         let pen = self.pen();
-        pen.cell(out, connection.oldstate().name(), STATE_WIDTH, DIM, true);
-        pen.cell(out, " → ", 3, DIM, false);
+        pen.ascii(out, connection.oldstate().name(), STATE_WIDTH, DIM, true);
+        pen.last(out, " → ", DIM);
         let new = connection.newstate();
         let span_us = connection.span_us();
         let explain = self.lines.explain;
@@ -152,14 +183,17 @@ impl Table {
         } else {
             0
         };
-        pen.cell(out, new.name(), width, state_style(new), false);
+        pen.ascii(out, new.name(), width, state_style(new), false);
         if span_us.is_some() || explain {
-            self.scratch.clear();
+            let span = &mut self.remark;
+            span.clear();
             if let Some(us) = span_us {
-                push_duration(&mut self.scratch, us);
+                push_duration(span, us);
             }
+            // `µ` is two bytes in one column.
+            let columns = span.len() - usize::from(span.contains(&0xc2));
             out.push(b' ');
-            pen.cell(out, &self.scratch, SPAN_WIDTH, Style::new(), true);
+            pen.put(out, span, columns, SPAN_WIDTH, Style::new(), true);
         }
         if connection.is_inferred() {
             out.push(b'~');
@@ -170,72 +204,79 @@ impl Table {
             } else {
                 b"  "
             });
-            pen.cell(out, explanation(connection, totals), 0, DIM, false);
+            pen.last(out, explanation(connection, totals), DIM);
         }
         finish(out);
     }
 
+    /// A row that ends in words.
     fn remark(&mut self, connection: &Connection, remark: &str, style: Style, out: &mut Vec<u8>) {
         self.head(connection, out);
-        self.pen().cell(out, remark, 0, style, false);
+        self.pen().last(out, remark, style);
         finish(out);
     }
 
     /// What both ends agreed on, for `-w`.
-    fn handshake(totals: &Totals, remark: &mut String) {
+    fn handshake(totals: &Totals, out: &mut Vec<u8>) {
         if let Some((ours, theirs)) = totals.isns() {
-            let _infallible = write!(remark, " · isn {ours}/{theirs}");
+            let _infallible = write!(out, " · isn {ours}/{theirs}");
         }
         if let Some(counters) = totals.counters() {
-            let _infallible = write!(
-                remark,
-                " · mss {} cwnd {}",
-                counters.mss_bytes, counters.cwnd
-            );
+            let _infallible = write!(out, " · mss {} cwnd {}", counters.mss_bytes, counters.cwnd);
         }
         if let Some((send, receive)) = totals.wscales() {
-            let _infallible = write!(remark, " · wscale {send}/{receive}");
+            let _infallible = write!(out, " · wscale {send}/{receive}");
         }
-        let options: Vec<_> = totals.options().filter(|name| *name != "wscale").collect();
-        if !options.is_empty() {
-            let _infallible = write!(remark, " · {}", options.join(" "));
+        for (nth, name) in totals
+            .options()
+            .filter(|name| *name != "wscale")
+            .enumerate()
+        {
+            push(out, if nth == 0 { " · " } else { " " });
+            push(out, name);
         }
         if let Some(name) = totals.congestion() {
-            let _infallible = write!(remark, " · {}", escape(name.as_bytes()));
+            push(out, " · ");
+            push_escaped(out, name);
         }
     }
 
     fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
-        let mut remark = std::mem::take(&mut self.scratch);
-        remark.clear();
+        self.head(connection, out);
         let reason = totals.reason();
         let established = totals.was_established();
-        if established || reason == "unknown" || connection.is_listener() {
-            remark.push_str("closed");
+        let style = if matches!(reason, "normal" | "unknown") {
+            DIM
         } else {
-            push_reason(&mut remark, reason);
+            RED
+        };
+        self.pen().begin(out, style);
+        if established || reason == "unknown" || connection.is_listener() {
+            push(out, "closed");
+        } else {
+            push_reason(out, reason);
         }
         if let Some(us) = totals.duration_us() {
-            remark.push_str(" after ");
-            push_duration(&mut remark, us);
+            push(out, " after ");
+            push_duration(out, us);
         }
         if reason != "unknown" && established && !connection.is_listener() {
-            remark.push_str(" · ");
-            push_reason(&mut remark, reason);
-            match totals.closed_by().filter(|_| reason == "normal") {
-                Some("both") => remark.push_str(", both at once"),
+            push(out, " · ");
+            push_reason(out, reason);
+            match totals.closed_by(reason).filter(|_| reason == "normal") {
+                Some("both") => push(out, ", both at once"),
                 Some(side) => {
-                    remark.push_str(", ");
-                    remark.push_str(side);
-                    remark.push_str(" first");
+                    push(out, ", ");
+                    push(out, side);
+                    push(out, " first");
                 }
                 None => {}
             }
         }
         let mut took = |label: &str, us: Option<u64>| {
             if let Some(us) = us {
-                remark.push_str(label);
-                push_duration(&mut remark, us);
+                push(out, label);
+                push_duration(out, us);
             }
         };
         if established {
@@ -243,37 +284,13 @@ impl Table {
         }
         took(" · handshake ", totals.handshake_us().map(u64::from));
         took(" · queued ", totals.accept_wait_us());
-        if let Some(counters) = totals.counters() {
-            if established {
-                remark.push_str(" · ↑");
-                let sent = counters.tx_bytes.saturating_sub(counters.retrans_bytes);
-                push_bytes(&mut remark, sent);
-                remark.push_str(" ↓");
-                push_bytes(&mut remark, totals.rx_bytes().unwrap_or(0));
-            }
-            let again = counters.retransmits;
-            if again > 0 {
-                let what = if established { "segment" } else { "SYN" };
-                let plural = if again > 1 && established { "s" } else { "" };
-                let times = match again {
-                    _ if established => String::new(),
-                    1 => " once".to_owned(),
-                    times => format!(" {} times", count(times.into())),
-                };
-                let number = if established {
-                    format!("{} ", count(again.into()))
-                } else {
-                    String::new()
-                };
-                let _infallible = write!(remark, " · {number}{what}{plural} sent again{times}");
-            }
-        }
+        Self::traffic(totals, established, out);
         if let Some(us) = totals.srtt_us().filter(|_| established) {
-            remark.push_str(" · rtt ");
-            push_duration(&mut remark, us.into());
+            push(out, " · rtt ");
+            push_duration(out, us.into());
         }
         if self.wide && established {
-            Self::handshake(totals, &mut remark);
+            Self::handshake(totals, out);
         }
         // Where each transition has its line, the times are there.
         if self.wide || !self.lines.transition {
@@ -282,10 +299,10 @@ impl Table {
                     state.0,
                     tcp::ESTABLISHED | tcp::CLOSE_WAIT | tcp::FIN_WAIT2 | tcp::LISTEN
                 ) {
-                    remark.push_str(" · ");
-                    remark.push_str(state.name());
-                    remark.push(' ');
-                    push_duration(&mut remark, us);
+                    push(out, " · ");
+                    push(out, state.name());
+                    out.push(b' ');
+                    push_duration(out, us);
                 }
             }
         }
@@ -293,16 +310,46 @@ impl Table {
             .closer_pid()
             .filter(|pid| connection.pid() != Some(*pid))
         {
-            let _infallible = write!(remark, " · closed by {closer}");
+            push(out, " · closed by ");
+            push_number(out, closer.into());
         }
-        let style = if matches!(reason, "normal" | "unknown") {
-            DIM
-        } else {
-            RED
-        };
-        self.remark(connection, &remark, style, out);
-        self.scratch = remark;
+        self.pen().end(out, style);
+        finish(out);
     }
+
+    /// What went over it.
+    fn traffic(totals: &Totals, established: bool, out: &mut Vec<u8>) {
+        let Some(counters) = totals.counters() else {
+            return;
+        };
+        if established {
+            push(out, " · ↑");
+            let sent = counters.tx_bytes.saturating_sub(counters.retrans_bytes);
+            push_bytes(out, sent);
+            push(out, " ↓");
+            push_bytes(out, totals.rx_bytes().unwrap_or(0));
+        }
+        let again = u64::from(counters.retransmits);
+        match (again, established) {
+            (0, _) => {}
+            (1, true) => push(out, " · 1 segment sent again"),
+            (_, true) => {
+                let _infallible = write!(out, " · {} segments sent again", count(again));
+            }
+            (1, false) => push(out, " · SYN sent again once"),
+            (_, false) => {
+                let _infallible = write!(out, " · SYN sent again {} times", count(again));
+            }
+        }
+    }
+}
+
+/// Both ends of a connection as text, and how wide their columns are.
+struct Ends<'a> {
+    local: &'a [u8],
+    local_width: usize,
+    remote: &'a [u8],
+    remote_width: usize,
 }
 
 /// Puts text into columns.
@@ -314,81 +361,145 @@ struct Pen {
 impl Pen {
     /// Appends `text` in `width` columns, left or right aligned, in `style`.
     fn cell(self, row: &mut Vec<u8>, text: &str, width: usize, style: Style, right: bool) {
-        let padding = width.saturating_sub(columns(text));
+        self.put(row, text.as_bytes(), columns(text), width, style, right);
+    }
+
+    /// The same for text of ours, a column to a byte.
+    fn ascii(self, row: &mut Vec<u8>, text: &str, width: usize, style: Style, right: bool) {
+        self.put(row, text.as_bytes(), text.len(), width, style, right);
+    }
+
+    /// The same for text that takes so many columns.
+    fn put(
+        self,
+        row: &mut Vec<u8>,
+        text: &[u8],
+        columns: usize,
+        width: usize,
+        style: Style,
+        right: bool,
+    ) {
+        let padding = width.saturating_sub(columns);
         if right {
-            row.extend(std::iter::repeat_n(b' ', padding));
+            blanks(row, padding);
         }
-        if self.colored && style != Style::new() {
-            // Writing to memory does not fail.
-            let _infallible = write!(row, "{}{text}{}", style.render(), style.render_reset());
-        } else {
-            row.extend_from_slice(text.as_bytes());
-        }
+        self.begin(row, style);
+        row.extend_from_slice(text);
+        self.end(row, style);
         if !right {
-            row.extend(std::iter::repeat_n(b' ', padding));
+            blanks(row, padding);
         }
     }
 
-    /// Owner, connection, both ends.
-    fn about(
+    /// The same for text that nothing has to be aligned with.
+    fn last(self, row: &mut Vec<u8>, text: &str, style: Style) {
+        self.begin(row, style);
+        push(row, text);
+        self.end(row, style);
+    }
+
+    fn begin(self, row: &mut Vec<u8>, style: Style) {
+        if self.colored && style != Style::new() {
+            // Writing to memory does not fail.
+            let _infallible = write!(row, "{}", style.render());
+        }
+    }
+
+    fn end(self, row: &mut Vec<u8>, style: Style) {
+        if self.colored && style != Style::new() {
+            let _infallible = write!(row, "{}", style.render_reset());
+        }
+    }
+
+    /// A number; `-` if it is not known.
+    fn number(
         self,
         row: &mut Vec<u8>,
-        connection: &Connection,
-        wide: bool,
-        (local_width, remote_width): (usize, usize),
+        number: Option<u32>,
+        width: usize,
+        style: Style,
+        right: bool,
     ) {
+        let mut digits = itoa::Buffer::new();
+        let text = number.map_or("-", |number| digits.format(number));
+        self.ascii(row, text, width, style, right);
+    }
+
+    /// Owner, connection, both ends.
+    fn about(self, row: &mut Vec<u8>, connection: &Connection, wide: bool, ends: &Ends<'_>) {
         let provisional = connection.is_provisional();
         let owner_style = if provisional { DIM } else { BOLD };
-        let number = |number: Option<u32>| {
-            number.map_or_else(|| "-".to_owned(), |number| number.to_string())
-        };
-        self.cell(row, &number(connection.pid()), PID_WIDTH, owner_style, true);
+        self.number(row, connection.pid(), PID_WIDTH, owner_style, true);
         row.push(if provisional { b'~' } else { b' ' });
-        let comm = if connection.comm().is_empty() {
-            "-".to_owned()
-        } else {
-            escape(connection.comm())
+        let comm = match connection.comm() {
+            [] => b"-".as_slice(),
+            comm => comm,
         };
         let comm_style = if provisional { DIM } else { Style::new() };
-        self.cell(row, &comm, COMM_WIDTH, comm_style, false);
+        self.begin(row, comm_style);
+        let columns = push_escaped(row, comm);
+        self.end(row, comm_style);
+        blanks(row, COMM_WIDTH.saturating_sub(columns));
         row.extend_from_slice(b"  ");
         if wide {
-            self.cell(row, &number(connection.uid()), 6, Style::new(), true);
+            self.number(row, connection.uid(), 6, Style::new(), true);
             row.push(b' ');
-            self.cell(row, connection.pid_source(), 8, DIM, false);
+            self.ascii(row, connection.pid_source(), 8, DIM, false);
             row.push(b' ');
-            self.cell(row, &connection.netns().to_string(), 10, DIM, true);
+            self.number(row, Some(connection.netns()), 10, DIM, true);
             row.extend_from_slice(b"  ");
         }
         let index = usize::try_from(connection.id()).unwrap_or(0) % CONNECTIONS.len();
-        let id = format!("{:x}", connection.id());
-        self.cell(row, &id, CONN_WIDTH, CONNECTIONS[index], true);
+        let nibbles = (64 - connection.id().leading_zeros()).div_ceil(4).max(1) as usize;
+        blanks(row, CONN_WIDTH.saturating_sub(nibbles));
+        self.begin(row, CONNECTIONS[index]);
+        push_hex(row, connection.id());
+        self.end(row, CONNECTIONS[index]);
         row.extend_from_slice(b"  ");
 
-        let local = endpoint(Some(connection.laddr()), connection.lport());
-        self.cell(row, &local, local_width, Style::new(), false);
+        let plain = Style::new();
+        self.put(
+            row,
+            ends.local,
+            ends.local.len(),
+            ends.local_width,
+            plain,
+            false,
+        );
         let arrow = match connection.role() {
             "client" => " → ",
             "server" => " ← ",
             _ => "   ",
         };
-        self.cell(row, arrow, 3, DIM, false);
-        self.cell(row, &remote(connection), remote_width, Style::new(), false);
+        self.last(row, arrow, DIM);
+        self.put(
+            row,
+            ends.remote,
+            ends.remote.len(),
+            ends.remote_width,
+            plain,
+            false,
+        );
         row.extend_from_slice(b"  ");
     }
 }
 
-/// The remote end; `*` of a listener.
-fn remote(connection: &Connection) -> String {
-    if connection.raddr().is_none() && connection.is_listener() {
-        "*".to_owned()
-    } else {
-        endpoint(connection.raddr(), connection.rport())
-    }
+fn push(row: &mut Vec<u8>, text: &str) {
+    row.extend_from_slice(text.as_bytes());
 }
 
-fn push_reason(text: &mut String, reason: &str) {
-    text.extend(reason.chars().map(|c| if c == '_' { ' ' } else { c }));
+fn blanks(row: &mut Vec<u8>, number: usize) {
+    row.resize(row.len() + number, b' ');
+}
+
+fn push_reason(row: &mut Vec<u8>, reason: &str) {
+    let begin = row.len();
+    push(row, reason);
+    for byte in &mut row[begin..] {
+        if *byte == b'_' {
+            *byte = b' ';
+        }
+    }
 }
 
 /// What goes wrong at a listener.
@@ -451,13 +562,22 @@ fn columns(text: &str) -> usize {
 }
 
 /// `1.2.3.4:80`, `[::1]:80`, and `?` for a port that the socket never had.
-fn endpoint(addr: Option<std::net::IpAddr>, port: Option<u16>) -> String {
-    use std::net::{IpAddr, SocketAddr};
-    match (addr, port) {
-        (Some(addr), Some(port)) => SocketAddr::new(addr, port).to_string(),
-        (Some(IpAddr::V6(addr)), None) => format!("[{addr}]:?"),
-        (Some(addr), None) => format!("{addr}:?"),
-        (None, _) => "?".to_owned(),
+fn push_endpoint(text: &mut Vec<u8>, addr: Option<IpAddr>, port: Option<u16>) {
+    let Some(addr) = addr else {
+        text.push(b'?');
+        return;
+    };
+    if addr.is_ipv6() {
+        text.push(b'[');
+        push_address(text, addr);
+        text.push(b']');
+    } else {
+        push_address(text, addr);
+    }
+    text.push(b':');
+    match port {
+        Some(port) => push_number(text, port.into()),
+        None => text.push(b'?'),
     }
 }
 
@@ -479,8 +599,8 @@ impl Sink for Table {
             return;
         }
         let pen = self.pen();
-        if let Some(time) = self.time.render(&self.clock, start.mono_ns) {
-            self.time_width = columns(time).max(4);
+        if let Some((_, columns)) = self.time.render(&self.clock, start.mono_ns) {
+            self.time_width = columns.max(4);
             pen.cell(out, "TIME", self.time_width, BOLD, false);
             out.extend_from_slice(b"  ");
         }
@@ -523,29 +643,36 @@ impl Sink for Table {
                 self.head(connection, out);
                 let pen = self.pen();
                 pen.cell(out, "open", STATE_WIDTH, DIM, true);
-                pen.cell(out, " · ", 3, DIM, false);
+                pen.last(out, " · ", DIM);
                 let state = connection.oldstate();
-                pen.cell(out, state.name(), 0, state_style(state), false);
+                pen.last(out, state.name(), state_style(state));
                 finish(out);
                 1
             }
             Event::Accept(connection, numbers) => {
-                let mut remark = "accepted".to_owned();
+                self.head(connection, out);
+                let pen = self.pen();
+                pen.begin(out, GREEN);
+                push(out, "accepted");
                 if let Some(us) = connection.span_us() {
-                    let _infallible = write!(remark, " after {} in the queue", duration(us));
+                    push(out, " after ");
+                    push_duration(out, us);
+                    push(out, " in the queue");
                 }
                 if let Some(listener) = connection
                     .peer_pid()
                     .filter(|pid| connection.pid() != Some(*pid))
                 {
-                    let _infallible = write!(remark, " of {listener}");
+                    push(out, " of ");
+                    push_number(out, listener.into());
                 }
                 if let (Some(queued), Some(limit)) = (numbers.backlog(), numbers.backlog_max())
                     && queued > 0
                 {
-                    let _infallible = write!(remark, " · {queued} more wait, of at most {limit}");
+                    let _infallible = write!(out, " · {queued} more wait, of at most {limit}");
                 }
-                self.remark(connection, &remark, GREEN, out);
+                pen.end(out, GREEN);
+                finish(out);
                 1
             }
             Event::Retransmit(connection, numbers) => {
@@ -556,7 +683,7 @@ impl Sink for Table {
                 };
                 let mut remark = format!("{what} sent again in {}", connection.oldstate().name());
                 if let Some(times) = numbers.count() {
-                    let _infallible = write!(remark, " · {} so far", count(times.into()));
+                    remark += &format!(" · {} so far", count(times.into()));
                 }
                 self.remark(connection, &remark, YELLOW, out);
                 1
@@ -566,7 +693,7 @@ impl Sink for Table {
                 let mut remark = format!("RST {} in {state}", connection.direction());
                 let named = |reason| reset_reason(&self.reset_reasons, reason);
                 if let Some(reason) = numbers.reset_reason().and_then(named) {
-                    let _infallible = write!(remark, " ({})", escape(reason.as_bytes()));
+                    remark += &format!(" ({})", escape(reason.as_bytes()));
                 }
                 self.remark(connection, &remark, RED, out);
                 1
@@ -597,8 +724,8 @@ impl Sink for Table {
 
     fn lost(&mut self, lost: &Lost, out: &mut Vec<u8>) {
         let pen = self.pen();
-        if let Some(time) = self.time.render(&self.clock, lost.mono_ns) {
-            pen.cell(out, time, self.time_width, DIM, false);
+        if let Some((time, columns)) = self.time.render(&self.clock, lost.mono_ns) {
+            pen.put(out, time, columns, self.time_width, DIM, false);
             out.extend_from_slice(b"  ");
         }
         let remark = format!(
@@ -606,7 +733,7 @@ impl Sink for Table {
             count(lost.count + lost.time_waits + lost.others),
             lost.cause.replace('_', " ")
         );
-        pen.cell(out, &remark, 0, RED.bold(), false);
+        pen.last(out, &remark, RED.bold());
         finish(out);
     }
 

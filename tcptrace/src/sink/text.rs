@@ -1,6 +1,6 @@
 //! Text from outside, made harmless, and quantities as people read them.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io::Write as _, net::IpAddr};
 
 use super::time::push_padded;
 
@@ -28,6 +28,20 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
+/// Appends an [`escape`]d name. Returns how many columns of a terminal it takes.
+pub fn push_escaped(text: &mut Vec<u8>, bytes: &[u8]) -> usize {
+    if bytes
+        .iter()
+        .all(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\')
+    {
+        text.extend_from_slice(bytes);
+        return bytes.len();
+    }
+    let escaped = escape(bytes);
+    text.extend_from_slice(escaped.as_bytes());
+    unicode_width::UnicodeWidthStr::width(escaped.as_str())
+}
+
 /// Whether a character can drive a terminal, break a line or reorder text: control characters,
 /// bidirectional controls (Unicode UAX #9), line and paragraph separators (UAX #14).
 pub const fn is_unsafe(c: char) -> bool {
@@ -37,21 +51,21 @@ pub const fn is_unsafe(c: char) -> bool {
 
 /// A duration in three to four significant places: `45µs`, `12.3ms`, `1.204s`, `2m05s`, `3h07m`.
 pub fn duration(us: u64) -> String {
-    let mut text = String::new();
+    let mut text = Vec::new();
     push_duration(&mut text, us);
-    text
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Appends a [`duration`].
-pub fn push_duration(text: &mut String, us: u64) {
+pub fn push_duration(text: &mut Vec<u8>, us: u64) {
     // A whole number, then what is left of the next one in so many digits.
     let mut push = |whole: u64, between: &str, rest: u64, digits: u32, unit: &str| {
-        text.push_str(itoa::Buffer::new().format(whole));
+        push_number(text, whole);
         if digits > 0 {
-            text.push_str(between);
+            text.extend_from_slice(between.as_bytes());
             push_padded(text, u32::try_from(rest).unwrap_or(0), digits);
         }
-        text.push_str(unit);
+        text.extend_from_slice(unit.as_bytes());
     };
     match us {
         0..1_000 => push(us, "", 0, 0, "µs"),
@@ -67,13 +81,13 @@ pub fn push_duration(text: &mut String, us: u64) {
     }
 }
 
-/// A number of bytes in three or four significant places, by powers of 1024: `999B`, `1.5K`, `12M`.
-pub fn push_bytes(text: &mut String, number: u64) {
-    const UNITS: [char; 6] = ['K', 'M', 'G', 'T', 'P', 'E'];
-    let mut push = |number: u64| text.push_str(itoa::Buffer::new().format(number));
+/// Appends a number of bytes in three or four significant places, by powers of 1024: `999B`, `1.5K`,
+/// `12M`.
+pub fn push_bytes(text: &mut Vec<u8>, number: u64) {
+    const UNITS: [u8; 6] = *b"KMGTPE";
     if number < 1024 {
-        push(number);
-        text.push('B');
+        push_number(text, number);
+        text.push(b'B');
         return;
     }
     let mut tenths = u128::from(number) * 10 / 1024;
@@ -83,12 +97,54 @@ pub fn push_bytes(text: &mut String, number: u64) {
         unit += 1;
     }
     let tenths = u64::try_from(tenths).unwrap_or(u64::MAX);
-    push(tenths / 10);
+    push_number(text, tenths / 10);
     if tenths < 100 {
-        text.push('.');
-        text.push_str(itoa::Buffer::new().format(tenths % 10));
+        text.push(b'.');
+        push_number(text, tenths % 10);
     }
     text.push(UNITS[unit]);
+}
+
+/// Appends a number.
+pub fn push_number(text: &mut Vec<u8>, number: u64) {
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends a number in hexadecimal, as short as can be.
+pub fn push_hex(text: &mut Vec<u8>, number: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let nibbles = (64 - number.leading_zeros()).div_ceil(4).max(1);
+    for nibble in (0..nibbles).rev() {
+        text.push(DIGITS[(number >> (nibble * 4) & 15) as usize]);
+    }
+}
+
+/// Appends an address.
+pub fn push_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, rest @ ..] = address.octets();
+            push_octet(text, first);
+            for octet in rest {
+                text.push(b'.');
+                push_octet(text, octet);
+            }
+        }
+        IpAddr::V6(address) => {
+            // Writing to memory does not fail.
+            let _infallible = write!(text, "{address}");
+        }
+    }
+}
+
+fn push_octet(text: &mut Vec<u8>, octet: u8) {
+    if octet >= 100 {
+        text.push(b'0' + octet / 100);
+    }
+    if octet >= 10 {
+        text.push(b'0' + octet / 10 % 10);
+    }
+    text.push(b'0' + octet % 10);
 }
 
 /// A count with thousands set apart: `1,234,567`.
@@ -149,9 +205,33 @@ mod tests {
             (1 << 20, "1.0M"),
             (u64::MAX, "15E"),
         ] {
-            let mut pushed = String::new();
+            let mut pushed = Vec::new();
             push_bytes(&mut pushed, number);
-            assert_eq!(pushed, text);
+            assert_eq!(String::from_utf8(pushed).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn hex_is_as_short_as_ss_prints_it() {
+        for number in [0, 1, 15, 16, 0x1001, u64::MAX] {
+            let mut out = Vec::new();
+            push_hex(&mut out, number);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{number:x}"));
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for address in [
+            "0.0.0.0",
+            "1.20.255.100",
+            "127.0.0.1",
+            "::",
+            "2001:db8::1:0",
+        ] {
+            let mut out = Vec::new();
+            push_address(&mut out, address.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), address);
         }
     }
 

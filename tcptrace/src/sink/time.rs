@@ -1,6 +1,6 @@
 //! Timestamps as text.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 use jiff::{Timestamp, tz::TimeZone};
 
@@ -30,28 +30,37 @@ impl Clock {
 
     /// Appends RFC 3339 UTC with nine fraction digits and `Z`.
     pub fn push_rfc3339(&mut self, mono_ns: u64, out: &mut Vec<u8>) {
-        let (second, mut nanos) = self.wall(mono_ns);
+        let (second, nanos) = self.wall(mono_ns);
         if self.text.is_empty() || second != self.second {
             let timestamp = Timestamp::from_second(second).unwrap_or_default();
             self.text = timestamp.strftime("%Y-%m-%dT%H:%M:%S").to_string();
             self.second = second;
         }
         out.extend_from_slice(self.text.as_bytes());
-        let mut fraction = *b".000000000Z";
-        for digit in fraction[1..10].iter_mut().rev() {
-            *digit += u8::try_from(nanos % 10).unwrap_or(0);
-            nanos /= 10;
-        }
-        out.extend_from_slice(&fraction);
+        let [a, b] = two_digits(nanos / 10_000_000);
+        let [c, d] = two_digits(nanos / 100_000);
+        let [e, f] = two_digits(nanos / 1_000);
+        let [g, h] = two_digits(nanos / 10);
+        let [_, i] = two_digits(nanos);
+        out.extend_from_slice(&[b'.', a, b, c, d, e, f, g, h, i, b'Z']);
     }
 }
 
-/// Appends a number in `width` digits.
-pub fn push_padded(text: &mut String, number: u32, width: u32) {
-    for place in (0..width).rev() {
-        let digit = number / 10_u32.pow(place) % 10;
-        text.push(char::from(b'0' + u8::try_from(digit).unwrap_or(0)));
+/// The last two digits of a number.
+const fn two_digits(number: u32) -> [u8; 2] {
+    let number = (number % 100) as u8;
+    [b'0' + number / 10, b'0' + number % 10]
+}
+
+/// Appends the last `width` digits of a number, at most ten.
+pub fn push_padded(text: &mut Vec<u8>, mut number: u32, width: u32) {
+    let mut digits = [b'0'; 10];
+    let width = digits.len().min(width as usize);
+    for digit in digits[..width].iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
     }
+    text.extend_from_slice(&digits[..width]);
 }
 
 /// What the time column shows.
@@ -114,9 +123,11 @@ pub struct TimeColumn {
     format: TimeFormat,
     begin_ns: u64,
     second: i64,
-    text: String,
+    text: Vec<u8>,
     /// Bytes of `text` before the fraction of the second
     whole: usize,
+    /// Columns of a terminal that they take
+    columns: usize,
 }
 
 impl TimeColumn {
@@ -126,8 +137,9 @@ impl TimeColumn {
             format,
             begin_ns,
             second: i64::MIN,
-            text: String::new(),
+            text: Vec::new(),
             whole: 0,
+            columns: 0,
         }
     }
 
@@ -136,16 +148,16 @@ impl TimeColumn {
         self.begin_ns = begin_ns;
     }
 
-    /// The time of a record; none without a time column.
-    pub fn render(&mut self, clock: &Clock, mono_ns: u64) -> Option<&str> {
+    /// The time of a record, and how many columns of a terminal it takes; none without a time column.
+    pub fn render(&mut self, clock: &Clock, mono_ns: u64) -> Option<(&[u8], usize)> {
         let (second, nanos) = clock.wall(mono_ns);
         let text = &mut self.text;
         match &self.format {
             TimeFormat::None => return None,
             TimeFormat::Unix => {
                 text.clear();
-                text.push_str(itoa::Buffer::new().format(second));
-                text.push('.');
+                text.extend_from_slice(itoa::Buffer::new().format(second).as_bytes());
+                text.push(b'.');
                 push_padded(text, nanos / 1000, 6);
             }
             TimeFormat::Elapsed => {
@@ -168,18 +180,23 @@ impl TimeColumn {
                     let zoned = Timestamp::from_second(second)
                         .unwrap_or_default()
                         .to_zoned(zone.clone());
-                    *text = jiff::fmt::strtime::format(pattern, &zoned).unwrap_or_default();
+                    let whole = jiff::fmt::strtime::format(pattern, &zoned).unwrap_or_default();
+                    self.columns = unicode_width::UnicodeWidthStr::width(whole.as_str());
+                    *text = whole.into_bytes();
                     self.whole = text.len();
                     self.second = second;
                 }
                 text.truncate(self.whole);
                 if *fraction > 0 {
-                    text.push('.');
+                    text.push(b'.');
                     push_padded(text, nanos / 10_u32.pow(9 - fraction), *fraction);
                 }
+                let columns = self.columns + text.len() - self.whole;
+                return Some((text, columns));
             }
         }
-        Some(text)
+        let columns = text.len();
+        Some((text, columns))
     }
 }
 
@@ -221,7 +238,11 @@ mod tests {
             ("%H h", "11 h"),
         ] {
             let format = TimeFormat::parse(format, true).unwrap();
-            assert_eq!(TimeColumn::new(format, 0).render(&clock, 0), Some(text));
+            let mut column = TimeColumn::new(format, 0);
+            assert_eq!(
+                column.render(&clock, 0),
+                Some((text.as_bytes(), text.len()))
+            );
         }
         assert!(TimeFormat::parse("nope", true).is_err());
         assert!(TimeFormat::parse("%!", true).is_err());
