@@ -82,20 +82,18 @@ fn read(ebpf: &mut Ebpf, each: fn(&[u8], &mut Vec<u8>)) -> Result<()> {
     }
 }
 
-/// Time, socket, thread group, states: as numbers.
+/// Time, socket, thread group and thread, states: as numbers, by the standard library.
 fn print(record: &[u8], lines: &mut Vec<u8>) {
-    let mut digits = itoa::Buffer::new();
-    for word in record.chunks_exact(8).take(3) {
-        let word = word.try_into().map_or(0, u64::from_ne_bytes);
-        lines.extend_from_slice(digits.format(word).as_bytes());
-        lines.push(b' ');
-    }
-    for state in record[24..32].chunks_exact(4) {
-        let state = state.try_into().map_or(0, u32::from_ne_bytes);
-        lines.extend_from_slice(digits.format(state).as_bytes());
-        lines.push(b' ');
-    }
-    lines.push(b'\n');
+    let (words, _) = record.as_chunks::<8>();
+    let [mono_ns, skaddr, pid_tgid, states, ..] = words else {
+        return;
+    };
+    let [mono_ns, skaddr, pid_tgid, states] =
+        [mono_ns, skaddr, pid_tgid, states].map(|word| u64::from_ne_bytes(*word));
+    let (pid, tgid) = (pid_tgid & 0xffff_ffff, pid_tgid >> 32);
+    let (old, new) = (states & 0xffff_ffff, states >> 32);
+    // Writing to memory does not fail.
+    let _infallible = writeln!(lines, "{mono_ns} {skaddr:x} {tgid} {pid} {old} {new}");
 }
 
 /// Says how many transitions there were, when asked.
