@@ -119,6 +119,7 @@ impl Pipeline {
 
     /// Runs until stopped, until the reader is gone, or until the wanted count is reached.
     pub fn run(mut self) -> Result<Outcome, Error> {
+        kernel::priority::raise();
         let begin_ns = kernel::mono_ns();
         self.sink.set_clock(kernel::wall_minus_mono_ns());
         let start = Start {

@@ -5,6 +5,7 @@ pub mod capability;
 pub mod layout;
 pub mod netns;
 pub mod netstat;
+pub mod priority;
 pub mod tracefs;
 
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, path::Path};

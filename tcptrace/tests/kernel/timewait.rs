@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+
 use crate::{
     Scenario,
     Scenario::Always,
@@ -37,6 +39,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("timewait::none_allowed", Always(none_allowed)),
     ("timewait::expiry", Always(expiry)),
     ("timewait::storm", Always(storm)),
+    ("timewait::stopped_behind", Always(stopped_behind)),
 ];
 
 /// The tracer may have to ask for it, too.
@@ -849,6 +852,34 @@ fn storm() {
     let told_in = count(&|record| record.is("transition", "TIME_WAIT"));
     let told_out = count(&|record| record.text("old") == Some("TIME_WAIT"));
     assert_eq!((told_in, told_out), (entered, entered));
+    check::same_transitions(&lives, &ours);
+    record::each_end_has_its_close(&ours);
+}
+
+/// Told to stop while it has thousands of time-wait sockets to look at, it looks at each.
+fn stopped_behind() {
+    const CONNECTIONS: usize = 10_000;
+
+    let netns = Netns::new();
+    netns.set("tcp_max_tw_buckets", "100000");
+    let truth = Truth::with_buffer(16 << 10);
+    let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
+    tracer.signal(Signal::STOP);
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    server.tell_serve(&listener, CONNECTIONS, First::Client);
+    client.tell_dial(listener.local, CONNECTIONS, First::Client);
+    assert_eq!(client.clients().len(), CONNECTIONS);
+    assert_eq!(server.clients().len(), CONNECTIONS);
+    server.unlisten(&listener);
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    tracer.signal(Signal::INT);
+    tracer.signal(Signal::CONT);
+    let records = tracer.wait().fine();
+    assert_eq!(records.lost(), 0, "{}", records.end().line);
+    let ours = records.within(netns.inode);
     check::same_transitions(&lives, &ours);
     record::each_end_has_its_close(&ours);
 }
