@@ -149,17 +149,19 @@ impl Totals {
             let ends = matches!(path[at].state(), tcp::CLOSE | tcp::TIME_WAIT);
             path[at].mono_ns() != 0 && (at + 1 < path.len() || !ends)
         };
+        // By name: a name is a key in JSON.
+        let same = move |one: usize, other: usize| {
+            State(path[one].state()).name() == State(path[other].state()).name()
+        };
         let repeats = move |at: usize| {
-            path[..at]
-                .iter()
-                .any(|earlier| earlier.state() == path[at].state() && earlier.mono_ns() != 0)
+            (0..at).any(|earlier| same(earlier, at) && path[earlier].mono_ns() != 0)
         };
         (0..path.len())
             .filter(move |at| known(*at) && !repeats(*at))
             .map(move |at| {
                 let state = path[at].state();
                 let us = (at..path.len())
-                    .filter(|later| known(*later) && path[*later].state() == state)
+                    .filter(|later| known(*later) && same(*later, at))
                     .map(lasted_us)
                     .sum();
                 (State(state), us)
