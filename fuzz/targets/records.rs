@@ -37,7 +37,10 @@ pub(crate) fn target(bytes: &[u8]) {
         let plain = render(&mut table(every, false, explain), &recording);
         check_table(&plain);
         let colored = render(&mut table(every, true, explain), &recording);
-        assert_eq!(without_colours(&colored), plain, "colours change the text");
+        // The blanks at a row's end are taken off, but not inside a colour.
+        let stripped = without_colours(&colored);
+        let same = stripped.lines().map(str::trim_end).eq(plain.lines());
+        assert!(same, "colours change the text:\n{stripped}\n{plain}");
     }
     let summary = Lines {
         transition: false,
@@ -78,7 +81,7 @@ fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
             mono_ns = event.connection().mono_ns();
             let begin = out.len();
             let lines = sink.event(event, &mut out);
-            let made = out[begin..].iter().filter(|byte| **byte == b'\n').count();
+            let made = out[begin..].split(|byte| *byte == b'\n').count() - 1;
             assert_eq!(u64::try_from(made).ok(), Some(lines), "{event:?}");
             assert!(out.ends_with(b"\n"), "a line is not whole: {event:?}");
             true

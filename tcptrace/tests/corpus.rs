@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     reason = "a failed unwrap fails the test, and says where"
 )]
+#![expect(clippy::print_stdout, reason = "shown if a test fails")]
 
 use std::{fs, path::Path};
 
@@ -23,7 +24,6 @@ fn replay(name: &str, target: fn(&[u8])) {
     let mut inputs = 0;
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
-        // Shown if it fails.
         println!("{}", path.display());
         target(&fs::read(&path).unwrap());
         inputs += 1;
