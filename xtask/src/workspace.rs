@@ -45,14 +45,6 @@ pub(crate) fn host() -> Result<String> {
     Ok(host)
 }
 
-/// Whether `cargo SUBCOMMAND` exists.
-pub(crate) fn cargo_has(subcommand: &str) -> bool {
-    cargo(subcommand)
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success())
-}
-
 /// `program`, through `sudo` if this process is not root.
 pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
     if is_root() {
