@@ -14,16 +14,14 @@ use crate::build::{self, Profile, Progress};
 use crate::setup::{self, Found};
 use crate::workspace::{self, Outcome};
 
-/// What rustc is told, as `cargo fuzz` does. The last keeps the linker from dropping the counters'
-/// table.
-const FLAGS: [&str; 7] = [
+/// What rustc is told, as `cargo fuzz` does.
+const FLAGS: [&str; 6] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "--cfg=fuzzing",
-    "-Clink-dead-code",
 ];
 
 /// A single input may take this long, in seconds, and this much memory, in MiB.
