@@ -9,10 +9,12 @@
 //! * [`kernel`]: what the running kernel is and allows;
 //! * [`bpf`]: the kernel side, loaded and attached; the only module that names `aya`;
 //! * [`event`], [`explain`], [`sink`], [`filter`]: pure, no file, no clock;
-//! * [`pipeline`], [`output`], [`recording`]: the loop and where its lines go;
+//! * [`pipeline`], [`output`], [`recording`], [`file`](mod@file): the loop and where its lines go;
 //! * [`check`]: what can be known here, without tracing;
 //! * [`trace`]: all of it together.
 #![forbid(unsafe_code)]
+// Tests make files, and peers to trace.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod bpf;
 pub mod check;
@@ -20,6 +22,7 @@ pub mod cli;
 pub mod error;
 pub mod event;
 pub mod explain;
+pub mod file;
 pub mod filter;
 pub mod kernel;
 pub mod manual;

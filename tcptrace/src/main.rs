@@ -1,4 +1,6 @@
 //! `tcptrace`: parse, run, exit.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::{io::Write as _, process::ExitCode};
 

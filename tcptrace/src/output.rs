@@ -1,15 +1,15 @@
 //! Where the lines go: standard output or a file, in whole lines.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, IsTerminal as _, Write as _},
     os::fd::{AsFd as _, BorrowedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
 
-use crate::error::Error;
+use crate::{error::Error, file};
 
 /// An open destination.
 #[derive(Debug)]
@@ -105,10 +105,6 @@ impl Output {
     }
 }
 
-fn append(path: &PathBuf) -> Result<File, Error> {
-    Ok(OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .with_context(|| format!("failed to open {}", path.display()))?)
+fn append(path: &Path) -> Result<File, Error> {
+    Ok(file::append(path).with_context(|| format!("failed to open {}", path.display()))?)
 }

@@ -12,6 +12,8 @@ use std::{
 
 use tcptrace_common::record::ABI_VERSION;
 
+use crate::file;
+
 const MAGIC: &[u8; 8] = b"tcptrace";
 
 /// Writes a recording.
@@ -23,7 +25,7 @@ pub struct Recorder {
 impl Recorder {
     /// Begins a recording.
     pub fn create(path: &Path, wall_minus_mono_ns: i64) -> std::io::Result<Self> {
-        let mut file = BufWriter::new(File::create(path)?);
+        let mut file = BufWriter::new(file::create(path)?);
         file.write_all(MAGIC)?;
         file.write_all(&ABI_VERSION.to_ne_bytes())?;
         file.write_all(&wall_minus_mono_ns.to_ne_bytes())?;

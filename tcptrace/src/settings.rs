@@ -17,7 +17,10 @@ use crate::{
     error::Error,
     event::State,
     filter::PortList,
-    sink::time::TimeFormat,
+    sink::{
+        text::is_unsafe,
+        time::{Clock, TimeColumn, TimeFormat},
+    },
 };
 
 /// Entries of the `PIDS` map.
@@ -182,8 +185,7 @@ impl Settings {
             output: args.output,
             // NDJSON has its own times; the zone, which may cost a look at many files, is not
             // asked for.
-            time: TimeFormat::parse(&args.time, args.utc || json)
-                .map_err(|why| Error::usage(format!("-T {}: {why}", args.time)))?,
+            time: parse_time(&args.time, args.utc || json)?,
             wide: args.wide,
             color: args.color,
             duration: args
@@ -284,6 +286,21 @@ fn typed_filters(args: &TraceArgs) -> BTreeMap<&'static str, String> {
     filters
 }
 
+/// The time column, which must be of one line.
+fn parse_time(text: &str, utc: bool) -> Result<TimeFormat, Error> {
+    let error = |why: &str| Error::usage(format!("-T {text}: {why}"));
+    let format = TimeFormat::parse(text, utc).map_err(|why| error(&why))?;
+    let mut column = TimeColumn::new(format.clone(), 0);
+    if let Some(shown) = column.render(&Clock::default(), 0)
+        && shown.contains(is_unsafe)
+    {
+        return Err(error(
+            "a control character would break the table's lines; leave out %n, %t and the like",
+        ));
+    }
+    Ok(format)
+}
+
 /// `10`, `1.5s`, `300ms`, `5m`, `1h`; a bare number is seconds.
 fn parse_duration(option: &str, text: &str) -> Result<Duration, Error> {
     let error = || {
@@ -353,6 +370,14 @@ mod tests {
         }
         for text in ["", "s", "-1", "0", "1y", "1e400", "nan", "1 s"] {
             assert!(parse_duration("-d", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_of_one_line() {
+        assert!(parse_time("%H:%M %%", true).is_ok());
+        for text in ["%H%n%M", "%H%t", "%H\u{1b}[2J"] {
+            assert!(parse_time(text, true).is_err(), "{text:?}");
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     bpf,
     cli::{ColorWhen, Format},
     error::Error,
-    kernel::{self, Kernel, capability},
+    kernel::{self, Kernel, capability, field},
     output::Output,
     pipeline::{Control, Outcome, Pipeline, close_lines},
     settings::Settings,
@@ -139,12 +139,7 @@ fn hangup_ignored() -> bool {
     const SIGHUP_BIT: u64 = 1;
     std::fs::read_to_string("/proc/self/status")
         .ok()
-        .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("SigIgn:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        })
+        .and_then(|status| field::hex(&status, "SigIgn:"))
         .is_some_and(|ignored| ignored & SIGHUP_BIT != 0)
 }
 

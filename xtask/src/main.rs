@@ -7,6 +7,7 @@
 mod bench;
 mod bpf_toolchain;
 mod build;
+mod fuzz;
 mod lint;
 mod run;
 mod setup;
@@ -34,6 +35,8 @@ enum Task {
     Vm(vm::Args),
     /// Measure tcptrace beside other tracers and beside none; needs root
     Bench(bench::Args),
+    /// Feed any bytes to everything that the agent parses
+    Fuzz(fuzz::Args),
     /// Check formatting, lints and dependencies
     Lint,
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Lint => lint::run(),
     };
     match done {

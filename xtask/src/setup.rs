@@ -14,6 +14,9 @@ use crate::workspace;
 /// The version that the project is tested with.
 const LINKER_VERSION: &str = "0.10.3";
 
+/// Checks the dependencies, in `lint`.
+const DENY_VERSION: &str = "0.20.2";
+
 /// A component download that takes longer than this has got stuck.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
 
@@ -143,6 +146,35 @@ fn ensure_linker() -> Result<PathBuf> {
         );
     }
     Ok(linker)
+}
+
+/// The `cargo-deny` to use: one that is on the path or in .tools, whatever its version, or else one that
+/// is installed there.
+pub(crate) fn ensure_deny() -> Result<PathBuf> {
+    let tools = workspace::root().join(".tools");
+    let ours = tools.join("bin/cargo-deny");
+    let runs = |program: &Path| {
+        let version = Command::new(program).arg("--version").output();
+        version.is_ok_and(|output| output.status.success())
+    };
+    for program in [ours.as_path(), Path::new("cargo-deny")] {
+        if runs(program) {
+            return Ok(program.to_owned());
+        }
+    }
+    eprintln!("installing cargo-deny {DENY_VERSION} into .tools (some minutes)...");
+    let mut cargo = workspace::cargo("install");
+    cargo
+        .args([
+            "cargo-deny",
+            "--version",
+            DENY_VERSION,
+            "--locked",
+            "--root",
+        ])
+        .arg(&tools);
+    workspace::run_quietly(&mut cargo)?;
+    Ok(ours)
 }
 
 /// The version of a `bpf-linker` that runs.

@@ -33,12 +33,16 @@ pub(crate) fn compile_for(cargo: &mut Command, target: Option<&str>) {
     cargo.args(["--target", target]).env(linker, "rust-lld");
 }
 
-/// Whether `cargo SUBCOMMAND` exists.
-pub(crate) fn cargo_has(subcommand: &str) -> bool {
-    cargo(subcommand)
-        .arg("--version")
+/// The target of this machine, as rustc names it.
+pub(crate) fn host() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc)
+        .args(["--print", "host-tuple"])
         .output()
-        .is_ok_and(|output| output.status.success())
+        .context("cannot run rustc")?;
+    let host = String::from_utf8(output.stdout)?.trim_end().to_owned();
+    anyhow::ensure!(!host.is_empty(), "rustc named no host");
+    Ok(host)
 }
 
 /// `program`, through `sudo` if this process is not root.

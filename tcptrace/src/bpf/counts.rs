@@ -10,7 +10,7 @@ use aya::{
 use tcptrace_common::count;
 
 use super::object::take;
-use crate::error::Error;
+use crate::{error::Error, kernel::field};
 
 /// Reads the kernel's counters.
 pub struct Counts {
@@ -102,7 +102,5 @@ fn recursion_misses(ebpf: &Ebpf, name: &str) -> Option<u64> {
     let program = <&BtfTracePoint>::try_from(ebpf.program(name)?).ok()?;
     let fd = program.fd().ok()?.as_fd().as_raw_fd();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    info.lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:"))
-        .and_then(|value| value.trim().parse().ok())
+    field::decimal(&info, "recursion_misses:")
 }

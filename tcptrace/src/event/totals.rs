@@ -152,7 +152,9 @@ impl Totals {
             let left_ns = next.map_or(self.end_ns(), |next| next.mono_ns());
             let us = left_ns.saturating_sub(step.mono_ns()) / 1000;
             let state = State(step.state());
-            match states[..len].iter_mut().find(|(known, _)| *known == state) {
+            // By name: a name is a key in JSON.
+            let same = |(known, _): &&mut (State, u64)| known.name() == state.name();
+            match states[..len].iter_mut().find(same) {
                 Some((_, total_us)) => *total_us = total_us.saturating_add(us),
                 None => {
                     states[len] = (state, us);

@@ -30,6 +30,12 @@ const KIND_MAX: u32 = 19;
 /// How deep members may nest: a crafted type graph must not exhaust the stack.
 const DEPTH_MAX: u32 = 16;
 
+/// How many members are looked at for one: nor must it take forever. A struct has at most 65,535.
+const MEMBERS_MAX: u32 = 1 << 17;
+
+/// How long a name may be; the kernel's own limit, `KSYM_NAME_LEN`, is 512.
+const NAME_MAX: usize = 4096;
+
 /// Why BTF could not be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BtfError {
@@ -139,9 +145,10 @@ impl<'a> Btf<'a> {
             .get(structure.as_bytes())
             .ok_or_else(|| BtfError::NoStruct(structure.to_owned()))?;
         let mut bits = 0_u32;
+        let mut left = MEMBERS_MAX;
         for name in path.split('.') {
             let (offset, member) = self
-                .member(self.resolve(id)?, name.as_bytes(), 0)?
+                .member(self.resolve(id)?, name.as_bytes(), 0, &mut left)?
                 .ok_or_else(missing)?;
             bits = bits
                 .checked_add(offset)
@@ -156,7 +163,7 @@ impl<'a> Btf<'a> {
         let mut names = HashMap::new();
         for at in &self.index {
             let ty = self.read(*at as usize)?;
-            if ty.kind != KIND_ENUM || ty.name == 0 || self.string(ty.name)? != name.as_bytes() {
+            if ty.kind != KIND_ENUM || ty.name == 0 || !self.is_named(ty.name, name.as_bytes())? {
                 continue;
             }
             for nth in 0..ty.len as usize {
@@ -175,7 +182,7 @@ impl<'a> Btf<'a> {
         let name = format!("btf_trace_{name}");
         for at in &self.index {
             let ty = self.read(*at as usize)?;
-            if ty.kind == KIND_TYPEDEF && self.string(ty.name)? == name.as_bytes() {
+            if ty.kind == KIND_TYPEDEF && self.is_named(ty.name, name.as_bytes())? {
                 let pointer = self.resolve(ty.word)?;
                 // The first parameter of the kernel's own callback is its private data.
                 return Ok(self.resolve(pointer.word)?.len.saturating_sub(1));
@@ -206,6 +213,10 @@ impl<'a> Btf<'a> {
                     .map_err(|_overflow| BtfError::Malformed("too large"))?;
                 strings.extend_from_slice(name);
                 strings.push(0);
+                // Each name has a place of its own there, unless it is crafted.
+                if strings.len() > self.strings.len() {
+                    return Err(BtfError::Malformed("names within names"));
+                }
                 (at, ty.kind << 24 | ty.len, ty.word)
             } else {
                 (0, KIND_FWD << 24, 0)
@@ -269,7 +280,13 @@ impl<'a> Btf<'a> {
     }
 
     /// Finds a member, in anonymous members too: its offset in bits and its type.
-    fn member(&self, ty: Type, name: &[u8], depth: u32) -> Result<Option<(u32, u32)>, BtfError> {
+    fn member(
+        &self,
+        ty: Type,
+        name: &[u8],
+        depth: u32,
+        left: &mut u32,
+    ) -> Result<Option<(u32, u32)>, BtfError> {
         if ty.kind != KIND_STRUCT && ty.kind != KIND_UNION {
             return Ok(None);
         }
@@ -277,6 +294,9 @@ impl<'a> Btf<'a> {
             return Err(BtfError::Malformed("members nest too deep"));
         }
         for nth in 0..ty.len as usize {
+            *left = left
+                .checked_sub(1)
+                .ok_or(BtfError::Malformed("too many members"))?;
             let at = ty.body + nth * 12;
             let member_name = word(self.types, at)?;
             let member_type = word(self.types, at + 4)?;
@@ -288,17 +308,28 @@ impl<'a> Btf<'a> {
             };
             if member_name == 0 {
                 let inner = self.resolve(member_type)?;
-                if let Some((offset, found)) = self.member(inner, name, depth + 1)? {
+                if let Some((offset, found)) = self.member(inner, name, depth + 1, left)? {
                     let bits = bits
                         .checked_add(offset)
                         .ok_or(BtfError::Malformed("offset"))?;
                     return Ok(Some((bits, found)));
                 }
-            } else if self.string(member_name)? == name {
+            } else if self.is_named(member_name, name)? {
                 return Ok(Some((bits, member_type)));
             }
         }
         Ok(None)
+    }
+
+    /// Whether that is the string there, without looking at more of it.
+    fn is_named(&self, at: u32, name: &[u8]) -> Result<bool, BtfError> {
+        self.strings
+            .get(at as usize..)
+            .map(|rest| {
+                rest.strip_prefix(name)
+                    .is_some_and(|rest| rest.first() == Some(&0))
+            })
+            .ok_or(BtfError::Malformed("string out of range"))
     }
 
     fn string(&self, at: u32) -> Result<&'a [u8], BtfError> {
@@ -308,8 +339,9 @@ impl<'a> Btf<'a> {
             .ok_or(BtfError::Malformed("string out of range"))?;
         let end = rest
             .iter()
+            .take(NAME_MAX)
             .position(|byte| *byte == 0)
-            .ok_or(BtfError::Malformed("string without end"))?;
+            .ok_or(BtfError::Malformed("string too long"))?;
         Ok(&rest[..end])
     }
 }

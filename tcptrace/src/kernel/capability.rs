@@ -4,6 +4,8 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
+use super::field;
+
 /// A capability that tracing needs, or does better with.
 #[derive(Clone, Copy, Debug)]
 pub struct Capability {
@@ -49,12 +51,7 @@ pub const CAPABILITIES: [Capability; 4] = [
 pub fn effective() -> u64 {
     fs::read_to_string("/proc/self/status")
         .ok()
-        .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("CapEff:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        })
+        .and_then(|status| field::hex(&status, "CapEff:"))
         .unwrap_or(0)
 }
 
@@ -89,8 +86,9 @@ pub fn hint() -> String {
     "run `tcptrace check` to see what this kernel allows".to_owned()
 }
 
-/// Since 5.11 maps count as memory of the cgroup instead.
-fn counts_locked_memory(release: &str) -> bool {
+/// Whether a kernel of this release counts maps as locked memory: since 5.11 they count as memory of
+/// the cgroup instead.
+pub fn counts_locked_memory(release: &str) -> bool {
     let mut numbers = release
         .split(['.', '-'])
         .map(|part| part.parse::<u32>().unwrap_or(0));

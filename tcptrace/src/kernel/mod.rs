@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod capability;
+pub mod field;
 pub mod layout;
 pub mod netns;
 pub mod netstat;
@@ -20,7 +21,7 @@ use crate::error::Error;
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Kernel functions that programs are attached to by BTF.
-const ATTACHED_FUNCTIONS: &[&str] = &[
+pub const ATTACHED_FUNCTIONS: &[&str] = &[
     "__inet_accept",
     "security_sock_graft",
     "inet_twsk_kill",
@@ -105,9 +106,9 @@ pub fn refuse_lockdown() -> Result<(), Error> {
     Ok(())
 }
 
-/// `mode` as in securityfs, where the present mode stands in brackets; without it, what the kernel's
+/// Whether the kernel is locked down in confidentiality mode: `mode` as in securityfs, where the present mode stands in brackets; without it, what the kernel's
 /// command line orders.
-fn is_confidential(mode: &str, command_line: &str) -> bool {
+pub fn is_confidential(mode: &str, command_line: &str) -> bool {
     if mode.is_empty() {
         command_line
             .split_whitespace()

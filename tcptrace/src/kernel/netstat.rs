@@ -91,7 +91,7 @@ fn read(namespace: &Namespace, ours: Option<u64>) -> Option<u64> {
 }
 
 /// `TcpExt.SyncookiesSent`: each group has a line of names and a line of values.
-fn cookies_sent(netstat: &str) -> Option<u64> {
+pub fn cookies_sent(netstat: &str) -> Option<u64> {
     let mut lines = netstat.lines();
     while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
         if !names.starts_with("TcpExt:") {
