@@ -8,8 +8,10 @@ mod bench;
 mod bpf_toolchain;
 mod build;
 mod lint;
+mod process;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -34,6 +36,8 @@ enum Task {
     Vm(vm::Args),
     /// Measure tcptrace beside other tracers and beside none; needs root
     Bench(bench::Args),
+    /// Trace a long and rough mixture of connections, and check all that is told; needs root
+    Soak(soak::Args),
     /// Check formatting, lints and dependencies
     Lint,
 }
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Lint => lint::run(),
     };
     match done {
