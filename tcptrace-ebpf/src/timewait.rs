@@ -198,6 +198,19 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
         }
         return;
     }
+    // Another's, whose end nobody has told of yet: its memory was given away before somebody looked.
+    if let Some(former) = waiting(tw.address()) {
+        // SAFETY: a live record; only read.
+        let former = unsafe { &*former };
+        let now_ns = sock.step(sock.path_len.wrapping_sub(1)).mono_ns();
+        let at_ns = if former.ended_ns == 0 {
+            now_ns
+        } else {
+            former.ended_ns
+        };
+        let step = Step::new(at_ns, tcp::CLOSE);
+        emit::moved(former, step, 0, 0, 0, || SOCKS.remove(tw.address()).is_ok());
+    }
     sock.life = MOVED;
     let inserted = SOCKS.insert(tw.address(), &*sock, 0);
     sock.life = GONE;

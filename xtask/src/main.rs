@@ -9,8 +9,10 @@ mod bpf_toolchain;
 mod build;
 mod fuzz;
 mod lint;
+mod process;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -37,6 +39,8 @@ enum Task {
     Bench(bench::Args),
     /// Feed any bytes to everything that the agent parses
     Fuzz(fuzz::Args),
+    /// Trace a long and rough mixture of connections, and check all that is told; needs root
+    Soak(soak::Args),
     /// Check formatting, lints and dependencies
     Lint,
 }
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Task::Vm(args) => vm::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Soak(args) => soak::run(&args),
         Task::Lint => lint::run(),
     };
     match done {

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The kernel tests build networks of their own with iproute2.
-fn ensure_network_tools() -> Result<()> {
+pub(crate) fn ensure_network_tools() -> Result<()> {
     if ["ip", "tc"].into_iter().all(workspace::has_program) {
         return Ok(());
     }

@@ -17,7 +17,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use super::dialogue::Dialogue;
-use super::process;
+use crate::process;
 use crate::workspace;
 
 /// Ports of servers: a multiple of 64, and the 63 after it.

@@ -5,7 +5,6 @@
 
 mod dialogue;
 mod load;
-mod process;
 mod report;
 mod tool;
 mod trial;

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::dialogue::Dialogue;
 use super::load::{PORT, PORT_MASK, Plan};
-use super::process::{Bpf, bpf, cpu_ns, peak_rss_kib, wait_until_idle};
 use super::tool::{Prints, Programs, Tool, Tracer};
+use crate::process::{Bpf, bpf, cpu_ns, peak_rss_kib, wait_until_idle};
 
 /// Transitions of a connection in which the client closes first, both ends together.
 const TRANSITIONS: u32 = 10;

@@ -1,0 +1,100 @@
+//! Memory and descriptors of the tracer, from its start to its end.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::process::{files, memory_kib};
+
+/// Until the ring has been filled once and every path has been walked.
+const WARM_UP: Duration = Duration::from_secs(15);
+
+/// It may move by so much without having grown.
+const TOLERANCE_KIB: u64 = 1 << 10;
+
+/// One look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    at: Instant,
+    pub(super) rss_kib: u64,
+    pub(super) anon_kib: u64,
+    pub(super) files: usize,
+}
+
+/// All looks.
+#[derive(Debug)]
+pub(super) struct Health {
+    pid: u32,
+    begun: Instant,
+    samples: Vec<Sample>,
+}
+
+/// The most of each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Most {
+    pub(super) rss_kib: u64,
+    pub(super) anon_kib: u64,
+    pub(super) files: usize,
+}
+
+impl Health {
+    pub(super) fn of(pid: u32) -> Self {
+        Self {
+            pid,
+            begun: Instant::now(),
+            samples: Vec::new(),
+        }
+    }
+
+    pub(super) fn look(&mut self) -> Result<Sample> {
+        let sample = Sample {
+            at: Instant::now(),
+            rss_kib: memory_kib(self.pid, "VmRSS")?,
+            anon_kib: memory_kib(self.pid, "RssAnon")?,
+            files: files(self.pid)?,
+        };
+        self.samples.push(sample);
+        Ok(sample)
+    }
+
+    /// The most in the first half after the warm-up, and in the second.
+    pub(super) fn halves(&self) -> [Most; 2] {
+        let mut halves = [Most::default(); 2];
+        let Some(last) = self.samples.last() else {
+            return halves;
+        };
+        let all = last.at - self.begun;
+        let from = self.begun + WARM_UP.min(all / 5);
+        let middle = from + (last.at - from) / 2;
+        for sample in self.samples.iter().filter(|sample| sample.at >= from) {
+            let most = &mut halves[usize::from(sample.at > middle)];
+            most.rss_kib = most.rss_kib.max(sample.rss_kib);
+            most.anon_kib = most.anon_kib.max(sample.anon_kib);
+            most.files = most.files.max(sample.files);
+        }
+        halves
+    }
+
+    /// What has grown.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let [first, second] = self.halves();
+        let mut faults = Vec::new();
+        for (what, before, after) in [
+            ("resident memory", first.rss_kib, second.rss_kib),
+            ("anonymous memory", first.anon_kib, second.anon_kib),
+        ] {
+            if after > before + TOLERANCE_KIB {
+                faults.push(format!(
+                    "{what} grows: {before} KiB at most in the first half, {after} KiB in the second"
+                ));
+            }
+        }
+        if second.files > first.files {
+            faults.push(format!(
+                "open files grow: {} at most in the first half, {} in the second",
+                first.files, second.files
+            ));
+        }
+        faults
+    }
+}

@@ -1,0 +1,122 @@
+//! `cargo xtask soak`: the release binary on the real kernel, for as long as one likes.
+//!
+//! One tracer runs from beginning to end, beside a random mixture of everything that connections,
+//! processes and other tracers do. All of its lines are read and checked as they come, against what
+//! the processes of the load know of themselves; at the end their number, against what the kernel
+//! has counted, and what is left in memory and in the maps.
+
+mod claim;
+mod disturb;
+mod health;
+mod line;
+mod maps;
+mod peer;
+mod random;
+mod scene;
+mod story;
+mod stream;
+mod trial;
+mod truth;
+
+use std::path::PathBuf;
+use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::time::ClockId;
+
+use crate::build::{self, Profile, Progress};
+use crate::setup::{self, Found};
+use crate::test;
+use crate::workspace;
+
+/// What `cargo xtask soak` takes.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// How long
+    #[arg(default_value_t = 30.0, value_parser = minutes)]
+    minutes: f64,
+    /// Do the same once more, as far as chance decides: the seed that an earlier run has printed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Keep all lines of the main tracer's
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
+}
+
+fn minutes(text: &str) -> std::result::Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|why| format!("{why}"))?;
+    if !(0.1..=100_000.0).contains(&minutes) {
+        return Err("from 0.1 to 100000 minutes".to_owned());
+    }
+    Ok(minutes)
+}
+
+/// What this program does as another process.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// Directs everything, as root
+    #[command(hide = true)]
+    Trial(trial::Plan),
+    /// One network namespace and what goes on in it
+    #[command(hide = true)]
+    Scene(scene::Plan),
+}
+
+/// Builds, and starts the trial as root.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.part {
+        None => prepare_and_try(args),
+        Some(Part::Trial(plan)) => trial::run(plan),
+        Some(Part::Scene(plan)) => scene::play(*plan),
+    }
+}
+
+fn prepare_and_try(args: &Args) -> Result<()> {
+    setup::setup(Found::Hidden)?;
+    test::ensure_network_tools()?;
+    let tcptrace = build::build(Profile::Release, None, Progress::Shown)?.tcptrace;
+    let seed = args.seed.map_or_else(chance, Ok)?;
+    let mut trial = workspace::as_root("unshare");
+    trial
+        .args(["--mount", "--"])
+        .arg(build_optimized()?)
+        .args(["soak", "trial", "--minutes", &args.minutes.to_string()])
+        .args(["--seed", &seed.to_string(), "--tcptrace"])
+        .arg(tcptrace);
+    if let Some(keep) = &args.keep {
+        trial.arg("--keep").arg(keep);
+    }
+    let status = trial.status().context("cannot start unshare")?;
+    if !status.success() {
+        bail!(
+            "the soak failed; once more: cargo xtask soak {} --seed {seed}",
+            args.minutes
+        );
+    }
+    Ok(())
+}
+
+/// This program, fit to read what a tracer writes at full speed.
+fn build_optimized() -> Result<PathBuf> {
+    let mut cargo = workspace::cargo("build");
+    cargo.args(["--release", "--package", "xtask", "--bin", "xtask"]);
+    workspace::cargo_messages(&mut cargo)?
+        .iter()
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo named no executable")
+}
+
+fn chance() -> Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(u64::from(now.subsec_nanos()) ^ (u64::from(process::id()) << 32))
+}
+
+/// `CLOCK_MONOTONIC`, the clock of `mono_us`.
+fn mono_us() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000 + now.tv_nsec.cast_unsigned() / 1000
+}
