@@ -238,6 +238,21 @@ impl Actor {
         self.tell(&format!("serve {} {count} {}", listener.id, first.word()));
     }
 
+    /// Connections that stay open until [`Actor::release`]; their [`Actor::clients`].
+    pub(crate) fn tell_hold(&mut self, addr: SocketAddr, count: usize) {
+        self.tell(&format!("hold {addr} {count}"));
+    }
+
+    /// The other side of [`Actor::tell_hold`].
+    pub(crate) fn tell_take(&mut self, listener: &Listener, count: usize) {
+        self.tell(&format!("take {} {count}", listener.id));
+    }
+
+    /// Closes all its connections, the oldest first.
+    pub(crate) fn release(&mut self) {
+        self.ask("release");
+    }
+
     /// Its result are the [`Actor::clients`], after one of them has dismissed it.
     pub(crate) fn tell_serve_until_dismissed(&mut self, listener: &Listener, first: First) {
         self.tell(&format!(

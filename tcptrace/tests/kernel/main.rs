@@ -23,6 +23,7 @@ mod filters;
 mod flood;
 mod handover;
 mod hostile;
+mod limits;
 mod loopback;
 mod loss;
 mod mechanisms;
@@ -231,6 +232,7 @@ fn main() -> ExitCode {
         .chain(flood::SCENARIOS)
         .chain(edges::SCENARIOS)
         .chain(outcomes::SCENARIOS)
+        .chain(limits::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -21,7 +21,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags},
     net::{AddressFamily, SocketFlags, SocketType, sockopt},
-    process::Signal,
+    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
 };
 
 /// How long a peer waits for its counterpart before it reports failure instead.
@@ -54,6 +54,7 @@ impl First {
 /// Runs a peer. `args`: the control socket's descriptor, then spare ones for forked children.
 pub(crate) fn main(args: &[String]) -> ExitCode {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    allow_files();
     let mut controls = args.iter().map(|fd| {
         let fd: RawFd = fd.parse().unwrap();
         // SAFETY: the harness left these descriptors open for us, and nothing else uses them.
@@ -68,6 +69,16 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
     };
     peer.obey();
     ExitCode::SUCCESS
+}
+
+/// Some commands open thousands of sockets.
+fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, most).unwrap();
 }
 
 struct Peer {
@@ -171,6 +182,13 @@ impl Peer {
             ["send", id, count] => {
                 let bytes = vec![b'x'; count.parse().unwrap()];
                 self.stream(id).write_all(&bytes)?;
+                Ok(String::new())
+            }
+            // Connections that stay open until `release`.
+            ["hold", addr, count] => self.hold(addr_of(addr), count.parse().unwrap()),
+            ["take", id, count] => self.take(index(id), count.parse().unwrap()),
+            ["release"] => {
+                self.streams.clear();
                 Ok(String::new())
             }
             ["serve", id, count, first] => {
@@ -306,6 +324,29 @@ impl Peer {
             None => listener.accept()?,
         };
         self.keep(stream)
+    }
+
+    /// Answers with the local ends.
+    fn hold(&mut self, addr: SocketAddr, count: usize) -> io::Result<String> {
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            let stream = TcpStream::connect(addr)?;
+            clients.push(canonical(stream.local_addr()?).to_string());
+            self.streams.push(Some(stream));
+        }
+        Ok(clients.join(","))
+    }
+
+    /// Answers with the remote ends.
+    fn take(&mut self, id: usize, count: usize) -> io::Result<String> {
+        let listener = self.listeners[id].as_ref().unwrap();
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (stream, client) = listener.accept()?;
+            clients.push(canonical(client).to_string());
+            self.streams.push(Some(stream));
+        }
+        Ok(clients.join(","))
     }
 
     /// Answers with the remote ends of the connections it accepted.
