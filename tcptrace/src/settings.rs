@@ -76,7 +76,7 @@ pub struct Settings {
     pub count: Option<u64>,
     /// Ring size, bytes: a power of two of whole pages
     pub ring_bytes: u32,
-    /// Records of live sockets; none: by the machine's memory
+    /// Records of live sockets; none: by memory
     pub max_sockets: Option<u32>,
     /// File for the bytes of the ring
     pub record_ring: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    Btf, Ebpf, EbpfError, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, HashMap, MapData},
     programs::ProgramError,
 };
@@ -64,11 +64,8 @@ struct Looks {
 const LOOK_OFTEN: Duration = Duration::from_millis(10);
 const LOOK_SELDOM: Duration = Duration::from_millis(160);
 
-/// Loads and attaches everything.
-pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
-    let max_sockets = settings
-        .max_sockets
-        .unwrap_or_else(kernel::sockets_for_memory);
+/// Loads and attaches everything, with room for the records of `max_sockets`.
+pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<Tracer, Error> {
     let log_level: u8 = match settings.verbose {
         0 => 0,
         1 => 3,
@@ -298,12 +295,27 @@ fn new_loader() -> EbpfLoader<'static> {
 /// Parses the object and makes its maps.
 fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     loader.load(OBJECT).map_err(|why| {
-        Error::CannotTrace(format!(
-            "the kernel refused tcptrace's maps: {}; {}",
-            chain(&why),
+        let hint = if lacks_memory(&why) {
+            "give smaller --max-sockets and --buffer".to_owned()
+        } else {
             kernel::capability_hint()
+        };
+        Error::CannotTrace(format!(
+            "the kernel refused tcptrace's maps: {}; {hint}",
+            chain(&why)
         ))
     })
+}
+
+fn lacks_memory(why: &EbpfError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);
+    while let Some(why) = cause {
+        if let Some(why) = why.downcast_ref::<std::io::Error>() {
+            return why.kind() == std::io::ErrorKind::OutOfMemory;
+        }
+        cause = why.source();
+    }
+    false
 }
 
 fn config(settings: &Settings, kernel: &Kernel) -> Config {
