@@ -10,8 +10,10 @@
     reason = "a test: a failed expectation ends it, on the spot"
 )]
 
+mod abuse;
 mod actor;
 mod check;
+mod clock;
 mod confinement;
 mod container;
 mod counters;
@@ -23,6 +25,7 @@ mod filters;
 mod flood;
 mod handover;
 mod hostile;
+mod leftovers;
 mod limits;
 mod loopback;
 mod loss;
@@ -233,6 +236,9 @@ fn main() -> ExitCode {
         .chain(edges::SCENARIOS)
         .chain(outcomes::SCENARIOS)
         .chain(limits::SCENARIOS)
+        .chain(leftovers::SCENARIOS)
+        .chain(abuse::SCENARIOS)
+        .chain(clock::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

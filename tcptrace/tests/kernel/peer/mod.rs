@@ -19,7 +19,7 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags},
+    event::{PollFd, PollFlags, Timespec},
     net::{AddressFamily, SocketFlags, SocketType, sockopt},
     process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
 };
@@ -206,6 +206,18 @@ impl Peer {
                 let time = Duration::from_millis(millis.parse().unwrap());
                 dial_for(addr_of(addr), time, First::parse(first))
             }
+            ["dial-until-told", addr, first] => {
+                self.dial_until_told(addr_of(addr), First::parse(first))
+            }
+            // A thread for each listener from here on, for as long as this process lives.
+            ["drain"] => {
+                for listener in self.listeners.drain(..).flatten() {
+                    std::thread::spawn(move || drain(&listener).unwrap());
+                }
+                Ok(String::new())
+            }
+            // So many connections to each address, in a thread of its own.
+            ["rush", count, ref addrs @ ..] => rush(count.parse().unwrap(), addrs),
             ["serve-until-dismissed", id, first] => {
                 self.serve_until_dismissed(index(id), First::parse(first))
             }
@@ -398,6 +410,24 @@ impl Peer {
         }
     }
 
+    /// Answers with how many it was, after the next line from the harness.
+    fn dial_until_told(&mut self, addr: SocketAddr, first: First) -> io::Result<String> {
+        let mut count = 0;
+        loop {
+            converse_as_client(TcpStream::connect(addr)?, b'x', first)?;
+            count += 1;
+            let mut fds = [PollFd::from_borrowed_fd(
+                self.control.get_ref().as_fd(),
+                PollFlags::IN,
+            )];
+            if rustix::event::poll(&mut fds, Some(&Timespec::default()))? > 0 {
+                let mut line = String::new();
+                self.control.read_line(&mut line)?;
+                return Ok(count.to_string());
+            }
+        }
+    }
+
     /// Answers with the child's pid; the child obeys the next spare control socket.
     ///
     /// `parent_death`: what becomes of the child when this process ends.
@@ -464,6 +494,39 @@ fn dial_for(addr: SocketAddr, time: Duration, first: First) -> io::Result<String
         count += 1;
     }
     Ok(count.to_string())
+}
+
+/// Serves who closes first and says nothing.
+fn drain(listener: &TcpListener) -> io::Result<()> {
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        let rest = stream.read(&mut [0])?;
+        assert_eq!(rest, 0, "somebody spoke");
+    }
+}
+
+fn rush(count: usize, addrs: &[&str]) -> io::Result<String> {
+    let connect = |addr| {
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(addr)?;
+            stream.shutdown(Shutdown::Write)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let rest = stream.read(&mut [0])?;
+            assert_eq!(rest, 0, "somebody spoke");
+        }
+        io::Result::Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = addrs
+            .iter()
+            .map(|addr| addr_of(addr))
+            .map(|addr| scope.spawn(move || connect(addr)))
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap())
+    })?;
+    Ok(String::new())
 }
 
 fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
