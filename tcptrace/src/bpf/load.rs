@@ -118,10 +118,12 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     snapshot::find(&mut ebpf)?;
     let [first, second] =
         attach::attach_state_hooks(&mut ebpf).map_err(|why| refused(&why, settings))?;
-    let mut state_links: Vec<attach::Link> = vec![Box::new(first), Box::new(second)];
-    state_links.append(&mut links);
-    state_links.push(Box::new(destroy));
-    let links = state_links;
+    // In the order in which they are detached. The end of a socket whose last steps nobody sees any
+    // more would be a close without them.
+    let mut in_order: Vec<attach::Link> =
+        vec![Box::new(destroy), Box::new(first), Box::new(second)];
+    in_order.append(&mut links);
+    let links = in_order;
     Ok(Tracer {
         ebpf,
         hooks,
