@@ -16,7 +16,9 @@ use crate::{
     Impossible, Outcome, Scenario,
     Scenario::{Always, WherePossible},
     actor::{Actor, Listener},
-    check, confinement, leftovers,
+    check,
+    confinement::{self, Folder},
+    leftovers,
     netns::{Ip, Netns},
     peer::First,
     record::{self, Record, Records},
@@ -105,26 +107,37 @@ fn await_lines(tracer: &Tracer, more: usize) {
     assert!(enough.is_some(), "{} lines, then {}", seen, tracer.lines());
 }
 
-const LARGE: [&str; 2] = ["--buffer", "64M"];
-
 /// It comes into a storm, and is interrupted in it.
 fn in_and_out_of_a_storm() {
     let netns = Netns::new();
     let mut storm = Storm::begin(&netns);
     let truth = Truth::with_buffer(64 << 10);
-    let tracer = Tracer::start(&LARGE);
-    await_lines(&tracer, 20_000);
+    // A file keeps nobody waiting.
+    let folder = Folder::new("storm");
+    let log = folder.0.join("log");
+    let tracer = Tracer::spawn(&["--json", "--buffer", "64M", "-o", log.to_str().unwrap()]);
+    let grown = wait::poll(Duration::from_mins(1), || {
+        let len = fs::metadata(&log).map_or(0, |log| log.len());
+        (len > 5_000_000).then_some(())
+    });
+    assert!(grown.is_some(), "{:?}", tracer.last_words());
     let interrupted_us = now_us();
     let interrupted = Instant::now();
     tracer.signal(Signal::INT);
     truth.pause();
-    let finished = tracer.wait();
+    let (_, status, stderr) = tracer.wait_text();
     let took = interrupted.elapsed();
     let made = storm.end();
     netns.settle(0);
     let steps = truth.stop();
     // Whole lines, what the end says, no life twice and none with a hole.
-    let records = finished.fine();
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(
+        status.success() && text.ends_with('\n'),
+        "{status}: {stderr}"
+    );
+    let records = Records::parse(&text);
+    records.keep_their_promises();
     assert_eq!(records.lost(), 0, "{}", records.end().line);
     assert!(
         took < Duration::from_secs(5),
@@ -150,10 +163,7 @@ fn in_and_out_of_a_storm() {
         assert!(
             !inside || piece.is_whole(life),
             "{piece:?} of\n{}",
-            life.steps
-                .iter()
-                .map(|step| format!("{step}\n"))
-                .collect::<String>()
+            life.lines()
         );
         whole += usize::from(piece.steps > 0 && piece.is_whole(life));
         late += usize::from(piece.from > 0);
@@ -163,10 +173,7 @@ fn in_and_out_of_a_storm() {
         assert!(
             piece.from == 0 || last_us >= until_us || to_its_end >= life.steps.len(),
             "{piece:?} of\n{}",
-            life.steps
-                .iter()
-                .map(|step| format!("{step}\n"))
-                .collect::<String>()
+            life.lines()
         );
     }
     // Those that were open at the interrupt have no close.
@@ -220,10 +227,7 @@ fn two_tracers() {
         assert!(
             told >= happened.count(),
             "the first told {piece:?} of\n{}",
-            life.steps
-                .iter()
-                .map(|step| format!("{step}\n"))
-                .collect::<String>()
+            life.lines()
         );
         whole += usize::from(piece.steps > 0 && piece.is_whole(life));
     }
@@ -266,7 +270,7 @@ struct Counting {
 
 #[derive(Default)]
 struct Lines {
-    lines: u64,
+    all: u64,
     /// State changes that the kernel reports
     transitions: u64,
     /// Of these, into `TIME_WAIT`
@@ -286,7 +290,7 @@ impl Lines {
         let mut line = Vec::new();
         let mut lines = Self::default();
         while output.read_until(b'\n', &mut line).unwrap() > 0 {
-            lines.lines += 1;
+            lines.all += 1;
             let text = std::str::from_utf8(&line).unwrap();
             assert!(text.ends_with('\n'), "the last line is cut: {text}");
             let event = text.strip_prefix("{\"v\":1,\"event\":\"").unwrap();
@@ -390,7 +394,7 @@ fn a_million_connections() {
         most_kib = most_kib.max(tracer.memory("RssAnon"));
     }
     let took = begun.elapsed();
-    let settled = wait::poll(Duration::from_secs(60), || {
+    let settled = wait::poll(Duration::from_mins(1), || {
         (netns.in_use() == LISTENERS as u64).then_some(())
     });
     assert!(settled.is_some(), "{} sockets are open", netns.in_use());
@@ -415,9 +419,9 @@ fn a_million_connections() {
     let (happened, on_host) = (ours.stop(), all.stop());
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
     let lost = told.lost(None, "count");
-    let per_second = made as f64 / took.as_secs_f64();
+    let per_second = made as u128 * 1000 / took.as_millis();
     eprintln!(
-        "{made} connections in {took:.1?} ({per_second:.0}/s): {happened} transitions happened, {} \
+        "{made} connections in {took:.1?} ({per_second}/s): {happened} transitions happened, {} \
          were told, {lost} lost (ring_full {}, map_full {}); {} closes; {} entered TIME_WAIT, {} \
          left it, {} of their ends lost; {} lines; {at_start_kib} KiB of own memory at start, \
          {most_kib} at most, peak RSS {peak_kib} KiB; {waiting} pairs waited at the end, and in \
@@ -429,7 +433,7 @@ fn a_million_connections() {
         told.entries,
         told.exits,
         told.lost(None, "time_waits"),
-        told.lines,
+        told.all,
     );
     assert!(empty.is_some(), "entries left in {maps:?}: {left:?}");
     let end = told.seldom.last().unwrap();

@@ -70,10 +70,7 @@ fn more_sockets_than_records() {
             assert!(
                 piece.is_whole(life) && piece.steps == life.steps.len(),
                 "its record was lost on the way: {piece:?} of\n{}",
-                life.steps
-                    .iter()
-                    .map(|step| format!("{step}\n"))
-                    .collect::<String>()
+                life.lines()
             );
             early.insert(life.ends());
         }
@@ -271,9 +268,7 @@ impl Cgroup {
     fn most_mib(&self) -> String {
         let bytes = self.text("memory.peak", "memory.max_usage_in_bytes");
         let bytes: Option<u64> = bytes.trim().parse().ok();
-        bytes.map_or("?".to_owned(), |bytes| {
-            format!("{:.1}", bytes as f64 / 1_048_576.0)
-        })
+        bytes.map_or("?".to_owned(), |bytes| (bytes >> 20).to_string())
     }
 
     /// How many the kernel has killed in it.

@@ -288,6 +288,11 @@ impl Life {
         (end(|step| step.local), end(|step| step.remote))
     }
 
+    pub(crate) fn lines(&self) -> String {
+        let lines: Vec<_> = self.steps.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    }
+
     /// Whether a time-wait socket took its place.
     pub(crate) fn time_waits(&self) -> bool {
         self.steps.iter().any(|step| step.time_wait)
