@@ -179,7 +179,7 @@ fn in_and_out_of_a_storm() {
     // Those that were open at the interrupt have no close.
     let closes = ours.iter().filter(|record| record.event() == "close");
     assert!(closes.count() <= whole + late);
-    eprintln!(
+    crate::figure!(
         "a storm of {made} connections: {whole} sockets told whole, {late} from where the trace \
          began, {cut} until it ended; it ended {took:.1?} after SIGINT"
     );
@@ -256,7 +256,7 @@ fn two_tracers() {
         let left = others.get_mut(&key(record)).filter(|left| **left > 0);
         *left.unwrap_or_else(|| panic!("the other does not tell it: {}", record.line)) -= 1;
     }
-    eprintln!(
+    crate::figure!(
         "two tracers, {made} connections: the second told all {} sockets, the first {whole} whole \
          until it was interrupted",
         lives.len()
@@ -420,7 +420,7 @@ fn a_million_connections() {
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
     let lost = told.lost(None, "count");
     let per_second = made as u128 * 1000 / took.as_millis();
-    eprintln!(
+    crate::figure!(
         "{made} connections in {took:.1?} ({per_second}/s): {happened} transitions happened, {} \
          were told, {lost} lost (ring_full {}, map_full {}); {} closes; {} entered TIME_WAIT, {} \
          left it, {} of their ends lost; {} lines; {at_start_kib} KiB of own memory at start, \
@@ -518,6 +518,6 @@ fn a_processor_goes_away() -> Outcome {
     }
     check::same_transitions(&lives, &ours);
     record::each_end_has_its_close(&ours);
-    eprintln!("a processor went {TIMES} times and came back: all {made} connections are told");
+    crate::figure!("a processor went {TIMES} times and came back: all {made} connections are told");
     Ok(())
 }

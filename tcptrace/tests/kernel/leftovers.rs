@@ -204,7 +204,7 @@ fn killed_under_load() {
     let (whole, _cut) = text.rsplit_once('\n').unwrap();
     let lines = whole.lines().map(Record::parse).count();
     let [programs, maps, links] = counts;
-    eprintln!(
+    crate::figure!(
         "killed after {lines} lines, under {made} connections: {programs} programs, {maps} maps \
          and {links} links were gone after {gone_after:.1?}"
     );

@@ -114,7 +114,7 @@ fn more_sockets_than_records() {
             .filter(full)
             .filter_map(|lost| lost.int("count"))
             .sum();
-        eprintln!(
+        crate::figure!(
             "{COUNT} connections open at once with room for {ROOM} sockets: {} sockets told whole, \
              {cut} in part; {} transitions happened, {} were told, {lost} counted as map_full",
             early.len(),
@@ -194,7 +194,7 @@ fn few_files() {
     assert!(lowest <= 64, "{lowest} open files are needed");
     // What it may raise by itself is no limit.
     assert_eq!(works(&run(5, most)), whole);
-    eprintln!("traces with {lowest} open files, of 128, 96, 64, 56, 48, 32, 24, 16, 8, 5");
+    crate::figure!("traces with {lowest} open files, of 128, 96, 64, 56, 48, 32, 24, 16, 8, 5");
 }
 
 /// A memory cgroup, gone when the test is.
@@ -317,7 +317,7 @@ fn small_cgroup() -> Outcome {
     assert_eq!(records.lost(), 0, "{}", records.end().line);
     check::same_transitions(&lives, &records.within(netns.inode));
     assert_eq!(group.killed(), 0);
-    eprintln!(
+    crate::figure!(
         "in a cgroup of 64 MiB: all told, {} MiB used at most",
         group.most_mib()
     );
@@ -339,7 +339,7 @@ fn small_cgroup() -> Outcome {
             refused(&output, &["memory", "MiB", "MemoryMax="]);
         }
     }
-    eprintln!(
+    crate::figure!(
         "it starts with {} MiB and is refused with less",
         works.join(", ")
     );

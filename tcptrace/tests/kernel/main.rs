@@ -53,6 +53,7 @@ use std::{
     cell::RefCell,
     panic::{self, PanicHookInfo},
     process::ExitCode,
+    sync::Mutex,
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -61,6 +62,18 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 pub(crate) struct Impossible(pub(crate) String);
 
 type Outcome = Result<(), Impossible>;
+
+/// What scenarios have measured, to be printed when all have ended: a line among the results would
+/// tear them apart.
+pub(crate) static FIGURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+macro_rules! figure {
+    ($($text:tt)*) => {
+        $crate::FIGURES.lock().unwrap().push(format!($($text)*))
+    };
+}
+
+pub(crate) use figure;
 
 #[derive(Clone, Copy)]
 enum Scenario {
@@ -242,6 +255,9 @@ fn main() -> ExitCode {
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    for figure in FIGURES.lock().unwrap().iter() {
+        eprintln!("{figure}");
+    }
     truth::clean_up();
     conclusion.exit_code()
 }
