@@ -4,7 +4,7 @@
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bpf_toolchain::{BpfCompiler, CORE_VAR, LINKER_VAR, RUSTC_VAR, TARGET, Unusable};
@@ -57,7 +57,8 @@ fn run() -> Result<Vec<PathBuf>> {
         return Ok(vec![compiled]);
     }
 
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+    // Where it is now, not where this script was compiled: a copied target folder has it compiled.
+    let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?)
         .join("..")
         .canonicalize()?;
     let compiler = BpfCompiler::find()?;

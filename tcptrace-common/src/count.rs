@@ -26,5 +26,7 @@ pub const WATCHED: u32 = 10;
 pub const UNWATCHED: u32 = 11;
 /// Ends of `TIME_WAIT` that found the ring full.
 pub const RING_FULL_PAIR: u32 = 12;
+/// Ends of `TIME_WAIT` that will not be told: their pair found no room in the `PAIRS` map.
+pub const PAIRS_FULL: u32 = 13;
 /// Length of the array.
 pub const COUNTS: u32 = 16;

@@ -22,7 +22,7 @@ use crate::{
     emit,
     kernel::{Object as _, Probed, Typed, copy},
     maps::{self, BEGIN_JIFFIES, BEGIN_NS, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH},
-    sock::{GONE, MOVED, PARTIAL, Pair, Sock},
+    sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
 };
 
 /// Nodes of a hash chain that are looked at. A new one is put at the head.
@@ -185,8 +185,8 @@ pub(crate) fn find(sk: Typed) -> Option<TimeWait> {
     None
 }
 
-/// Keeps what is known of a socket that has just reported `CLOSE`, and whose last step is told,
-/// for the time-wait socket in its place.
+/// Keeps what the end of `TIME_WAIT` must say of a socket that has just reported `CLOSE`, and whose
+/// last step is told.
 #[inline(always)]
 pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
     learn_handler(tw);
@@ -196,8 +196,14 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
             let index = sock.path_len.wrapping_sub(1);
             insert_pair(tw, &pair_of(sock, index, sock.step(index)));
         }
-        return;
     }
+}
+
+/// Moves the record of a socket that has just reported `CLOSE` to the time-wait socket in its place,
+/// which waits for the peer's FIN. Returns whether there was room.
+#[inline(always)]
+pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock) -> bool {
+    learn_handler(tw);
     // Another's, whose end nobody has told of yet: its memory was given away before somebody looked.
     if let Some(former) = waiting(tw.address()) {
         // SAFETY: a live record; only read.
@@ -213,18 +219,19 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
     }
     sock.life = MOVED;
     let inserted = SOCKS.insert(tw.address(), &*sock, 0);
+    sock.life = LIVES;
+    if inserted.is_err() {
+        return false;
+    }
     sock.life = GONE;
     sock.sent = sock.path_len;
-    if inserted.is_err() {
-        maps::count(count::MAP_FULL, 1);
-        return;
-    }
     // Without room on the list, its end shows when its timer stops.
     let _listed = mode() == TIME_WAIT_BY_TIMER && watch(tw.address());
     // It may have ended on another CPU, where nothing was known of it.
     if !tw.is_pending() {
         ended(tw, sock.step(sock.path_len.wrapping_sub(1)).mono_ns());
     }
+    true
 }
 
 /// Whether this socket's connection goes on in a time-wait socket that waits for the peer's FIN, and
@@ -278,7 +285,7 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
         emit::pair_ended(former, at_ns, || PAIRS.remove(key).is_ok());
     }
     if PAIRS.insert(key, pair, 0).is_err() {
-        maps::count(count::MAP_FULL, 1);
+        maps::count(count::PAIRS_FULL, 1);
         return;
     }
     // It may have ended on another CPU, where nothing was known of it.

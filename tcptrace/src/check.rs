@@ -72,6 +72,8 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
 }
 
 fn examine(args: &CheckArgs) -> Result<Report, Error> {
+    // What it may not have open is missing below, and said in the last line.
+    let files = kernel::files::allow();
     let set = capability::effective();
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -87,6 +89,10 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
         unavailable: BTreeMap::new(),
         problems: Vec::new(),
     };
+    if let Err(why) = files {
+        report.problems.push(why.to_string());
+        return Ok(report);
+    }
     let missing = capability::missing();
     if !missing.is_empty() {
         report.problems.push(capability::how_to_give(&missing));
@@ -101,8 +107,12 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
     let mut settings = Settings::new(small.trace)?;
     settings.hooks.clone_from(&args.limits.hooks);
     settings.btf.clone_from(&args.limits.btf);
-    let attached = Kernel::look(&settings.btf).and_then(|kernel| bpf::start(&settings, &kernel));
-    match attached {
+    let attached = || {
+        let max_sockets = kernel::memory::sockets(settings.max_sockets, settings.ring_bytes)?;
+        let kernel = Kernel::look(&settings.btf)?;
+        bpf::start(&settings, &kernel, max_sockets)
+    };
+    match attached() {
         Ok(tracer) => {
             report.can_trace = true;
             report.facts = facts(&tracer.hooks);

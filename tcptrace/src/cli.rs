@@ -213,7 +213,7 @@ pub struct TraceArgs {
     /// Size of the ring between kernel and agent: 8M, 512K; a power of two of pages is used
     #[arg(long, value_name = "SIZE", default_value = "8M", help_heading = "Run")]
     pub buffer: String,
-    /// Most sockets to keep a record of [default: by the machine's memory]
+    /// Most sockets to keep a record of [default: by the memory there is]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..),
           help_heading = "Run")]
     pub max_sockets: Option<u32>,

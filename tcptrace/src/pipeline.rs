@@ -356,8 +356,12 @@ impl Pipeline {
             time_waits: 0,
             others: 0,
         };
-        if now.map_full > before.map_full {
-            self.lost(plain("map_full", now.map_full - before.map_full));
+        let map = Lost {
+            time_waits: now.map_pairs - before.map_pairs,
+            ..plain("map_full", now.map_full - before.map_full)
+        };
+        if map.count + map.time_waits > 0 {
+            self.lost(map);
         }
         if now.recursion > before.recursion {
             self.lost(plain("recursion", now.recursion - before.recursion));

@@ -79,7 +79,7 @@ pub struct Settings {
     pub count: Option<u64>,
     /// Ring size, bytes: a power of two of whole pages
     pub ring_bytes: u32,
-    /// Records of live sockets; none: by the machine's memory
+    /// Records of live sockets; none: by memory
     pub max_sockets: Option<u32>,
     /// File for the bytes of the ring
     pub record_ring: Option<PathBuf>,
@@ -292,7 +292,7 @@ fn parse_time(text: &str, utc: bool) -> Result<TimeFormat, Error> {
     let format = TimeFormat::parse(text, utc).map_err(|why| error(&why))?;
     let mut column = TimeColumn::new(format.clone(), 0);
     if let Some(shown) = column.render(&Clock::default(), 0)
-        && shown.contains(is_unsafe)
+        && String::from_utf8_lossy(shown.0).contains(is_unsafe)
     {
         return Err(error(
             "a control character would break the table's lines; leave out %n, %t and the like",

@@ -40,11 +40,13 @@ const LOST: u8 = 4;
 
 /// Traces until told to stop.
 pub fn run(settings: Settings) -> Result<ExitCode, Error> {
+    kernel::files::allow()?;
     let missing = capability::missing();
     if !missing.is_empty() {
         return Err(Error::CannotTrace(capability::how_to_give(&missing)));
     }
     kernel::refuse_lockdown()?;
+    let max_sockets = kernel::memory::sockets(settings.max_sockets, settings.ring_bytes)?;
     let settings = Arc::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -56,7 +58,7 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     let output = Output::open(settings.output.clone())?;
     let sink = sink(&settings, &output);
     let mut kernel = Kernel::look(&settings.btf)?;
-    let mut tracer = bpf::start(&settings, &kernel)?;
+    let mut tracer = bpf::start(&settings, &kernel, max_sockets)?;
     for pid in &settings.pids {
         if kernel::shows_all_processes() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
         {

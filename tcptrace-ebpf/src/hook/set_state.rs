@@ -403,9 +403,14 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         publish::forget(key, sock);
         return;
     }
-    if !waits {
-        publish::publish(key, sock, now_ns);
+    if waits {
+        if successor.is_some_and(|successor| timewait::inherit(successor, sock)) {
+            return;
+        }
+        // No room to wait: as reported.
+        sock.push(Step::new(now_ns, new));
     }
+    publish::publish(key, sock, now_ns);
     if let Some(successor) = successor {
         timewait::replace(successor, sock);
     }

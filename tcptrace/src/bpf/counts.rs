@@ -35,6 +35,8 @@ pub struct Losses {
     pub ring_noted: u64,
     /// Transitions of sockets that found no room for their record
     pub map_full: u64,
+    /// Ends of `TIME_WAIT` of pairs that found no room for their record
+    pub map_pairs: u64,
     /// Transitions that the kernel hid from both programs
     pub recursion: u64,
 }
@@ -73,6 +75,7 @@ impl Counts {
             ring_pairs: self.read(count::RING_FULL_PAIR),
             ring_noted: self.read(count::RING_FULL_NOTED),
             map_full: self.read(count::MAP_FULL),
+            map_pairs: self.read(count::PAIRS_FULL),
             recursion: self.skipped_before.map_or(0, ours).saturating_sub(rescued),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    Btf, Ebpf, EbpfError, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, HashMap, MapData},
     programs::ProgramError,
 };
@@ -63,14 +63,14 @@ struct Looks {
     watched: u64,
 }
 
+/// Links that stand before the rescuer's.
+const STATE_LINKS: usize = 2;
+
 const LOOK_OFTEN: Duration = Duration::from_millis(10);
 const LOOK_SELDOM: Duration = Duration::from_millis(160);
 
-/// Loads and attaches everything.
-pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
-    let max_sockets = settings
-        .max_sockets
-        .unwrap_or_else(kernel::sockets_for_memory);
+/// Loads and attaches everything, with room for the records of `max_sockets`.
+pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<Tracer, Error> {
     let log_level: u8 = match settings.verbose {
         0 => 0,
         1 => 3,
@@ -121,11 +121,12 @@ pub fn start(settings: &Settings, kernel: &Kernel) -> Result<Tracer, Error> {
     let ring = Ring::new(&mut ebpf)?;
     let destroy = attach::attach_destroy_hook(&mut ebpf).map_err(|why| refused(&why, settings))?;
     snapshot::find(&mut ebpf)?;
-    let first = attach::attach_state_hook(&mut ebpf).map_err(|why| refused(&why, settings))?;
-    let mut state_links: Vec<attach::Link> = vec![Box::new(first)];
-    state_links.append(&mut links);
-    state_links.push(Box::new(destroy));
-    let links = state_links;
+    let state = attach::attach_state_hook(&mut ebpf).map_err(|why| refused(&why, settings))?;
+    // In the order in which they are detached. The end of a socket whose last steps nobody sees any
+    // more would be a close without them.
+    let mut in_order: Vec<attach::Link> = vec![Box::new(destroy), Box::new(state)];
+    in_order.append(&mut links);
+    let links = in_order;
     let idle = take(&mut ebpf, "SELECTION")?;
     let mut tracer = Tracer {
         ebpf,
@@ -157,10 +158,9 @@ impl Tracer {
         self.counts.begin(&self.ebpf);
         let links = attach::attach_rest(&mut self.ebpf, self.hooks.time_wait)
             .map_err(|why| anyhow::anyhow!("cannot attach all programs: {}", chain(&why)))?;
-        // They are detached in this order: after the first program, which the rescuer then stands
-        // in for, and before those that clear away.
+        // Detached after the first program, which the rescuer then stands in for.
         let links = links.into_iter().map(|link| Box::new(link) as attach::Link);
-        self.links.splice(1..1, links);
+        self.links.splice(STATE_LINKS..STATE_LINKS, links);
         Ok(())
     }
 
@@ -338,12 +338,27 @@ fn new_loader() -> EbpfLoader<'static> {
 /// Parses the object and makes its maps.
 fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     loader.load(OBJECT).map_err(|why| {
-        Error::CannotTrace(format!(
-            "the kernel refused tcptrace's maps: {}; {}",
-            chain(&why),
+        let hint = if lacks_memory(&why) {
+            "give smaller --max-sockets and --buffer".to_owned()
+        } else {
             kernel::capability_hint()
+        };
+        Error::CannotTrace(format!(
+            "the kernel refused tcptrace's maps: {}; {hint}",
+            chain(&why)
         ))
     })
+}
+
+fn lacks_memory(why: &EbpfError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(why);
+    while let Some(why) = cause {
+        if let Some(why) = why.downcast_ref::<std::io::Error>() {
+            return why.kind() == std::io::ErrorKind::OutOfMemory;
+        }
+        cause = why.source();
+    }
+    false
 }
 
 fn config(settings: &Settings, kernel: &Kernel) -> Config {

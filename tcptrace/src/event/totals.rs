@@ -154,12 +154,11 @@ impl Totals {
             let state = State(step.state());
             // By name: a name is a key in JSON.
             let same = |(known, _): &&mut (State, u64)| known.name() == state.name();
-            match states[..len].iter_mut().find(same) {
-                Some((_, total_us)) => *total_us = total_us.saturating_add(us),
-                None => {
-                    states[len] = (state, us);
-                    len += 1;
-                }
+            if let Some((_, total_us)) = states[..len].iter_mut().find(same) {
+                *total_us = total_us.saturating_add(us);
+            } else {
+                states[len] = (state, us);
+                len += 1;
             }
         }
         states.into_iter().take(len)

@@ -3,7 +3,9 @@
 pub mod btf;
 pub mod capability;
 pub mod field;
+pub mod files;
 pub mod layout;
+pub mod memory;
 pub mod netns;
 pub mod netstat;
 pub mod priority;
@@ -27,14 +29,6 @@ pub const ATTACHED_FUNCTIONS: &[&str] = &[
     "inet_twsk_kill",
     "__inet_twsk_schedule",
 ];
-
-/// One part in this many of the machine's memory may hold records of sockets.
-const MEMORY_SHARE: u64 = 64;
-/// What one connection costs the kernel: its record and that of its time-wait socket, with the hash
-/// tables' own parts, rounded up.
-const RECORD_BYTES: u64 = 576;
-const SOCKETS_MIN: u64 = 16_384;
-const SOCKETS_MAX: u64 = 262_144;
 
 /// The running kernel.
 #[derive(Debug)]
@@ -131,14 +125,6 @@ pub fn release() -> String {
         .release()
         .to_string_lossy()
         .into_owned()
-}
-
-/// How many sockets to keep a record of: by the machine's memory.
-pub fn sockets_for_memory() -> u32 {
-    let info = rustix::system::sysinfo();
-    let bytes = info.totalram.saturating_mul(u64::from(info.mem_unit));
-    let sockets = (bytes / MEMORY_SHARE / RECORD_BYTES).clamp(SOCKETS_MIN, SOCKETS_MAX);
-    u32::try_from(sockets).unwrap_or(u32::MAX)
 }
 
 /// `CLOCK_MONOTONIC`, ns

@@ -683,7 +683,9 @@ impl Sink for Table {
                 };
                 let mut remark = format!("{what} sent again in {}", connection.oldstate().name());
                 if let Some(times) = numbers.count() {
-                    remark += &format!(" · {} so far", count(times.into()));
+                    remark.push_str(" · ");
+                    remark.push_str(&count(times.into()));
+                    remark.push_str(" so far");
                 }
                 self.remark(connection, &remark, YELLOW, out);
                 1
@@ -693,7 +695,9 @@ impl Sink for Table {
                 let mut remark = format!("RST {} in {state}", connection.direction());
                 let named = |reason| reset_reason(&self.reset_reasons, reason);
                 if let Some(reason) = numbers.reset_reason().and_then(named) {
-                    remark += &format!(" ({})", escape(reason.as_bytes()));
+                    remark.push_str(" (");
+                    remark.push_str(&escape(reason.as_bytes()));
+                    remark.push(')');
                 }
                 self.remark(connection, &remark, RED, out);
                 1

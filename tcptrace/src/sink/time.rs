@@ -37,12 +37,12 @@ impl Clock {
             self.second = second;
         }
         out.extend_from_slice(self.text.as_bytes());
-        let [a, b] = two_digits(nanos / 10_000_000);
-        let [c, d] = two_digits(nanos / 100_000);
-        let [e, f] = two_digits(nanos / 1_000);
-        let [g, h] = two_digits(nanos / 10);
-        let [_, i] = two_digits(nanos);
-        out.extend_from_slice(&[b'.', a, b, c, d, e, f, g, h, i, b'Z']);
+        let mut fraction = *b".000000000Z";
+        for (pair, place) in [(1, 10_000_000), (3, 100_000), (5, 1_000), (7, 10)] {
+            fraction[pair..pair + 2].copy_from_slice(&two_digits(nanos / place));
+        }
+        fraction[9] = two_digits(nanos)[1];
+        out.extend_from_slice(&fraction);
     }
 }
 

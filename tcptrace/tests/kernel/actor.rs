@@ -165,9 +165,9 @@ impl Actor {
     }
 
     /// Another's listener, by a descriptor of its own.
-    pub(crate) fn take(&mut self, other: &mut Self, listener: &Listener) -> Listener {
+    pub(crate) fn inherit(&mut self, other: &mut Self, listener: &Listener) -> Listener {
         let descriptor = other.ask(&format!("descriptor {}", listener.id));
-        let answer = self.ask(&format!("take {} {descriptor}", other.who.pid));
+        let answer = self.ask(&format!("inherit {} {descriptor}", other.who.pid));
         let (id, local) = answer.split_once(' ').unwrap();
         Listener {
             id: id.to_owned(),
@@ -247,6 +247,21 @@ impl Actor {
 
     pub(crate) fn tell_serve(&mut self, listener: &Listener, count: usize, first: First) {
         self.tell(&format!("serve {} {count} {}", listener.id, first.word()));
+    }
+
+    /// Connections that stay open until [`Actor::release`]; their [`Actor::clients`].
+    pub(crate) fn tell_hold(&mut self, addr: SocketAddr, count: usize) {
+        self.tell(&format!("hold {addr} {count}"));
+    }
+
+    /// The other side of [`Actor::tell_hold`].
+    pub(crate) fn tell_take(&mut self, listener: &Listener, count: usize) {
+        self.tell(&format!("take {} {count}", listener.id));
+    }
+
+    /// Closes all its connections, the oldest first.
+    pub(crate) fn release(&mut self) {
+        self.ask("release");
     }
 
     /// Its result are the [`Actor::clients`], after one of them has dismissed it.

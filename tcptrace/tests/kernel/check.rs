@@ -166,6 +166,67 @@ pub(crate) fn same_transitions(truth: &[Life], records: &[&Record]) {
     }
 }
 
+/// How much of a life was told: so many steps, from this one on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) from: usize,
+    pub(crate) steps: usize,
+}
+
+impl Piece {
+    /// Whether it is all of the life. A time-wait socket may still wait for the peer's FIN.
+    pub(crate) fn is_whole(self, life: &Life) -> bool {
+        let last = usize::from(life.time_waits());
+        self.from == 0 && self.steps + last >= life.steps.len()
+    }
+}
+
+/// What is told of a connection is a piece of its life without a gap, and is told once. One piece
+/// for each life.
+pub(crate) fn pieces(truth: &[Life], records: &[&Record]) -> Vec<Piece> {
+    let mut by_ends: BTreeMap<Ends, Vec<usize>> = BTreeMap::new();
+    for (at, life) in truth.iter().enumerate() {
+        by_ends.entry(ends_of_life(life)).or_default().push(at);
+    }
+    let mut connections: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
+    for record in records {
+        if record.event() == "transition" && record.text("old") != Some("TIME_WAIT") {
+            connections.entry(record.conn()).or_default().push(record);
+        }
+    }
+    let mut pieces = vec![Piece::default(); truth.len()];
+    for told in connections.values() {
+        let ends = (told[0].local(), told[0].remote());
+        let found = by_ends.get(&ends).into_iter().flatten().find_map(|at| {
+            let free = pieces[*at].steps == 0;
+            let from = place_in(&truth[*at], told).filter(|_| free)?;
+            Some((*at, from))
+        });
+        let (at, from) = found
+            .unwrap_or_else(|| panic!("no connection went through this:\n{}", record::lines(told)));
+        let steps = told.len();
+        pieces[at] = Piece { from, steps };
+    }
+    pieces
+}
+
+/// With which step of the life these records begin.
+fn place_in(life: &Life, told: &[&Record]) -> Option<usize> {
+    let is_of = |(step, record): (&Step, &&Record)| {
+        let (old, new) = reported(step);
+        let at_us = step.at_ns / 1000;
+        let told_us = record.mono_us();
+        // As the kernel reports it, where there was no room to wait for the peer's FIN.
+        let fits = record.text("new") == Some(new) || record.text("new") == Some(step.new);
+        record.text("old") == Some(old)
+            && fits
+            && (told_us.abs_diff(at_us) <= CLOCK_TOLERANCE_US
+                || (step.time_wait && told_us > at_us))
+    };
+    let mut runs = life.steps.windows(told.len());
+    runs.position(|run| run.iter().zip(told).all(is_of))
+}
+
 /// What leaves `TIME_WAIT` entered it before, under the same id and between the same ends.
 fn each_exit_has_its_entry(exits: &[&Record], steps: &[&Record]) {
     let mut open: BTreeMap<(&str, SocketAddr, Option<SocketAddr>), Vec<u64>> = BTreeMap::new();

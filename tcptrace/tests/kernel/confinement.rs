@@ -19,6 +19,12 @@ use crate::tracer;
 /// The user and group `nobody`.
 pub(crate) const NOBODY: u32 = 65534;
 
+/// Whether this is a virtual machine of `cargo xtask vm`, whose clock and processors are the tests'
+/// alone.
+pub(crate) fn in_guest() -> bool {
+    std::env::var_os("TCPTRACE_TEST_TTY").is_some()
+}
+
 /// A folder that is gone when the test is.
 pub(crate) struct Folder(pub(crate) PathBuf);
 

@@ -15,14 +15,14 @@ use crate::{
 /// run that is ambiguous; then it is played again.
 const TRIES: usize = 4;
 
-enum Counted {
+pub(crate) enum Counted {
     Exactly,
     Disturbed(String),
 }
 
 /// Emitted and lost transitions against the truth, from the start line to the interrupt. The truth
 /// goes on for longer, so that it knows of what others did up to then.
-fn count(records: &Records, steps: &[Step], netns: &Netns) -> Counted {
+pub(crate) fn count(records: &Records, steps: &[Step], netns: &Netns) -> Counted {
     let start_ns = records.start().mono_us() * 1000;
     let happened = steps.iter().filter(|step| step.at_ns >= start_ns).count();
     // The kernel reports no transition for the end of a time-wait socket.
@@ -59,7 +59,7 @@ fn lost_lines(records: &Records) -> String {
     lines[lines.len().saturating_sub(10)..].join("\n")
 }
 
-fn until_undisturbed(mut play: impl FnMut() -> Counted) {
+pub(crate) fn until_undisturbed(mut play: impl FnMut() -> Counted) {
     let mut last = String::new();
     for _ in 0..TRIES {
         match play() {

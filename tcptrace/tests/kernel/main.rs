@@ -10,8 +10,10 @@
     reason = "a test: a failed expectation ends it, on the spot"
 )]
 
+mod abuse;
 mod actor;
 mod check;
+mod clock;
 mod confinement;
 mod container;
 mod counters;
@@ -23,6 +25,8 @@ mod filters;
 mod flood;
 mod handover;
 mod hostile;
+mod leftovers;
+mod limits;
 mod loopback;
 mod loss;
 mod mechanisms;
@@ -49,6 +53,7 @@ use std::{
     cell::RefCell,
     panic::{self, PanicHookInfo},
     process::ExitCode,
+    sync::Mutex,
 };
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -57,6 +62,18 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 pub(crate) struct Impossible(pub(crate) String);
 
 type Outcome = Result<(), Impossible>;
+
+/// What scenarios have measured, to be printed when all have ended: a line among the results would
+/// tear them apart.
+pub(crate) static FIGURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+macro_rules! figure {
+    ($($text:tt)*) => {
+        $crate::FIGURES.lock().unwrap().push(format!($($text)*))
+    };
+}
+
+pub(crate) use figure;
 
 #[derive(Clone, Copy)]
 enum Scenario {
@@ -235,9 +252,16 @@ fn main() -> ExitCode {
         .chain(flood::SCENARIOS)
         .chain(edges::SCENARIOS)
         .chain(outcomes::SCENARIOS)
+        .chain(limits::SCENARIOS)
+        .chain(leftovers::SCENARIOS)
+        .chain(abuse::SCENARIOS)
+        .chain(clock::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    for figure in FIGURES.lock().unwrap().iter() {
+        eprintln!("{figure}");
+    }
     truth::clean_up();
     conclusion.exit_code()
 }

@@ -147,6 +147,18 @@ impl Netns {
         value.parse().unwrap()
     }
 
+    /// How many sockets there are besides those in `TIME_WAIT`, which may be too many to list.
+    pub(crate) fn in_use(&self) -> u64 {
+        let text = self
+            .inside(|| std::fs::read_to_string("/proc/thread-self/net/sockstat"))
+            .unwrap();
+        let count = text.lines().find_map(|line| {
+            let rest = line.strip_prefix("TCP: inuse ")?;
+            rest.split(' ').next()?.parse().ok()
+        });
+        count.unwrap()
+    }
+
     /// Runs something in a thread of the namespace.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let enter = || {

@@ -270,7 +270,9 @@ impl Records {
                 "{}",
                 record.line
             );
-            assert_ne!(record.need_int("count"), 0, "{}", record.line);
+            let kinds = ["count", "accepts", "closes", "time_waits", "others"];
+            let kinds = kinds.iter().filter_map(|kind| record.int(kind));
+            assert_ne!(kinds.sum::<u64>(), 0, "{}", record.line);
         }
         let transitions = self.of("transition").count() as u64;
         if transitions > 0 {

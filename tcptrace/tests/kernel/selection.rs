@@ -189,7 +189,7 @@ pub(crate) fn listener_passed_on() {
     let tracer = Tracer::start(&["-p", &heir.who.pid.to_string()]);
     let listener = parent.listen(netns.addr(Ip::V4, 0), "");
     let addr = listener.local;
-    let inherited = heir.take(&mut parent, &listener);
+    let inherited = heir.inherit(&mut parent, &listener);
     let mut ends = Vec::new();
     for _ in 0..3 {
         let exchange = Exchange::default();

@@ -214,6 +214,11 @@ impl Tracer {
         text
     }
 
+    /// How many lines it has written so far.
+    pub(crate) fn lines(&self) -> usize {
+        self.shared.output.lock().unwrap().lines.len()
+    }
+
     /// Stops, or resumes, reading its output.
     pub(crate) fn pause_reading(&self, paused: bool) {
         *self.shared.paused.lock().unwrap() = paused;

@@ -92,6 +92,19 @@ impl Truth {
     }
 
     pub(crate) fn with_buffer(kib_per_cpu: usize) -> Self {
+        let truth = Self::idle();
+        truth.write("options/overwrite", "0");
+        truth.write("buffer_size_kb", &kib_per_cpu.to_string());
+        truth.write("events/sock/inet_sock_set_state/filter", "protocol == 6");
+        truth.write("events/sock/inet_sock_set_state/enable", "1");
+        let filter = format!("function == {:#x}", time_wait_handler());
+        truth.write("events/timer/timer_start/filter", &filter);
+        truth.write("events/timer/timer_start/enable", "1");
+        truth.write("tracing_on", "1");
+        truth
+    }
+
+    fn idle() -> Self {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let instance = TRACEFS.get().unwrap().join(format!(
             "instances/{NAME_PREFIX}{}-{count}",
@@ -102,14 +115,6 @@ impl Truth {
         truth.write("tracing_on", "0");
         // The clock of the tracer's records.
         truth.write("trace_clock", "mono");
-        truth.write("options/overwrite", "0");
-        truth.write("buffer_size_kb", &kib_per_cpu.to_string());
-        truth.write("events/sock/inet_sock_set_state/filter", "protocol == 6");
-        truth.write("events/sock/inet_sock_set_state/enable", "1");
-        let filter = format!("function == {:#x}", time_wait_handler());
-        truth.write("events/timer/timer_start/filter", &filter);
-        truth.write("events/timer/timer_start/enable", "1");
-        truth.write("tracing_on", "1");
         truth
     }
 
@@ -127,6 +132,11 @@ impl Truth {
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         text.truncate(len);
         String::from_utf8(text).unwrap()
+    }
+
+    /// What happens from now on is not in it.
+    pub(crate) fn pause(&self) {
+        self.write("tracing_on", "0");
     }
 
     /// Ends the recording. Everything is in it, or the test fails.
@@ -175,6 +185,45 @@ impl Truth {
         }
         steps.sort_by_key(|step| step.at_ns);
         steps
+    }
+}
+
+/// How many state changes there are, of more than can be kept.
+pub(crate) struct Tally(Truth);
+
+impl Tally {
+    /// `filter`: in the language of ftrace, besides that it is TCP.
+    pub(crate) fn begin(filter: &str) -> Self {
+        let truth = Truth::idle();
+        truth.write("options/overwrite", "1");
+        truth.write("buffer_size_kb", "64");
+        let filter = format!("protocol == 6 && ({filter})");
+        truth.write("events/sock/inet_sock_set_state/filter", &filter);
+        truth.write("events/sock/inet_sock_set_state/enable", "1");
+        truth.write("tracing_on", "1");
+        Self(truth)
+    }
+
+    /// Those that are in the buffers, and those that have given way to them.
+    pub(crate) fn stop(self) -> u64 {
+        self.0.write("tracing_on", "0");
+        let mut count = 0;
+        for entry in fs::read_dir(self.0.instance.join("per_cpu")).unwrap() {
+            let stats = fs::read_to_string(entry.unwrap().path().join("stats")).unwrap();
+            for line in stats.lines() {
+                let Some((name, number)) = line.split_once(": ") else {
+                    continue;
+                };
+                match name {
+                    "entries" | "overrun" => count += number.trim().parse::<u64>().unwrap(),
+                    "commit overrun" | "dropped events" => {
+                        assert_eq!(number.trim(), "0", "ftrace itself lost events: {name}");
+                    }
+                    _ => {}
+                }
+            }
+        }
+        count
     }
 }
 
@@ -237,6 +286,11 @@ impl Life {
             SocketAddr::new(ip.unwrap_or(any).ip(), port.unwrap_or(any).port())
         };
         (end(|step| step.local), end(|step| step.remote))
+    }
+
+    pub(crate) fn lines(&self) -> String {
+        let lines: Vec<_> = self.steps.iter().map(ToString::to_string).collect();
+        lines.join("\n")
     }
 
     /// Whether a time-wait socket took its place.

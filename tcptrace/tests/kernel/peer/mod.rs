@@ -19,9 +19,12 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags},
+    event::{PollFd, PollFlags, Timespec},
     net::{AddressFamily, SocketFlags, SocketType, sockopt},
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open},
+    process::{
+        Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_getfd,
+        pidfd_open, setrlimit,
+    },
 };
 
 /// How long a peer waits for its counterpart before it reports failure instead.
@@ -54,6 +57,7 @@ impl First {
 /// Runs a peer. `args`: the control socket's descriptor, then spare ones for forked children.
 pub(crate) fn main(args: &[String]) -> ExitCode {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    allow_files();
     let mut controls = args.iter().map(|fd| {
         let fd: RawFd = fd.parse().unwrap();
         // SAFETY: the harness left these descriptors open for us, and nothing else uses them.
@@ -68,6 +72,16 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
     };
     peer.obey();
     ExitCode::SUCCESS
+}
+
+/// Some commands open thousands of sockets.
+fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, most).unwrap();
 }
 
 struct Peer {
@@ -105,8 +119,8 @@ impl Peer {
                 let listener = self.listeners[index(id)].as_ref().unwrap();
                 Ok(listener.as_raw_fd().to_string())
             }
-            ["take", pid, descriptor] => {
-                self.take(pid.parse().unwrap(), descriptor.parse().unwrap())
+            ["inherit", pid, descriptor] => {
+                self.inherit(pid.parse().unwrap(), descriptor.parse().unwrap())
             }
             ["accept", id] => self.accept(index(id), None),
             ["accept", id, "thread", name] => self.accept(index(id), Some(name)),
@@ -180,6 +194,13 @@ impl Peer {
                 self.stream(id).write_all(&bytes)?;
                 Ok(String::new())
             }
+            // Connections that stay open until `release`.
+            ["hold", addr, count] => self.hold(addr_of(addr), count.parse().unwrap()),
+            ["take", id, count] => self.take(index(id), count.parse().unwrap()),
+            ["release"] => {
+                self.streams.clear();
+                Ok(String::new())
+            }
             ["serve", id, count, first] => {
                 self.serve(index(id), count.parse().unwrap(), First::parse(first))
             }
@@ -195,6 +216,18 @@ impl Peer {
                 let time = Duration::from_millis(millis.parse().unwrap());
                 dial_for(addr_of(addr), time, First::parse(first))
             }
+            ["dial-until-told", addr, first] => {
+                self.dial_until_told(addr_of(addr), First::parse(first))
+            }
+            // A thread for each listener from here on, for as long as this process lives.
+            ["drain"] => {
+                for listener in self.listeners.drain(..).flatten() {
+                    std::thread::spawn(move || drain(&listener).unwrap());
+                }
+                Ok(String::new())
+            }
+            // So many connections to each address, in a thread of its own.
+            ["rush", count, ref addrs @ ..] => rush(count.parse().unwrap(), addrs),
             ["serve-until-dismissed", id, first] => {
                 self.serve_until_dismissed(index(id), First::parse(first))
             }
@@ -279,7 +312,7 @@ impl Peer {
     }
 
     /// Another process's listener. Answers `ID ADDR`.
-    fn take(&mut self, pid: i32, descriptor: RawFd) -> io::Result<String> {
+    fn inherit(&mut self, pid: i32, descriptor: RawFd) -> io::Result<String> {
         let holder = Pid::from_raw(pid).unwrap();
         let holder = pidfd_open(holder, PidfdFlags::empty())?;
         let listener = pidfd_getfd(holder, descriptor, PidfdGetfdFlags::empty())?;
@@ -324,6 +357,29 @@ impl Peer {
             None => listener.accept()?,
         };
         self.keep(stream)
+    }
+
+    /// Answers with the local ends.
+    fn hold(&mut self, addr: SocketAddr, count: usize) -> io::Result<String> {
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            let stream = TcpStream::connect(addr)?;
+            clients.push(canonical(stream.local_addr()?).to_string());
+            self.streams.push(Some(stream));
+        }
+        Ok(clients.join(","))
+    }
+
+    /// Answers with the remote ends.
+    fn take(&mut self, id: usize, count: usize) -> io::Result<String> {
+        let listener = self.listeners[id].as_ref().unwrap();
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (stream, client) = listener.accept()?;
+            clients.push(canonical(client).to_string());
+            self.streams.push(Some(stream));
+        }
+        Ok(clients.join(","))
     }
 
     /// Answers with the remote ends of the connections it accepted.
@@ -371,6 +427,24 @@ impl Peer {
                 let mut line = String::new();
                 self.control.read_line(&mut line)?;
                 return Ok(clients.join(","));
+            }
+        }
+    }
+
+    /// Answers with how many it was, after the next line from the harness.
+    fn dial_until_told(&mut self, addr: SocketAddr, first: First) -> io::Result<String> {
+        let mut count = 0;
+        loop {
+            converse_as_client(TcpStream::connect(addr)?, b'x', first)?;
+            count += 1;
+            let mut fds = [PollFd::from_borrowed_fd(
+                self.control.get_ref().as_fd(),
+                PollFlags::IN,
+            )];
+            if rustix::event::poll(&mut fds, Some(&Timespec::default()))? > 0 {
+                let mut line = String::new();
+                self.control.read_line(&mut line)?;
+                return Ok(count.to_string());
             }
         }
     }
@@ -441,6 +515,39 @@ fn dial_for(addr: SocketAddr, time: Duration, first: First) -> io::Result<String
         count += 1;
     }
     Ok(count.to_string())
+}
+
+/// Serves who closes first and says nothing.
+fn drain(listener: &TcpListener) -> io::Result<()> {
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        let rest = stream.read(&mut [0])?;
+        assert_eq!(rest, 0, "somebody spoke");
+    }
+}
+
+fn rush(count: usize, addrs: &[&str]) -> io::Result<String> {
+    let connect = |addr| {
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(addr)?;
+            stream.shutdown(Shutdown::Write)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let rest = stream.read(&mut [0])?;
+            assert_eq!(rest, 0, "somebody spoke");
+        }
+        io::Result::Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = addrs
+            .iter()
+            .map(|addr| addr_of(addr))
+            .map(|addr| scope.spawn(move || connect(addr)))
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap())
+    })?;
+    Ok(String::new())
 }
 
 fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {

@@ -1,0 +1,523 @@
+//! More than a tracer has to expect: a million connections, others beside it, storms that it comes
+//! into and leaves, processors that go away.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Read},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal};
+
+use crate::{
+    Impossible, Outcome, Scenario,
+    Scenario::{Always, WherePossible},
+    actor::{Actor, Listener},
+    check,
+    confinement::{self, Folder},
+    leftovers,
+    netns::{Ip, Netns},
+    peer::First,
+    record::{self, Record, Records},
+    tracer::{self, Tracer, now_us},
+    truth::{self, Tally, Truth},
+    wait,
+};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    (
+        "abuse::a_million_connections",
+        Always(a_million_connections),
+    ),
+    ("abuse::two_tracers", Always(two_tracers)),
+    (
+        "abuse::in_and_out_of_a_storm",
+        Always(in_and_out_of_a_storm),
+    ),
+    (
+        "abuse::a_processor_goes_away",
+        WherePossible(a_processor_goes_away),
+    ),
+];
+
+/// Clients and servers that go on until they are told.
+struct Storm {
+    pairs: Vec<(Actor, Actor, Listener)>,
+}
+
+impl Storm {
+    fn begin(netns: &Netns) -> Self {
+        let mut pairs = Vec::new();
+        for first in [First::Client, First::Server] {
+            let mut client = Actor::spawn(netns, "client");
+            let mut server = Actor::spawn(netns, "server");
+            let listener = server.listen(netns.addr(Ip::V4, 0), "");
+            server.tell_serve_until_told(&listener, first);
+            client.tell(&format!(
+                "dial-until-told {} {}",
+                listener.local,
+                first.word()
+            ));
+            pairs.push((client, server, listener));
+        }
+        Self { pairs }
+    }
+
+    /// How many connections there were.
+    fn end(&mut self) -> usize {
+        let mut count = 0;
+        for (client, server, _) in &mut self.pairs {
+            client.tell("enough");
+            let made: usize = client.answer().parse().unwrap();
+            assert_eq!(server.stop_serving().len(), made);
+            count += made;
+        }
+        count
+    }
+
+    /// Whose socket this record is about is one of two processes, known by their ends.
+    fn check_owner(&self, record: &Record) {
+        let ends = [Some(record.local()), record.remote()];
+        let (client, server, listener) = self
+            .pairs
+            .iter()
+            .find(|(_, _, listener)| ends.contains(&Some(listener.local)))
+            .unwrap_or_else(|| panic!("nobody made it: {}", record.line));
+        let is_server = record.local() == listener.local;
+        let who = if is_server { &server.who } else { &client.who };
+        // First seen half-way.
+        let unknown = record.int("pid").is_none() && record.role() == "unknown";
+        assert!(
+            unknown || record.int("pid") == Some(who.pid.into()),
+            "it is {who}'s: {}",
+            record.line
+        );
+    }
+}
+
+/// So many more lines, or the time is over.
+fn await_lines(tracer: &Tracer, more: usize) {
+    let seen = tracer.lines();
+    let enough = wait::poll(Duration::from_mins(1), || {
+        (tracer.lines() >= seen + more).then_some(())
+    });
+    assert!(enough.is_some(), "{} lines, then {}", seen, tracer.lines());
+}
+
+/// It comes into a storm, and is interrupted in it.
+fn in_and_out_of_a_storm() {
+    let netns = Netns::new();
+    let mut storm = Storm::begin(&netns);
+    let truth = Truth::with_buffer(64 << 10);
+    // A file keeps nobody waiting.
+    let folder = Folder::new("storm");
+    let log = folder.0.join("log");
+    let tracer = Tracer::spawn(&["--json", "--buffer", "64M", "-o", log.to_str().unwrap()]);
+    let grown = wait::poll(Duration::from_mins(1), || {
+        let len = fs::metadata(&log).map_or(0, |log| log.len());
+        (len > 5_000_000).then_some(())
+    });
+    assert!(grown.is_some(), "{:?}", tracer.last_words());
+    let interrupted_us = now_us();
+    let interrupted = Instant::now();
+    tracer.signal(Signal::INT);
+    truth.pause();
+    let (_, status, stderr) = tracer.wait_text();
+    let took = interrupted.elapsed();
+    let made = storm.end();
+    netns.settle(0);
+    let steps = truth.stop();
+    // Whole lines, what the end says, no life twice and none with a hole.
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(
+        status.success() && text.ends_with('\n'),
+        "{status}: {stderr}"
+    );
+    let records = Records::parse(&text);
+    records.keep_their_promises();
+    assert_eq!(records.lost(), 0, "{}", records.end().line);
+    assert!(
+        took < Duration::from_secs(5),
+        "{took:?} from SIGINT to the end"
+    );
+
+    let mut ours = records.within(netns.inode);
+    for record in &ours {
+        storm.check_owner(record);
+    }
+    // The truth ends with the interrupt, the trace a little later.
+    ours.retain(|record| record.mono_us() <= interrupted_us);
+    let lives = truth::lives_in(&steps, &netns, &[]);
+    let pieces = check::pieces(&lives, &ours);
+    let start_us = records.start().mono_us();
+    let until_us = interrupted_us - check::CLOCK_TOLERANCE_US;
+    let mut whole = 0;
+    let (mut late, mut cut) = (0, 0);
+    for (life, piece) in lives.iter().zip(&pieces) {
+        let [first_us, last_us] =
+            [life.steps.first(), life.steps.last()].map(|step| step.unwrap().at_ns / 1000);
+        let inside = first_us > start_us && last_us < until_us;
+        assert!(
+            !inside || piece.is_whole(life),
+            "{piece:?} of\n{}",
+            life.lines()
+        );
+        whole += usize::from(piece.steps > 0 && piece.is_whole(life));
+        late += usize::from(piece.from > 0);
+        cut += usize::from(piece.steps > 0 && piece.from == 0 && !piece.is_whole(life));
+        // From the first step seen on to the last.
+        let to_its_end = piece.from + piece.steps + usize::from(life.time_waits());
+        assert!(
+            piece.from == 0 || last_us >= until_us || to_its_end >= life.steps.len(),
+            "{piece:?} of\n{}",
+            life.lines()
+        );
+    }
+    // Those that were open at the interrupt have no close.
+    let closes = ours.iter().filter(|record| record.event() == "close");
+    assert!(closes.count() <= whole + late);
+    crate::figure!(
+        "a storm of {made} connections: {whole} sockets told whole, {late} from where the trace \
+         began, {cut} until it ended; it ended {took:.1?} after SIGINT"
+    );
+}
+
+/// Both tell everything, and one does not miss the other.
+fn two_tracers() {
+    let netns = Netns::new();
+    let truth = Truth::with_buffer(64 << 10);
+    let first = Tracer::start(&["--no-existing", "--buffer", "64M"]);
+    let second = Tracer::start(&["--no-existing", "--buffer", "64M"]);
+    let mut storm = Storm::begin(&netns);
+    await_lines(&first, 10_000);
+    let interrupted_us = now_us();
+    let first = first.finish().fine();
+    await_lines(&second, 10_000);
+    let made = storm.end();
+    for (_, server, listener) in &mut storm.pairs {
+        server.unlisten(listener);
+    }
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let second = second.finish().fine();
+    for records in [&first, &second] {
+        assert_eq!(records.lost(), 0, "{}", records.end().line);
+        for record in records.within(netns.inode) {
+            storm.check_owner(record);
+        }
+    }
+    let ours = second.within(netns.inode);
+    check::same_transitions(&lives, &ours);
+    record::each_end_has_its_close(&ours);
+
+    let ours = first.within(netns.inode);
+    let pieces = check::pieces(&lives, &ours);
+    let until_us = interrupted_us - check::CLOCK_TOLERANCE_US;
+    let mut whole = 0;
+    for (life, piece) in lives.iter().zip(&pieces) {
+        assert_eq!(piece.from, 0);
+        let happened = life
+            .steps
+            .iter()
+            .filter(|step| step.at_ns / 1000 < until_us);
+        let told = piece.steps + usize::from(life.time_waits());
+        assert!(
+            told >= happened.count(),
+            "the first told {piece:?} of\n{}",
+            life.lines()
+        );
+        whole += usize::from(piece.steps > 0 && piece.is_whole(life));
+    }
+    // Told the same: one record of the other's for each.
+    let key = |record: &Record| {
+        let names = [
+            "event",
+            "old",
+            "new",
+            "role",
+            "pid",
+            "pid_source",
+            "reason",
+            "laddr",
+            "lport",
+            "raddr",
+            "rport",
+        ];
+        names.map(|name| record.get(name).map(ToString::to_string))
+    };
+    let mut others = BTreeMap::new();
+    for record in second.within(netns.inode) {
+        *others.entry(key(record)).or_insert(0_usize) += 1;
+    }
+    for record in ours {
+        let left = others.get_mut(&key(record)).filter(|left| **left > 0);
+        *left.unwrap_or_else(|| panic!("the other does not tell it: {}", record.line)) -= 1;
+    }
+    crate::figure!(
+        "two tracers, {made} connections: the second told all {} sockets, the first {whole} whole \
+         until it was interrupted",
+        lives.len()
+    );
+}
+
+/// A tracer whose lines are counted and not kept.
+struct Counting {
+    child: Child,
+}
+
+#[derive(Default)]
+struct Lines {
+    all: u64,
+    /// State changes that the kernel reports
+    transitions: u64,
+    /// Of these, into `TIME_WAIT`
+    entries: u64,
+    /// Ends of `TIME_WAIT`
+    exits: u64,
+    closes: u64,
+    /// `lost` records and the last one
+    seldom: Vec<Record>,
+}
+
+impl Lines {
+    /// As a search in text, since there are millions of them.
+    fn read(output: impl Read, netns: u64) -> Self {
+        let ours = format!("\"netns\":{netns},");
+        let mut output = BufReader::with_capacity(1 << 20, output);
+        let mut line = Vec::new();
+        let mut lines = Self::default();
+        while output.read_until(b'\n', &mut line).unwrap() > 0 {
+            lines.all += 1;
+            let text = std::str::from_utf8(&line).unwrap();
+            assert!(text.ends_with('\n'), "the last line is cut: {text}");
+            let event = text.strip_prefix("{\"v\":1,\"event\":\"").unwrap();
+            if event.starts_with("transition") {
+                if text.contains(&ours) {
+                    let exit = text.contains("\"old\":\"TIME_WAIT\"");
+                    lines.exits += u64::from(exit);
+                    lines.transitions += u64::from(!exit);
+                    lines.entries += u64::from(text.contains("\"new\":\"TIME_WAIT\""));
+                }
+            } else if event.starts_with("close") {
+                lines.closes += u64::from(text.contains(&ours));
+            } else if event.starts_with("lost") || event.starts_with("end") {
+                lines.seldom.push(Record::parse(text.trim_end()));
+            }
+            line.clear();
+        }
+        lines
+    }
+
+    fn lost(&self, cause: Option<&str>, kind: &str) -> u64 {
+        self.seldom
+            .iter()
+            .filter(|record| record.event() == "lost")
+            .filter(|record| cause.is_none() || record.text("cause") == cause)
+            .filter_map(|record| record.int(kind))
+            .sum()
+    }
+}
+
+impl Counting {
+    fn memory(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(&path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.unwrap().trim_start_matches(':').trim();
+        kib.trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
+    }
+}
+
+/// With default options: what is not told is counted, and nothing grows.
+fn a_million_connections() {
+    const COUNT: usize = 1_000_000;
+    const LISTENERS: usize = 20;
+    const GROWTH_KIB: u64 = 8 << 10;
+
+    // As many as can be made meanwhile, where that is fewer.
+    let (time, each) = if confinement::in_guest() {
+        (Duration::from_secs(15), 25)
+    } else {
+        (Duration::from_secs(90), 1000)
+    };
+    let mut netns = Netns::new();
+    netns.set("tcp_max_tw_buckets", "2000000");
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    // One port of many addresses, that no client on the host is likely to be given.
+    netns.set("ip_local_port_range", "1024 32000");
+    let port = server.listen(netns.addr(Ip::V4, 0), "").local.port();
+    netns.set("ip_local_port_range", "1024 65535");
+    let mut addrs = vec![netns.addr(Ip::V4, port).to_string()];
+    for last in 2..=u8::try_from(LISTENERS).unwrap() {
+        let ip = IpAddr::V4(Ipv4Addr::new(127, 1, 1, last));
+        let listener = server.listen(SocketAddr::new(ip, port), "");
+        addrs.push(listener.local.to_string());
+    }
+    server.ask("drain");
+
+    let all = Tally::begin("family != 0");
+    let ours = Tally::begin(&format!("sport == {port} || dport == {port}"));
+    let mut command = tracer::command(&tracer::binary(), &["--json"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut tracer = Counting {
+        child: command.stderr(Stdio::piped()).spawn().unwrap(),
+    };
+    let pid = tracer.child.id();
+    let output = tracer.child.stdout.take().unwrap();
+    let inode = netns.inode;
+    let mut output = BufReader::new(output);
+    let mut start = String::new();
+    output.read_line(&mut start).unwrap();
+    assert_eq!(Record::parse(&start).event(), "start");
+    let reader = std::thread::spawn(move || Lines::read(output, inode));
+
+    let at_start_kib = tracer.memory("RssAnon");
+    let mut most_kib = at_start_kib;
+    let begun = Instant::now();
+    let mut made = 0;
+    while made < COUNT && begun.elapsed() < time {
+        client.ask(&format!("rush {each} {}", addrs.join(" ")));
+        made += each * LISTENERS;
+        most_kib = most_kib.max(tracer.memory("RssAnon"));
+    }
+    let took = begun.elapsed();
+    let settled = wait::poll(Duration::from_mins(1), || {
+        (netns.in_use() == LISTENERS as u64).then_some(())
+    });
+    assert!(settled.is_some(), "{} sockets are open", netns.in_use());
+    let waiting = leftovers::entries_of(pid, "PAIRS", inode);
+    client.kill();
+    server.kill();
+    netns.destroy();
+    let mut left = Vec::new();
+    let maps = ["PAIRS", "SOCKS"];
+    let empty = wait::poll(Duration::from_secs(30), || {
+        left = maps
+            .map(|map| leftovers::entries_of(pid, map, inode))
+            .to_vec();
+        left.iter().all(|left| *left == 0).then_some(())
+    });
+    most_kib = most_kib.max(tracer.memory("RssAnon"));
+    let peak_kib = tracer.memory("VmHWM");
+    let child = Pid::from_child(&tracer.child);
+    rustix::process::kill_process(child, Signal::INT).unwrap();
+    let status = wait::poll(Duration::from_secs(20), || tracer.child.try_wait().unwrap());
+    let told = reader.join().unwrap();
+    let (happened, on_host) = (ours.stop(), all.stop());
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    let lost = told.lost(None, "count");
+    let per_second = made as u128 * 1000 / took.as_millis();
+    crate::figure!(
+        "{made} connections in {took:.1?} ({per_second}/s): {happened} transitions happened, {} \
+         were told, {lost} lost (ring_full {}, map_full {}); {} closes; {} entered TIME_WAIT, {} \
+         left it, {} of their ends lost; {} lines; {at_start_kib} KiB of own memory at start, \
+         {most_kib} at most, peak RSS {peak_kib} KiB; {waiting} pairs waited at the end, and in \
+         {maps:?} are left {left:?}",
+        told.transitions,
+        told.lost(Some("ring_full"), "count"),
+        told.lost(Some("map_full"), "count"),
+        told.closes,
+        told.entries,
+        told.exits,
+        told.lost(None, "time_waits"),
+        told.all,
+    );
+    assert!(empty.is_some(), "entries left in {maps:?}: {left:?}");
+    let end = told.seldom.last().unwrap();
+    assert_eq!((end.event(), end.int("lost")), ("end", Some(lost)));
+    // What is lost is not told per namespace: of others it can be no more than they did.
+    let others = on_host - happened;
+    let accounted = told.transitions + lost;
+    assert!(
+        (happened..=happened + others.min(lost)).contains(&accounted),
+        "{happened} transitions happened, {others} others', and {accounted} are accounted for"
+    );
+    let ends = told.exits + told.lost(None, "time_waits");
+    assert!(
+        ends >= told.entries,
+        "{ends} ends of {} TIME_WAITs",
+        told.entries
+    );
+    assert!(
+        most_kib <= at_start_kib + GROWTH_KIB,
+        "it grew from {at_start_kib} to {most_kib} KiB"
+    );
+}
+
+/// Back as it was, whatever happens in between.
+struct Processor;
+
+impl Processor {
+    const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
+
+    fn set(online: bool) -> std::io::Result<()> {
+        fs::write(Self::ONLINE, if online { "1" } else { "0" })
+    }
+}
+
+impl Drop for Processor {
+    fn drop(&mut self) {
+        Self::set(true).unwrap();
+    }
+}
+
+/// And comes back, several times: what happened on it is told.
+fn a_processor_goes_away() -> Outcome {
+    const TIMES: usize = 3;
+
+    if !confinement::in_guest() {
+        return Err(Impossible(
+            "the processors of this machine are not the tests' to stop; `cargo xtask vm --cpus 2` \
+             does"
+                .to_owned(),
+        ));
+    }
+    if !fs::exists(Processor::ONLINE).unwrap() {
+        return Err(Impossible(
+            "there is one processor, or it cannot be stopped".to_owned(),
+        ));
+    }
+    let netns = Netns::new();
+    let processor = Processor;
+    let truth = Truth::with_buffer(64 << 10);
+    let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
+    let mut storm = Storm::begin(&netns);
+    await_lines(&tracer, 1000);
+    for _ in 0..TIMES {
+        Processor::set(false)
+            .map_err(|error| Impossible(format!("{}: {error}", Processor::ONLINE)))?;
+        await_lines(&tracer, 1000);
+        Processor::set(true).unwrap();
+        await_lines(&tracer, 1000);
+    }
+    drop(processor);
+    let made = storm.end();
+    for (_, server, listener) in &mut storm.pairs {
+        server.unlisten(listener);
+    }
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let records: Records = tracer.finish().fine();
+    assert_eq!(records.lost(), 0, "{}", records.end().line);
+    let ours = records.within(netns.inode);
+    for record in &ours {
+        storm.check_owner(record);
+    }
+    check::same_transitions(&lives, &ours);
+    record::each_end_has_its_close(&ours);
+    crate::figure!("a processor went {TIMES} times and came back: all {made} connections are told");
+    Ok(())
+}
