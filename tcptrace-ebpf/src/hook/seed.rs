@@ -352,6 +352,14 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
         let _gone = SOCKS.remove(key);
         return;
     }
+    // Found between `SYN_SENT` and the choice of its port: its next step tells of it.
+    if sock.tuple.whole == 0 {
+        let tuple = Tuple::read(Probed(key), sock.role == ROLE_LISTENER, || 0);
+        if tuple.whole == 0 {
+            return;
+        }
+        sock.tuple = tuple;
+    }
     let mut record = Record::EMPTY;
     emit::fill(&mut record, sock, &sock.tuple);
     record.mono_ns = kernel::now_ns();

@@ -369,7 +369,9 @@ fn a_million_connections() {
     server.ask("drain");
 
     let all = Tally::begin("family != 0");
-    let ours = Tally::begin(&format!("sport == {port} || dport == {port}"));
+    let on_port = format!("sport == {port} || dport == {port}");
+    let ours = Tally::begin(&on_port);
+    let hidden = Tally::begin(&format!("({on_port}) && ({})", over_init()));
     let mut command = tracer::command(&tracer::binary(), &["--json"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut tracer = Counting {
@@ -416,7 +418,7 @@ fn a_million_connections() {
     rustix::process::kill_process(child, Signal::INT).unwrap();
     let status = wait::poll(Duration::from_secs(20), || tracer.child.try_wait().unwrap());
     let told = reader.join().unwrap();
-    let (happened, on_host) = (ours.stop(), all.stop());
+    let (happened, on_host, hidden) = (ours.stop(), all.stop(), hidden.stop());
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
     let lost = told.lost(None, "count");
     let per_second = made as u128 * 1000 / took.as_millis();
@@ -442,8 +444,9 @@ fn a_million_connections() {
     let others = on_host - happened;
     let accounted = told.transitions + lost;
     assert!(
-        (happened..=happened + others.min(lost)).contains(&accounted),
-        "{happened} transitions happened, {others} others', and {accounted} are accounted for"
+        (happened - hidden..=happened + others.min(lost)).contains(&accounted),
+        "{happened} transitions happened, {hidden} of them over the first process, {others} others', \
+         and {accounted} are accounted for"
     );
     let ends = told.exits + told.lost(None, "time_waits");
     assert!(
@@ -455,6 +458,17 @@ fn a_million_connections() {
         most_kib <= at_start_kib + GROWTH_KIB,
         "it grew from {at_start_kib} to {most_kib} KiB"
     );
+}
+
+/// What interrupts the threads of the first process, in the language of ftrace. There are kernels
+/// that run no BPF program there, and count no miss: only ftrace sees those transitions.
+fn over_init() -> String {
+    let threads = fs::read_dir("/proc/1/task").unwrap();
+    let threads: Vec<_> = threads
+        .map(|thread| thread.unwrap().file_name())
+        .map(|id| format!("common_pid == {}", id.to_string_lossy()))
+        .collect();
+    threads.join(" || ")
 }
 
 /// Back as it was, whatever happens in between.
