@@ -319,7 +319,7 @@ impl<'a> Trial<'a> {
         let left = self.await_clear_maps();
         wait_until_idle(self.tracer.id(), CLEAR_LIMIT)?;
         self.health.look()?;
-        let mut after = [truth.count()?; 2];
+        let mut after = [truth.shown()?; 2];
         kill_process(Pid::from_child(&self.tracer), Signal::INT)?;
         let status = disturb::wait(&mut self.tracer)?;
         after[1] = truth.count()?;

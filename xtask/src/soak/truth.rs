@@ -1,7 +1,8 @@
 //! How many changes of state there were, as the kernel's own ftrace counts them.
 //!
 //! A private instance with small buffers. What is overwritten in them is counted as well as what
-//! is in them, so the sum is exact however much there was.
+//! is in them, so the sum is exact however much there was. A second instance counts what interrupted
+//! the threads of the first process: there are kernels that run no BPF program there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,12 @@ const BUFFER_KIB: &str = "256";
 /// A running count.
 #[derive(Debug)]
 pub(super) struct Truth {
-    instance: PathBuf,
+    all: Instance,
+    over_init: Instance,
 }
+
+#[derive(Debug)]
+struct Instance(PathBuf);
 
 impl Truth {
     /// Mounts tracefs at `folder`, seen by this process and its children alone, and begins.
@@ -34,24 +39,46 @@ impl Truth {
         let instances = folder.join("instances");
         clear_away(&instances)?;
         let instance = instances.join(format!("{NAME_PREFIX}{}", process::id()));
-        fs::create_dir(&instance).context("cannot make an instance of ftrace")?;
-        let truth = Self { instance };
-        for (file, text) in [
-            ("buffer_size_kb", BUFFER_KIB),
-            ("events/sock/inet_sock_set_state/filter", "protocol == 6"),
-            ("events/sock/inet_sock_set_state/enable", "1"),
-        ] {
-            let path = truth.instance.join(file);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(truth)
+        let threads: Vec<_> = fs::read_dir("/proc/1/task")?
+            .map(|thread| Ok(format!("common_pid == {}", thread?.file_name().display())))
+            .collect::<Result<_>>()?;
+        let over_init = format!("protocol == 6 && ({})", threads.join(" || "));
+        Ok(Self {
+            all: Instance::begin(instance.with_extension("all"), "protocol == 6")?,
+            over_init: Instance::begin(instance.with_extension("init"), &over_init)?,
+        })
     }
 
     /// All changes of state of TCP sockets since the beginning.
     pub(super) fn count(&self) -> Result<u64> {
+        self.all.count()
+    }
+
+    /// Those that every kernel shows to BPF programs.
+    pub(super) fn shown(&self) -> Result<u64> {
+        Ok(self.all.count()?.saturating_sub(self.over_init.count()?))
+    }
+}
+
+impl Instance {
+    fn begin(folder: PathBuf, filter: &str) -> Result<Self> {
+        fs::create_dir(&folder).context("cannot make an instance of ftrace")?;
+        let instance = Self(folder);
+        for (file, text) in [
+            ("buffer_size_kb", BUFFER_KIB),
+            ("events/sock/inet_sock_set_state/filter", filter),
+            ("events/sock/inet_sock_set_state/enable", "1"),
+        ] {
+            let path = instance.0.join(file);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(instance)
+    }
+
+    fn count(&self) -> Result<u64> {
         const COUNTED: [&str; 4] = ["entries", "overrun", "commit overrun", "dropped events"];
         let mut sum = 0;
-        for cpu in fs::read_dir(self.instance.join("per_cpu"))? {
+        for cpu in fs::read_dir(self.0.join("per_cpu"))? {
             let stats = fs::read_to_string(cpu?.path().join("stats"))?;
             for line in stats.lines() {
                 if let Some((name, count)) = line.split_once(": ")
@@ -65,10 +92,10 @@ impl Truth {
     }
 }
 
-impl Drop for Truth {
+impl Drop for Instance {
     fn drop(&mut self) {
-        if let Err(why) = fs::remove_dir(&self.instance) {
-            eprintln!("{} stays: {why}", self.instance.display());
+        if let Err(why) = fs::remove_dir(&self.0) {
+            eprintln!("{} stays: {why}", self.0.display());
         }
     }
 }
@@ -79,6 +106,7 @@ fn clear_away(instances: &Path) -> Result<()> {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
         if let Some(pid) = name.strip_prefix(NAME_PREFIX)
+            && let Some((pid, _)) = pid.split_once('.')
             && !Path::new("/proc").join(pid).exists()
         {
             fs::remove_dir(instances.join(&*name))?;
