@@ -16,6 +16,7 @@ pub(crate) fn run() -> Result<()> {
     setup::setup(Found::Hidden)?;
     workspace::summarize(vec![
         ("format", format()),
+        ("marks of merges", marks_of_merges()),
         ("clippy", clippy()),
         ("clippy of the eBPF side", clippy_of_ebpf()),
         ("unsafe code", unsafe_code()),
@@ -27,6 +28,19 @@ pub(crate) fn run() -> Result<()> {
 fn format() -> Result<Outcome> {
     eprintln!("== format");
     workspace::run(workspace::cargo("fmt").args(["--all", "--check"]))
+}
+
+/// A conflict that was committed as git left it.
+fn marks_of_merges() -> Result<Outcome> {
+    eprintln!("== marks of merges");
+    let found = Command::new("git")
+        .args(["grep", "--line-number", "-E", "^(<<<<<<<|>>>>>>>) "])
+        .current_dir(workspace::root())
+        .status()?;
+    if found.success() {
+        bail!("files have marks of a merge in them");
+    }
+    Ok(Outcome::Passed)
 }
 
 fn clippy() -> Result<Outcome> {
