@@ -139,7 +139,8 @@ fn groups(cgroups: &str, mounts: &str) -> Vec<Group> {
         if let Some((root, mount)) = mounts.lines().find_map(|line| mount(line, unified)) {
             // Outside what is mounted, as in a container, the mount itself is the nearest.
             let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
-            let folder = mount.join(below);
+            // An empty path would be joined as a slash.
+            let folder: PathBuf = mount.iter().chain(below.iter()).collect();
             groups.extend(
                 folder
                     .ancestors()
