@@ -131,7 +131,8 @@ fn more_sockets_than_records() {
             "{} sockets",
             early.len()
         );
-        loss::count(&records, &steps, &netns)
+        // A softirq's transitions between the two programs of one make the second take it for unseen.
+        loss::count_or_more(&records, &steps, &netns, steps.len() / 1000)
     });
 }
 
