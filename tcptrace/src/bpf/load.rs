@@ -155,9 +155,10 @@ impl Tracer {
 
     fn attach_rest(&mut self) -> Result<(), Error> {
         self.idle = None;
-        self.counts.begin(&self.ebpf);
         let links = attach::attach_rest(&mut self.ebpf, self.hooks.time_wait)
             .map_err(|why| anyhow::anyhow!("cannot attach all programs: {}", chain(&why)))?;
+        // What was skipped until now was before the trace's first record.
+        self.counts.begin(&self.ebpf);
         // Detached after the first program, which the rescuer then stands in for.
         let links = links.into_iter().map(|link| Box::new(link) as attach::Link);
         self.links.splice(STATE_LINKS..STATE_LINKS, links);
