@@ -7,7 +7,7 @@ use tcptrace_common::config::{
 use crate::{
     constants::config,
     emit,
-    maps::{ACTIVE, ANY_LISTENER, PIDS, PORTS, SELECTION},
+    maps::{ACTIVE, ANY_LISTENER, ENDING, PIDS, PORTS, SELECTION},
     tuple::Tuple,
 };
 
@@ -81,6 +81,12 @@ fn set(index: u32) -> bool {
 #[inline(always)]
 pub(crate) fn is_idle() -> bool {
     config!(by_pid) != 0 && !is_set(ACTIVE)
+}
+
+/// Whether the trace ends.
+#[inline(always)]
+pub(crate) fn is_ending() -> bool {
+    is_set(ENDING)
 }
 
 /// A connection has been seen that a process asked for may own.

@@ -110,10 +110,14 @@ pub(crate) const ACTIVE: u32 = 0;
 /// was not known to have: from then on any new connection may be theirs.
 pub(crate) const ANY_LISTENER: u32 = 1;
 
-/// With `-p`, how much there is to do: nothing but to wait for a connection that begins, as long as
-/// nothing is [`ACTIVE`]. Read by the agent, which then attaches what is only needed from there on.
+/// Index into [`SELECTION`]: not 0 once the trace ends. What begins from then on is not followed, so
+/// that nothing is half told when the programs are detached. Set by the agent.
+pub(crate) const ENDING: u32 = 2;
+
+/// Which connections there is anything to do for. With `-p`, as long as nothing is [`ACTIVE`], only for
+/// one that begins; the agent reads that, and then attaches what is needed from there on.
 #[map]
-pub(crate) static SELECTION: Array<u32> = Array::with_max_entries(2, 0);
+pub(crate) static SELECTION: Array<u32> = Array::with_max_entries(3, 0);
 
 /// Counters, indexed by `tcptrace_common::count`. Read by the agent.
 #[map]

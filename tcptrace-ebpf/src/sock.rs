@@ -165,6 +165,13 @@ impl Sock {
         self.selected != 0 && (!filter::judges() || self.verdict != 0)
     }
 
+    /// Whether it was there when the trace began: not if it was found before the state hooks were
+    /// attached, and had ended before they were.
+    #[inline(always)]
+    pub(crate) fn is_told(&self) -> bool {
+        self.flags & PARTIAL == 0 || self.listed != 0 || self.accept_ns != 0 || self.path_len > 1
+    }
+
     /// The present state; `origin` of a record without steps.
     #[inline(always)]
     pub(crate) fn state(&self) -> u8 {

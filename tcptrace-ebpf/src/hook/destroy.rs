@@ -56,7 +56,7 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     }
     if sock.is_shown() {
         publish::publish(key, sock, now_ns);
-        if lives && sock.state() != tcp::CLOSE {
+        if lives && sock.state() != tcp::CLOSE && sock.is_told() {
             emit::deduced_close(sock, now_ns);
         }
     }

@@ -111,6 +111,13 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     let now_ns = kernel::now_ns();
     let known = SOCKS.get_ptr_mut(key);
 
+    if filter::is_ending() && (known.is_none() || transition.is_birth()) {
+        if let Some(former) = known {
+            // SAFETY: a live record, under this socket's lock.
+            publish::forget(key, unsafe { &*former });
+        }
+        return;
+    }
     if rescue {
         // The first program may have recorded it and been followed, on this CPU, by a softirq's
         // transitions, so that `CURRENT` names one of those.

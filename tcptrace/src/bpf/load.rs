@@ -50,8 +50,10 @@ pub struct Tracer {
     links: Vec<attach::Link>,
     /// When to look at time-wait sockets
     looks: Looks,
-    /// With `-p`, until a connection is seen that may be shown: whether one was
-    idle: Option<Array<MapData, u32>>,
+    /// Which connections the kernel side follows
+    selection: Array<MapData, u32>,
+    /// With `-p`: no connection has been seen that may be shown
+    idle: bool,
 }
 
 /// When to look at the time-wait sockets on the kernel side's list: soon after something changed,
@@ -62,6 +64,12 @@ struct Looks {
     next: Instant,
     watched: u64,
 }
+
+/// Index into the kernel side's `SELECTION`: the trace ends.
+const ENDING: u32 = 2;
+
+/// Longer than the first steps of a connection take, unless they wait for a port.
+const FIRST_STEPS: Duration = Duration::from_millis(20);
 
 /// Links that stand before the rescuer's.
 const STATE_LINKS: usize = 2;
@@ -127,7 +135,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     let mut in_order: Vec<attach::Link> = vec![Box::new(destroy), Box::new(state)];
     in_order.append(&mut links);
     let links = in_order;
-    let idle = take(&mut ebpf, "SELECTION")?;
+    let selection = take(&mut ebpf, "SELECTION")?;
     let mut tracer = Tracer {
         ebpf,
         hooks,
@@ -139,7 +147,8 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
             next: Instant::now(),
             watched: 0,
         },
-        idle: Some(idle),
+        selection,
+        idle: true,
     };
     if settings.pids.is_empty() {
         tracer.attach_rest()?;
@@ -154,7 +163,7 @@ impl Tracer {
     }
 
     fn attach_rest(&mut self) -> Result<(), Error> {
-        self.idle = None;
+        self.idle = false;
         let links = attach::attach_rest(&mut self.ebpf, self.hooks.time_wait)
             .map_err(|why| anyhow::anyhow!("cannot attach all programs: {}", chain(&why)))?;
         // What was skipped until now was before the trace's first record.
@@ -167,7 +176,7 @@ impl Tracer {
 
     /// Attaches what only connections need, once there is one.
     pub fn look_for_connections(&mut self) -> Result<(), Error> {
-        if self.idle.as_ref().is_some_and(has_begun) {
+        if self.idle && has_begun(&self.selection) {
             self.attach_rest()?;
         }
         Ok(())
@@ -194,16 +203,13 @@ impl Tracer {
             ring,
             counts,
             looks,
+            selection,
             idle,
             ..
         } = self;
         let watched = looks.watched;
         ring.sleep(
-            || {
-                counts.held() > 0
-                    || counts.watched() > watched
-                    || idle.as_ref().is_some_and(has_begun)
-            },
+            || counts.held() > 0 || counts.watched() > watched || (*idle && has_begun(selection)),
             timeout,
         )
     }
@@ -244,7 +250,23 @@ impl Tracer {
 
     /// Ends the flow of records; those in the ring can still be read.
     pub fn detach(&mut self) {
+        if !self.links.is_empty() {
+            self.end_beginnings();
+        }
         self.links.clear();
+    }
+
+    /// Lets nothing new begin, and waits for what is in the middle of its first steps: they are told
+    /// together, and the kernel takes both in one softirq.
+    fn end_beginnings(&mut self) {
+        if let Err(why) = self.selection.set(ENDING, 1, 0) {
+            log::debug!("the kernel side is not told of the end: {why}");
+            return;
+        }
+        let deadline = Instant::now() + FIRST_STEPS;
+        while self.counts.unlisted() > 0 && Instant::now() < deadline {
+            std::thread::sleep(FIRST_STEPS / 20);
+        }
     }
 
     /// The kernel side's own messages, for `-v`.
