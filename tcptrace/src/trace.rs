@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -82,6 +82,7 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
         signals,
         waker: tracer.ring.waker()?,
         control: Arc::new(Control::default()),
+        asked: None,
     };
     let pipeline = Pipeline::new(
         tracer,
@@ -152,7 +153,12 @@ struct Supervisor {
     signals: Signals,
     waker: bpf::Waker,
     control: Arc<Control>,
+    /// When a signal first asked for the end
+    asked: Option<Instant>,
 }
+
+/// A second signal that comes sooner is the first one once more.
+const SAME_SIGNAL: Duration = Duration::from_millis(250);
 
 impl Supervisor {
     async fn supervise(
@@ -184,19 +190,24 @@ impl Supervisor {
                     OnHangup::Stop => self.stop(),
                     OnHangup::Ignore => {}
                 },
-                _ = self.signals.interrupt.recv() => {
-                    if self.stopping() {
-                        return Err(unwritten());
-                    }
-                    self.stop();
-                }
-                _ = self.signals.terminate.recv() => {
-                    if self.stopping() {
-                        return Err(unwritten());
-                    }
-                    self.stop();
-                }
+                _ = self.signals.interrupt.recv() => self.end()?,
+                _ = self.signals.terminate.recv() => self.end()?,
             }
+        }
+    }
+
+    /// Somebody wants it to end; asked twice, at once.
+    fn end(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if !self.stopping() {
+            self.asked = Some(now);
+            self.stop();
+            return Ok(());
+        }
+        // `timeout` signals its child, and then its process group.
+        match self.asked {
+            Some(asked) if now.duration_since(asked) < SAME_SIGNAL => Ok(()),
+            _ => Err(unwritten()),
         }
     }
 

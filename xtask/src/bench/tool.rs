@@ -234,17 +234,18 @@ impl Tracer {
         self.process.stdout.take()
     }
 
-    /// Ends it as Ctrl-C does: how long that took, and what it said on standard error.
-    pub(super) fn interrupt(mut self) -> Result<(Duration, String)> {
+    /// Ends it as Ctrl-C does: how long that took, unless it ignores that, and what it said on standard
+    /// error.
+    pub(super) fn interrupt(mut self) -> Result<(Option<Duration>, String)> {
         let start = Instant::now();
         kill_process(Pid::from_child(&self.process), Signal::INT)?;
         while self.ended()?.is_none() {
             if start.elapsed() > END_LIMIT {
-                break;
+                return Ok((None, self.said()?));
             }
             thread::sleep(Duration::from_millis(1));
         }
-        Ok((start.elapsed(), self.said()?))
+        Ok((Some(start.elapsed()), self.said()?))
     }
 
     fn said(&self) -> Result<String> {

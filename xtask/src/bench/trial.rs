@@ -119,7 +119,7 @@ pub(super) fn measure(
     if let (Some(pid), Some(tracer)) = (pid, tracer) {
         sample.rss_mib = peak_rss_kib(pid)? as f64 / 1024.0;
         let (exit, said) = tracer.interrupt()?;
-        sample.exit_ms = exit.as_secs_f64() * 1e3;
+        sample.exit_ms = exit.map_or(f64::NAN, |exit| exit.as_secs_f64() * 1e3);
         sample.admitted = admitted(tool, &said);
         if output == Output::Counted && tool.prints != Prints::Nothing {
             let all = plan.connections + plan.hold;
@@ -238,6 +238,7 @@ pub(super) fn promptness(tool: Tool, programs: &Programs) -> Result<Promptness> 
     let first = seen.recv_timeout(LINE_LIMIT).ok();
     thread::sleep(Duration::from_millis(500));
     let (exit, _said) = tracer.interrupt()?;
+    let exit = exit.context("it does not end")?;
     result(&mut load)?;
     load.order("end")?;
     drop(load);
