@@ -838,7 +838,7 @@ fn storm() {
     netns.destroy();
 
     let left = std::cell::Cell::new(0);
-    tracer.wait_for("as many exits", Duration::from_mins(1), |record| {
+    let told_all = tracer.look_for(Duration::from_mins(1), |record| {
         let ours = record.is_about_a_connection() && record.int("netns") == Some(netns.inode);
         if ours && record.text("old") == Some("TIME_WAIT") {
             left.set(left.get() + 1);
@@ -849,10 +849,11 @@ fn storm() {
     assert_eq!(records.lost(), 0, "{}", records.end().line);
     let ours = records.within(netns.inode);
     let count = |of: &dyn Fn(&Record) -> bool| ours.iter().filter(|record| of(record)).count();
+    check::same_transitions(&lives, &ours);
     let told_in = count(&|record| record.is("transition", "TIME_WAIT"));
     let told_out = count(&|record| record.text("old") == Some("TIME_WAIT"));
     assert_eq!((told_in, told_out), (entered, entered));
-    check::same_transitions(&lives, &ours);
+    assert!(told_all.is_some(), "the last exit came after a minute");
     record::each_end_has_its_close(&ours);
 }
 

@@ -161,6 +161,28 @@ impl Tracer {
         time: Duration,
         fits: impl Fn(&Record) -> bool,
     ) -> Option<(Record, Duration)> {
+        let found = self.look_for(time, fits);
+        if found.is_none() {
+            let stderr = self.last_words().unwrap_or_default();
+            let text = self.text();
+            let lines: Vec<_> = text.lines().collect();
+            panic!(
+                "tcptrace {}: {what}: the tracer ended or was waited for in vain\nlast lines of \
+                 {}:\n{}\n{stderr}",
+                self.args.join(" "),
+                lines.len(),
+                lines[lines.len().saturating_sub(8)..].join("\n"),
+            );
+        }
+        found
+    }
+
+    /// [`Tracer::wait_for`], for a test that has more to say when nothing comes.
+    pub(crate) fn look_for(
+        &self,
+        time: Duration,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Option<(Record, Duration)> {
         let deadline = Instant::now() + time;
         let mut seen = 0;
         let mut output = self.shared.output.lock().unwrap();
@@ -175,21 +197,7 @@ impl Tracer {
             seen = output.lines.len();
             let left = deadline.saturating_duration_since(Instant::now());
             if output.ended || left.is_zero() {
-                let ended = output.ended;
-                let lines: Vec<_> = output.lines.iter().map(|line| line.text.clone()).collect();
-                drop(output);
-                let why = if ended {
-                    "ended"
-                } else {
-                    "was waited for in vain"
-                };
-                let stderr = self.last_words().unwrap_or_default();
-                panic!(
-                    "tcptrace {}: {what}: the tracer {why}\nlast lines of {}:\n{}\n{stderr}",
-                    self.args.join(" "),
-                    lines.len(),
-                    lines[lines.len().saturating_sub(8)..].join("\n"),
-                );
+                return None;
             }
             output = self.shared.news.wait_timeout(output, left).unwrap().0;
         }
