@@ -19,6 +19,9 @@ pub(crate) fn target(bytes: &[u8]) {
             told(&why);
         }
     }
+    if let Err(why) = btf.function("bpf_preempt_disable") {
+        told(&why);
+    }
     if let Err(why) = btf.enumerators("sk_rst_reason") {
         told(&why);
     }

@@ -56,8 +56,8 @@ pub struct Config {
     pub failed: u8,
     /// 1: `tcp:tcp_retransmit_skb` tells of attempts that failed, too, and whether they did.
     pub retransmit_err: u8,
-    /// Zero
-    pub reserved: u8,
+    /// `PIN_*`: programs that must themselves keep their task from being preempted, and can.
+    pub pinned: u8,
     /// With `by_pid`, the thread group in the `PIDS` map if there is but one, or 0.
     pub only_pid: u32,
     /// Zero
@@ -80,11 +80,16 @@ impl Config {
         roles: ROLES_ALL,
         failed: 0,
         retransmit_err: 0,
-        reserved: 0,
+        pinned: 0,
         only_pid: 0,
         reserved_too: 0,
     };
 }
+
+/// Those that a tracepoint calls.
+pub const PIN_TRACEPOINTS: u8 = 1;
+/// Those that a trampoline calls.
+pub const PIN_TRAMPOLINES: u8 = 2;
 
 /// The ends of time-wait sockets are told at once, by fentry or kprobe.
 pub const TIME_WAIT_AT_ONCE: u64 = 1;

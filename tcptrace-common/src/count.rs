@@ -28,5 +28,7 @@ pub const UNWATCHED: u32 = 11;
 pub const RING_FULL_PAIR: u32 = 12;
 /// Ends of `TIME_WAIT` that will not be told: their pair found no room in the `PAIRS` map.
 pub const PAIRS_FULL: u32 = 13;
+/// Transitions never told, because the end of their socket was hidden and another has its address.
+pub const UNTOLD: u32 = 14;
 /// Length of the array.
 pub const COUNTS: u32 = 16;

@@ -4,6 +4,7 @@
 //! * [`tcp`]: the kernel's TCP states;
 //! * [`layout`]: where the running kernel keeps each field we read, filled in before load;
 //! * [`config`]: what the user asked for, filled in before load;
+//! * [`kfunc`]: kernel functions that are put in the place of calls before load;
 //! * [`count`]: the per-CPU counters, first of all those of what was lost.
 //!
 //! Both sides are built together and the object is embedded in the agent, so there is one
@@ -13,6 +14,7 @@
 
 pub mod config;
 pub mod count;
+pub mod kfunc;
 pub mod layout;
 pub mod record;
 pub mod tcp;

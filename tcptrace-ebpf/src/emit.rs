@@ -130,11 +130,17 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8) {
     record.moved = 0;
 }
 
-/// Counts steps, and perhaps the totals, that found the ring full.
+/// Counts the steps from `from` on up to `len`, and perhaps the totals, that found the ring full. A
+/// step without a time is a state the socket was found in: how it came there is counted elsewhere.
 #[inline(always)]
-fn count_lost(number: u8, closes: bool) {
+fn count_lost(sock: &Sock, from: u8, len: u8, closes: bool) {
     if config!(emit) & EMIT_TRANSITION != 0 {
-        maps::count(count::RING_FULL_TRANSITION, u64::from(number));
+        let mut number = 0;
+        for index in 0..PATH_LEN as u8 {
+            let counts = index >= from && index < len && sock.step(index).mono_ns() != 0;
+            number += u64::from(counts);
+        }
+        maps::count(count::RING_FULL_TRANSITION, number);
     }
     maps::count(count::RING_FULL_CLOSE, u64::from(closes));
 }
@@ -158,10 +164,10 @@ pub(crate) fn moved(
     let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
         let ours = claim();
         if ours {
-            count_lost(
-                len.wrapping_sub(sock.sent).wrapping_add(1),
-                wanted & EMIT_CLOSE != 0,
-            );
+            count_lost(sock, sock.sent, len, wanted & EMIT_CLOSE != 0);
+            if wanted & EMIT_TRANSITION != 0 {
+                maps::count(count::RING_FULL_TRANSITION, 1);
+            }
         }
         return ours;
     };
@@ -275,7 +281,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
     }
     if closes {
         let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
-            count_lost(number, closes);
+            count_lost(sock, from, len, closes);
             return;
         };
         // SAFETY: every field is written below before the record is submitted.
@@ -289,7 +295,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
         slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
     } else if number > 1 {
         let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
-            count_lost(number, closes);
+            count_lost(sock, from, len, closes);
             return;
         };
         // SAFETY: every field is written below before the record is submitted.

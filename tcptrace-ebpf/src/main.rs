@@ -35,6 +35,7 @@ mod kernel;
 mod listener;
 mod maps;
 mod owner;
+mod preempt;
 mod publish;
 mod sock;
 mod timewait;

@@ -100,9 +100,10 @@ pub(crate) static LISTENERS: HashMap<u64, u64> = HashMap::with_max_entries(8192,
 #[map]
 pub(crate) static SEED_PASS: Array<u32> = Array::with_max_entries(1, 0);
 
-/// The transition this CPU's first program is at; the second program handles what differs.
+/// The transition this CPU is at, of those that a program has recorded: `[0]` in a softirq, `[1]` in a
+/// task. The next program records what differs.
 #[map]
-pub(crate) static CURRENT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static CURRENT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(2, 0);
 
 /// Index into [`SELECTION`]: not 0 once a connection of the processes asked for has been seen.
 pub(crate) const ACTIVE: u32 = 0;

@@ -19,7 +19,7 @@ use crate::{
     kernel::Probed,
     listener,
     maps::{self, LOCKS, PENDING, SOCKS},
-    sock::{NO_FASTOPEN, Sock, UNLISTED, WAITING},
+    sock::{LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
 
@@ -55,6 +55,12 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
         wait(key, sock, now_ns);
         return;
     }
+    release(key, sock);
+}
+
+/// Sends what has not been sent of a socket whose lock the caller holds.
+#[inline(always)]
+pub(crate) fn release(key: u64, sock: &mut Sock) {
     if sock.flags & UNLISTED != 0 {
         sock.flags &= !UNLISTED;
         maps::count(count::UNLISTED_SENT, 1);
@@ -120,6 +126,17 @@ pub(crate) fn forget(key: u64, sock: &Sock) {
         listener::end(key);
     }
     let _gone = SOCKS.remove(key);
+}
+
+/// Another socket has taken the place of this one, whose end the kernel hid from us: what it has not
+/// told it never will.
+#[inline(always)]
+pub(crate) fn replaced(key: u64, sock: &Sock) {
+    unlist(key, sock);
+    if config!(emit) & EMIT_TRANSITION != 0 && sock.is_shown() && sock.life == LIVES {
+        let untold = sock.path_len.wrapping_sub(sock.sent);
+        maps::count(count::UNTOLD, u64::from(untold));
+    }
 }
 
 /// Removes what waits for a record that is about to be replaced or removed.

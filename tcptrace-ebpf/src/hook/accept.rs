@@ -26,7 +26,7 @@ use crate::{
     hook::seed,
     kernel::{self, Object as _, Probed, current_task},
     maps::{BACKLOGS, SOCKS},
-    owner, publish,
+    owner, preempt, publish,
 };
 
 const IPPROTO_TCP: u16 = 6;
@@ -34,12 +34,14 @@ const IPPROTO_MPTCP: u16 = 262;
 
 #[fentry(function = "__inet_accept")]
 pub(crate) fn accept_fentry_inet(ctx: FEntryContext) -> i32 {
+    let _pinned = preempt::in_trampoline();
     accepted(ctx.arg::<u64>(2));
     0
 }
 
 #[fentry(function = "security_sock_graft")]
 pub(crate) fn accept_fentry_graft(ctx: FEntryContext) -> i32 {
+    let _pinned = preempt::in_trampoline();
     accepted(ctx.arg::<u64>(0));
     0
 }

@@ -14,14 +14,16 @@ use tcptrace_common::{
 use crate::{
     constants::{config, off},
     counters, emit, filter,
-    kernel::{self, Object as _, Typed},
+    kernel::{self, Object as _, Probed, Typed},
     maps::SOCKS,
-    publish,
+    preempt, publish,
     sock::LIVES,
+    tuple::Tuple,
 };
 
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
+    let _pinned = preempt::in_tracepoint();
     if filter::is_idle() {
         return 0;
     }
@@ -55,7 +57,16 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
         sock.verdict = 1;
     }
     if sock.is_shown() {
-        publish::publish(key, sock, now_ns);
+        if sock.tuple.whole == 0 {
+            // The steps that would have brought it were hidden.
+            let sport = || Probed(key).read(off!(inet_sport));
+            sock.tuple = Tuple::read(sk, sock.role == ROLE_LISTENER, sport);
+            if !filter::takes(&sock.tuple) {
+                publish::forget(key, sock);
+                return 0;
+            }
+        }
+        publish::release(key, sock);
         if lives && sock.state() != tcp::CLOSE && sock.is_told() {
             emit::deduced_close(sock, now_ns);
         }

@@ -10,10 +10,11 @@ use tcptrace_common::{
     record::{KIND_RESET, RESET_RECEIVED, RESET_SENT, UNKNOWN},
 };
 
-use crate::{constants::config, emit, kernel, maps::SOCKS, publish};
+use crate::{constants::config, emit, kernel, maps::SOCKS, preempt, publish};
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
+    let _pinned = preempt::in_tracepoint();
     let reason = if config!(reset_reason) != 0 {
         ctx.arg::<u32>(2)
     } else {
@@ -30,6 +31,7 @@ pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
+    let _pinned = preempt::in_tracepoint();
     note(ctx.arg::<*const u8>(0) as u64, RESET_RECEIVED, UNKNOWN);
     0
 }

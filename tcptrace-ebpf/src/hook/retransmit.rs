@@ -17,13 +17,14 @@ use crate::{
     counters, emit, filter,
     kernel::{self, Object as _, Probed, Typed},
     maps::{BACKLOGS, SOCKS, SYNACKS},
-    publish,
+    preempt, publish,
     tuple::Tuple,
 };
 
 /// Attached only if such records are wanted: the socket counts by itself.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub(crate) fn retransmit(ctx: BtfTracePointContext) -> i32 {
+    let _pinned = preempt::in_tracepoint();
     let sk = Typed(ctx.arg::<*const u8>(0));
     let Some(pointer) = SOCKS.get_ptr_mut(sk.address()) else {
         return 0;
@@ -64,6 +65,7 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     if off!(icsk_qlen) == ABSENT {
         return 0;
     }
+    let _pinned = preempt::in_tracepoint();
     let key = ctx.arg::<*const u8>(0) as u64;
     let req = Typed(ctx.arg::<*const u8>(1));
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {

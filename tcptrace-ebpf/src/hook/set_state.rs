@@ -7,6 +7,7 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
 use tcptrace_common::{
+    config::PIN_TRACEPOINTS,
     count,
     layout::ABSENT,
     record::{
@@ -22,7 +23,7 @@ use crate::{
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, CURRENT, SOCKS},
-    owner, publish,
+    owner, preempt, publish,
     sock::{LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
     timewait,
     tuple::Tuple,
@@ -60,6 +61,17 @@ impl Transition {
         [self.sk.address(), u64::from(self.old << 4 | self.new)]
     }
 
+    /// What this CPU is at, in a softirq or in a task: the first may interrupt the second, never
+    /// another softirq.
+    #[inline(always)]
+    fn current(self) -> Option<&'static mut [u64; 2]> {
+        let in_task = u32::from(owner::proven(self.sk));
+        let pointer = CURRENT.get_ptr_mut(in_task)?;
+        // SAFETY: a live, aligned map value of this CPU. What interrupts us uses the other one, or
+        // is a task that has the CPU in our stead, whose transition is then found there.
+        Some(unsafe { &mut *pointer })
+    }
+
     /// The socket's life begins: it leaves `CLOSE`, or was cloned from a listener.
     #[inline(always)]
     fn is_birth(self) -> bool {
@@ -71,6 +83,7 @@ impl Transition {
 /// and changes a state finds it busy on this CPU (`prog->active`).
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
+    let _pinned = preempt::in_tracepoint();
     let transition = Transition::of(&ctx);
     // As long as no socket of theirs is known, only a process asked for can begin one.
     if filter::is_idle() && (transition.old != tcp::CLOSE || !owner::is_wanted()) {
@@ -79,29 +92,58 @@ pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
     if !transition.is_tcp() {
         return 0;
     }
-    if let Some(current) = CURRENT.get_ptr_mut(0) {
-        // SAFETY: a live, aligned map value of this CPU.
-        unsafe { *current = transition.id() };
+    if let Some(current) = transition.current() {
+        *current = transition.id();
     }
     record(&ctx, transition, false);
     0
 }
 
 /// Attached after [`set_state`] and called for the same transitions: records those that one was
-/// skipped for. It is idle while [`set_state`] runs, so it is not skipped itself.
+/// skipped for. A softirq finds it idle while [`set_state`] runs.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
-    let transition = Transition::of(&ctx);
-    let Some(current) = CURRENT.get_ptr(0) else {
-        return 0;
-    };
-    // SAFETY: a live, aligned map value of this CPU.
-    let handled = unsafe { *current };
-    let id = transition.id();
-    if (handled[0] != id[0] || handled[1] != id[1]) && transition.is_tcp() {
-        record(&ctx, transition, true);
-    }
+    rescue(&ctx, config!(pinned) & PIN_TRACEPOINTS == 0);
     0
+}
+
+/// Attached after [`set_state_rescue`] where a task can be preempted in a tracepoint: then one task
+/// may stand still in [`set_state`], and another in the one that rescues, while a third goes on.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn set_state_rescue_2(ctx: BtfTracePointContext) -> i32 {
+    rescue(&ctx, false);
+    0
+}
+
+/// Attached after [`set_state_rescue_2`], for when a third task stands still in that one.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn set_state_rescue_3(ctx: BtfTracePointContext) -> i32 {
+    rescue(&ctx, true);
+    0
+}
+
+/// Records what none of the programs before has. `last`: none comes after this one.
+#[inline(always)]
+fn rescue(ctx: &BtfTracePointContext, last: bool) {
+    let transition = Transition::of(ctx);
+    let Some(current) = transition.current() else {
+        return;
+    };
+    let id = transition.id();
+    if current[0] == id[0] && current[1] == id[1] {
+        if last {
+            // The same again is another socket's, at the same address.
+            current[0] = 0;
+        }
+        return;
+    }
+    let _pinned = preempt::in_tracepoint();
+    if transition.is_tcp() {
+        if !last {
+            *current = id;
+        }
+        record(ctx, transition, true);
+    }
 }
 
 #[inline(always)]
@@ -174,7 +216,7 @@ fn birth(
     // A former life of this socket, or of another at its address.
     if let Some(former) = known {
         // SAFETY: a live record, under this socket's lock.
-        publish::unlist(key, unsafe { &*former });
+        publish::replaced(key, unsafe { &*former });
     }
     let child = old == tcp::LISTEN;
     let proven = !child && owner::proven(sk);
@@ -301,6 +343,7 @@ fn live(
             }
             return Some(pointer);
         }
+        publish::replaced(key, sock);
         debug!(
             ctx,
             "record of connection {:x} replaced: another has its address", sock.conn

@@ -19,17 +19,20 @@ use crate::{
     constants::off,
     kernel::{self, Object as _, Typed},
     maps::{self, HANDLER, TIME_WAIT, WATCH},
+    preempt,
     timewait::{self, TimeWait},
 };
 
 #[fentry(function = "inet_twsk_kill")]
 pub(crate) fn tw_kill_fentry(ctx: FEntryContext) -> i32 {
+    let _pinned = preempt::in_trampoline();
     timewait::ended(TimeWait::at(ctx.arg::<u64>(0)), kernel::now_ns());
     0
 }
 
 #[fentry(function = "__inet_twsk_schedule")]
 pub(crate) fn tw_schedule_fentry(ctx: FEntryContext) -> i32 {
+    let _pinned = preempt::in_trampoline();
     timewait::rescheduled(TimeWait::at(ctx.arg::<u64>(0)), kernel::now_ns());
     0
 }

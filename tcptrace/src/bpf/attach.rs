@@ -220,14 +220,11 @@ where
 }
 
 /// Loads the programs that nothing can replace.
-pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProgramError> {
-    for (name, tracepoint) in [
-        ("set_state", "inet_sock_set_state"),
-        ("set_state_rescue", "inet_sock_set_state"),
-        ("destroy", "tcp_destroy_sock"),
-    ] {
-        program::<BtfTracePoint>(ebpf, name)?.load(tracepoint, btf)?;
+pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result<(), ProgramError> {
+    for name in ["set_state"].iter().chain(rescuers) {
+        program::<BtfTracePoint>(ebpf, name)?.load("inet_sock_set_state", btf)?;
     }
+    program::<BtfTracePoint>(ebpf, "destroy")?.load("tcp_destroy_sock", btf)?;
     program::<Iter>(ebpf, "seed_files")?.load("task_file", btf)?;
     program::<Iter>(ebpf, "seed_tcp")?.load("tcp", btf)?;
     program::<RawTracePoint>(ebpf, "flush")?.load()
@@ -243,13 +240,28 @@ pub(super) fn attach_state_hook(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, Pr
     attach_tracepoint(ebpf, "set_state")
 }
 
-/// Attaches what is needed only once there are connections to show. The rescuer comes after the
-/// program it stands in for, since programs run in the order of attaching.
+/// The programs that record what the first one is skipped for, in their order: where a task can be
+/// preempted in a tracepoint, one is not enough.
+pub(super) const fn rescuers(preempted: bool) -> &'static [&'static str] {
+    let all = &[
+        "set_state_rescue",
+        "set_state_rescue_2",
+        "set_state_rescue_3",
+    ];
+    if preempted { all } else { all.split_at(1).0 }
+}
+
+/// Attaches what is needed only once there are connections to show. Rescuers come after the program
+/// they stand in for, since programs run in the order of attaching.
 pub(super) fn attach_rest(
     ebpf: &mut Ebpf,
+    rescuers: &[&str],
     time_wait: TimeWait,
 ) -> Result<Vec<BtfTracePointLink>, ProgramError> {
-    let mut links = vec![attach_tracepoint(ebpf, "set_state_rescue")?];
+    let mut links = Vec::new();
+    for name in rescuers {
+        links.push(attach_tracepoint(ebpf, name)?);
+    }
     if time_wait == TimeWait::Timer {
         links.push(attach_tracepoint(ebpf, "timer_cancel")?);
     }

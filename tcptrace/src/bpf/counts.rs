@@ -15,9 +15,46 @@ use crate::{error::Error, kernel::field};
 /// Reads the kernel's counters.
 pub struct Counts {
     counters: PerCpuArray<MapData, u64>,
+    skips: Skips,
+}
+
+/// What became of the transitions that the kernel skipped the first program for.
+#[derive(Debug, Default)]
+struct Skips {
     /// Skips before the second program was there to make up for them: of nobody's connections.
     /// None: it is not there yet.
     skipped_before: Option<u64>,
+    /// Those that the second program made up for, at the same time
+    rescued_before: u64,
+    /// Lost until then
+    lost_before: u64,
+    /// The difference when it was last looked at
+    open: u64,
+    /// Nothing is in the middle of being rescued any more
+    ended: bool,
+}
+
+impl Skips {
+    /// What is lost, from both counters. Until the end some of the difference may be on its way:
+    /// only what was missing the last time as well is lost.
+    fn lost(&mut self, skipped: u64, rescued: u64) -> u64 {
+        let since = |before| skipped.saturating_sub(before);
+        let rescued = rescued.saturating_sub(self.rescued_before);
+        let open = self.skipped_before.map_or(0, since).saturating_sub(rescued);
+        let before = std::mem::replace(&mut self.open, open);
+        let lost = if self.ended { open } else { open.min(before) };
+        self.lost_before + lost
+    }
+
+    /// Counts anew from here, so that what the second program makes up for from now on is not set
+    /// off against what is lost by now: rather one too many that is on its way than one too few.
+    fn settle(&mut self, skipped: u64, rescued: u64) {
+        self.lost(skipped, rescued);
+        self.lost_before += self.open;
+        self.skipped_before = self.skipped_before.and(Some(skipped));
+        self.rescued_before = rescued;
+        self.open = 0;
+    }
 }
 
 /// Losses since tracing began.
@@ -37,7 +74,7 @@ pub struct Losses {
     pub map_full: u64,
     /// Ends of `TIME_WAIT` of pairs that found no room for their record
     pub map_pairs: u64,
-    /// Transitions that the kernel hid from both programs
+    /// Transitions that the kernel hid from all programs, and what they left untold
     pub recursion: u64,
 }
 
@@ -45,13 +82,13 @@ impl Counts {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             counters: take(ebpf, "COUNT")?,
-            skipped_before: None,
+            skips: Skips::default(),
         })
     }
 
     /// From now on the second program makes up for what the first one is skipped for.
     pub(super) fn begin(&mut self, ebpf: &Ebpf) {
-        self.skipped_before = Some(recursion_misses(ebpf, "set_state").unwrap_or(0));
+        self.skips.skipped_before = Some(recursion_misses(ebpf, "set_state").unwrap_or(0));
     }
 
     fn read(&self, index: u32) -> u64 {
@@ -62,12 +99,9 @@ impl Counts {
     }
 
     /// What is lost by now.
-    pub fn losses(&self, ebpf: &Ebpf) -> Losses {
-        // In this order: a transition that the kernel skips now and the second program has yet
-        // to record must not be taken for a loss.
-        let skipped = recursion_misses(ebpf, "set_state").unwrap_or(0);
-        let rescued = self.read(count::RESCUED);
-        let ours = |before| skipped.saturating_sub(before);
+    pub fn losses(&mut self, ebpf: &Ebpf) -> Losses {
+        let (skipped, rescued) = self.skipped(ebpf);
+        let recursion = self.skips.lost(skipped, rescued);
         Losses {
             ring_transitions: self.read(count::RING_FULL_TRANSITION),
             ring_accepts: self.read(count::RING_FULL_ACCEPT),
@@ -76,8 +110,26 @@ impl Counts {
             ring_noted: self.read(count::RING_FULL_NOTED),
             map_full: self.read(count::MAP_FULL),
             map_pairs: self.read(count::PAIRS_FULL),
-            recursion: self.skipped_before.map_or(0, ours).saturating_sub(rescued),
+            recursion: recursion + self.read(count::UNTOLD),
         }
+    }
+
+    /// The second program is about to be called alone: what is lost by now stays lost.
+    pub(super) fn settle(&mut self, ebpf: &Ebpf) {
+        let (skipped, rescued) = self.skipped(ebpf);
+        self.skips.settle(skipped, rescued);
+    }
+
+    /// No program runs any more.
+    pub(super) fn end(&mut self) {
+        self.skips.ended = true;
+    }
+
+    /// How often the first program was skipped, and how often the second made up for it; read in
+    /// this order, so that little of what is on its way is missing.
+    fn skipped(&self, ebpf: &Ebpf) -> (u64, u64) {
+        let skipped = recursion_misses(ebpf, "set_state").unwrap_or(0);
+        (skipped, self.read(count::RESCUED))
     }
 
     /// Steps held back that found no room to wait: they come with the next transition, or never.
@@ -106,4 +158,49 @@ fn recursion_misses(ebpf: &Ebpf, name: &str) -> Option<u64> {
     let fd = program.fd().ok()?.as_fd().as_raw_fd();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     field::decimal(&info, "recursion_misses:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begun() -> Skips {
+        Skips {
+            skipped_before: Some(10),
+            ..Skips::default()
+        }
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_not_lost() {
+        let mut skips = begun();
+        assert_eq!(skips.lost(15, 4), 0, "missing for the first time");
+        assert_eq!(skips.lost(17, 7), 0);
+        assert_eq!(skips.lost(20, 8), 0, "another");
+        assert_eq!(skips.lost(20, 9), 1, "still missing");
+    }
+
+    #[test]
+    fn nothing_is_on_its_way_after_the_end() {
+        let mut skips = begun();
+        skips.ended = true;
+        assert_eq!(skips.lost(15, 4), 1);
+    }
+
+    #[test]
+    fn what_is_lost_is_not_set_off_against_what_the_second_program_sees_alone() {
+        let mut skips = begun();
+        skips.settle(15, 3);
+        skips.ended = true;
+        assert_eq!(skips.lost(15, 400), 2);
+        assert_eq!(skips.lost(16, 3), 3);
+    }
+
+    #[test]
+    fn before_the_second_program_nothing_is_lost() {
+        let mut skips = Skips::default();
+        skips.settle(15, 0);
+        skips.ended = true;
+        assert_eq!(skips.lost(20, 0), 0);
+    }
 }

@@ -9,14 +9,15 @@ use aya::{
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tcptrace_common::config::{
-    Config, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION, PORT_WORDS,
-    PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
+    Config, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION,
+    PIN_TRACEPOINTS, PIN_TRAMPOLINES, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
 };
 use zerocopy::IntoBytes as _;
 
 use super::{
     attach::{self, Hooks, TimeWait},
     counts::{Counts, Losses},
+    kfunc,
     object::{brief, chain, map, take},
     ring::{Ring, Woken},
     snapshot,
@@ -52,6 +53,8 @@ pub struct Tracer {
     looks: Looks,
     /// Which connections the kernel side follows
     selection: Array<MapData, u32>,
+    /// Programs that stand in for the first
+    rescuers: &'static [&'static str],
     /// With `-p`: no connection has been seen that may be shown
     idle: bool,
 }
@@ -100,18 +103,23 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .override_global("LAYOUT", layout.as_bytes(), true)
         .override_global("CONFIG", full.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
+    let object = kernel
+        .preemption
+        .map(|preemption| kfunc::resolve(OBJECT, preemption));
+    let object = object.as_deref().unwrap_or(OBJECT);
     let btf = Btf::parse(&kernel.btf, Endianness::default())
         .map_err(|why| Error::CannotTrace(format!("this kernel's BTF cannot be used: {why}")))?;
 
     // The cookie helper is asked for first and done without where the verifier refuses it
     // (before 5.12): what loads decides, not the version.
-    let mut ebpf = load(&mut loader)?;
-    if attach::load_core(&mut ebpf, &btf).is_err() {
+    let rescuers = attach::rescuers(config.pinned & PIN_TRACEPOINTS != 0);
+    let mut ebpf = load(&mut loader, object)?;
+    if attach::load_core(&mut ebpf, &btf, rescuers).is_err() {
         config = without_cookie;
         loader.override_global("CONFIG", without_cookie.as_bytes(), true);
-        ebpf = load(&mut loader)?;
+        ebpf = load(&mut loader, object)?;
         // Where it was not for the helper, this is refused for the same reason.
-        attach::load_core(&mut ebpf, &btf).map_err(|why| refused(&why, settings))?;
+        attach::load_core(&mut ebpf, &btf, rescuers).map_err(|why| refused(&why, settings))?;
     }
     fill_filters(&mut ebpf, settings)?;
     let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
@@ -148,6 +156,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
             watched: 0,
         },
         selection,
+        rescuers,
         idle: true,
     };
     if settings.pids.is_empty() {
@@ -158,13 +167,13 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
 
 impl Tracer {
     /// What is lost by now.
-    pub fn losses(&self) -> Losses {
+    pub fn losses(&mut self) -> Losses {
         self.counts.losses(&self.ebpf)
     }
 
     fn attach_rest(&mut self) -> Result<(), Error> {
         self.idle = false;
-        let links = attach::attach_rest(&mut self.ebpf, self.hooks.time_wait)
+        let links = attach::attach_rest(&mut self.ebpf, self.rescuers, self.hooks.time_wait)
             .map_err(|why| anyhow::anyhow!("cannot attach all programs: {}", chain(&why)))?;
         // What was skipped until now was before the trace's first record.
         self.counts.begin(&self.ebpf);
@@ -250,10 +259,14 @@ impl Tracer {
 
     /// Ends the flow of records; those in the ring can still be read.
     pub fn detach(&mut self) {
-        if !self.links.is_empty() {
-            self.end_beginnings();
+        if self.links.is_empty() {
+            return;
         }
+        self.end_beginnings();
+        // From here on the rescuer may be called alone.
+        self.counts.settle(&self.ebpf);
         self.links.clear();
+        self.counts.end();
     }
 
     /// Lets nothing new begin, and waits for what is in the middle of its first steps: they are told
@@ -359,8 +372,8 @@ fn new_loader() -> EbpfLoader<'static> {
 }
 
 /// Parses the object and makes its maps.
-fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
-    loader.load(OBJECT).map_err(|why| {
+fn load(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Error> {
+    loader.load(object).map_err(|why| {
         let hint = if lacks_memory(&why) {
             "give smaller --max-sockets and --buffer".to_owned()
         } else {
@@ -404,6 +417,11 @@ fn config(settings: &Settings, kernel: &Kernel) -> Config {
         by_port: by(&settings.ports),
         reset_reason: u8::from(kernel.tells_reset_reason),
         retransmit_err: u8::from(kernel.tells_retransmit_err),
+        pinned: match (kernel.preemption, kernel.preempts_tracepoints) {
+            (None, _) => 0,
+            (Some(_), false) => PIN_TRAMPOLINES,
+            (Some(_), true) => PIN_TRACEPOINTS | PIN_TRAMPOLINES,
+        },
         roles: settings.roles,
         failed: u8::from(settings.failed),
         slower_ns: settings.slower.map_or(0, |slower| {

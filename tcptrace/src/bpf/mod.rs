@@ -3,6 +3,7 @@
 
 mod attach;
 mod counts;
+mod kfunc;
 mod load;
 mod object;
 mod ring;

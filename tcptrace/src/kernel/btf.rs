@@ -191,6 +191,17 @@ impl<'a> Btf<'a> {
         Ok(0)
     }
 
+    /// The number of a function; none if the kernel describes none of this name.
+    pub fn function(&self, name: &str) -> Result<Option<u32>, BtfError> {
+        for (id, at) in (1..).zip(&self.index) {
+            let ty = self.read(*at as usize)?;
+            if ty.kind == KIND_FUNC && self.is_named(ty.name, name.as_bytes())? {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
     /// A smaller description in which every type keeps its number, but only those that programs are
     /// attached by keep their names: functions of these names, and tracepoints and iterators. All
     /// others become forward declarations, which take 12 bytes.

@@ -45,10 +45,32 @@ pub struct Kernel {
     pub tells_reset_reason: bool,
     /// Whether `tcp:tcp_retransmit_skb` says if the segment could not be sent
     pub tells_retransmit_err: bool,
+    /// How programs can keep their task from being preempted (6.11 and later)
+    pub preemption: Option<Preemption>,
+    /// Whether a task can be preempted in a tracepoint (7.0 and later): it says so nowhere else
+    pub preempts_tracepoints: bool,
     /// Names of these reasons, `enum sk_rst_reason`
     pub reset_reasons: HashMap<u32, String>,
     /// Our own network namespace
     pub netns: Option<u64>,
+}
+
+/// Kernel functions, by their numbers in the kernel's BTF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preemption {
+    /// `bpf_preempt_disable`
+    pub disable: u32,
+    /// `bpf_preempt_enable`
+    pub enable: u32,
+}
+
+impl Preemption {
+    fn find(btf: &btf::Btf<'_>) -> Option<Self> {
+        Some(Self {
+            disable: btf.function("bpf_preempt_disable").ok()??,
+            enable: btf.function("bpf_preempt_enable").ok()??,
+        })
+    }
 }
 
 impl Kernel {
@@ -69,8 +91,11 @@ impl Kernel {
                  the output of `uname -r`"
             ))
         })?;
+        let release = release();
         Ok(Self {
-            release: release(),
+            preemption: Preemption::find(&parsed),
+            preempts_tracepoints: is_at_least(&release, 7),
+            release,
             layout,
             lacking,
             tells_reset_reason: parsed.tracepoint_args("tcp_send_reset").unwrap_or(0) >= 3,
@@ -127,6 +152,12 @@ pub fn release() -> String {
         .into_owned()
 }
 
+/// Whether a kernel's release is of this major version or a later one.
+fn is_at_least(release: &str, major: u32) -> bool {
+    let digits = release.split('.').next().unwrap_or_default();
+    digits.parse().is_ok_and(|of: u32| of >= major)
+}
+
 /// `CLOCK_MONOTONIC`, ns
 pub fn mono_ns() -> u64 {
     nanoseconds(rustix::time::ClockId::Monotonic)
@@ -149,6 +180,14 @@ fn nanoseconds(clock: rustix::time::ClockId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_begins_with_its_major_version() {
+        assert!(is_at_least("7.3.4+deb14-cloud-amd64", 7));
+        assert!(is_at_least("10.0.0", 7));
+        assert!(!is_at_least("6.18.44", 7));
+        assert!(!is_at_least("", 7));
+    }
 
     #[test]
     fn lockdown_is_what_the_kernel_says_before_what_it_was_told() {

@@ -432,13 +432,14 @@ fn a_million_connections() {
     let per_second = made as u128 * 1000 / took.as_millis();
     crate::figure!(
         "{made} connections in {took:.1?} ({per_second}/s): {happened} transitions happened, {} \
-         were told, {lost} lost (ring_full {}, map_full {}); {} closes; {} entered TIME_WAIT, {} \
+         were told, {lost} lost (ring_full {}, map_full {}, recursion {}); {} closes; {} entered TIME_WAIT, {} \
          left it, {} of their ends lost; {} lines; {at_start_kib} KiB of own memory at start, \
          {most_kib} at most, peak RSS {peak_kib} KiB; {waiting} pairs waited at the end, and in \
          {maps:?} are left {left:?}",
         told.transitions,
         told.lost(Some("ring_full"), "count"),
         told.lost(Some("map_full"), "count"),
+        told.lost(Some("recursion"), "count"),
         told.closes,
         told.entries,
         told.exits,
