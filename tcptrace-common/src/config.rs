@@ -60,8 +60,10 @@ pub struct Config {
     pub pinned: u8,
     /// With `by_pid`, the thread group in the `PIDS` map if there is but one, or 0.
     pub only_pid: u32,
+    /// 1: the kernel gives programs the running task as a typed pointer (5.11 and later).
+    pub typed_task: u8,
     /// Zero
-    pub reserved_too: u32,
+    pub reserved: [u8; 3],
 }
 
 impl Config {
@@ -82,7 +84,8 @@ impl Config {
         retransmit_err: 0,
         pinned: 0,
         only_pid: 0,
-        reserved_too: 0,
+        typed_task: 1,
+        reserved: [0; 3],
     };
 }
 
@@ -97,7 +100,7 @@ pub const TIME_WAIT_AT_ONCE: u64 = 1;
 pub const TIME_WAIT_BY_TIMER: u64 = 2;
 
 /// Time-wait sockets that one run of the program `watch` looks at.
-pub const LOOKS_PER_RUN: u64 = 4;
+pub const LOOKS_PER_RUN: u64 = 8;
 
 /// Words in one row of the `PORTS` bitmap: one bit for each of 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;

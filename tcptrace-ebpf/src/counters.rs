@@ -11,7 +11,7 @@ use tcptrace_common::{
 
 use crate::{
     constants::off,
-    kernel::{Object as _, Probed, Typed},
+    kernel::{Object as _, Typed},
     maps::SYNACKS,
     sock::Sock,
 };
@@ -52,8 +52,8 @@ pub(crate) fn read(sk: Typed, counters: &mut Counters) {
     counters.min_rtt_us = tp.read(off!(tp_rtt_min) + 4);
     counters.mss_bytes = tp.read(off!(tp_mss_cache));
     counters.cwnd = tp.read(off!(tp_snd_cwnd));
-    let ca_ops = Probed(tp.read(off!(icsk_ca_ops)));
-    counters.congestion = ca_ops.read(off!(ca_name));
+    let ca_ops = Typed(tp.read::<*const u8>(off!(icsk_ca_ops)));
+    counters.congestion = ca_ops.words(off!(ca_name));
     counters.wscales = bits(tp, off!(tp_snd_wscale), 15) | bits(tp, off!(tp_rcv_wscale), 15) << 4;
     // Without branches: the verifier follows each.
     let sack = bits(tp, off!(tp_sack_ok), 1);

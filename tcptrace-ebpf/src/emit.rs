@@ -130,17 +130,13 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8) {
     record.moved = 0;
 }
 
-/// Counts the steps from `from` on up to `len`, and perhaps the totals, that found the ring full. A
-/// step without a time is a state the socket was found in: how it came there is counted elsewhere.
+/// Counts so many steps of a socket, and perhaps the totals, that found the ring full. Of those that
+/// stand for what was hidden the kernel has counted the loss.
 #[inline(always)]
-fn count_lost(sock: &Sock, from: u8, len: u8, closes: bool) {
+fn count_lost(sock: &Sock, number: u8, closes: bool) {
     if config!(emit) & EMIT_TRANSITION != 0 {
-        let mut number = 0;
-        for index in 0..PATH_LEN as u8 {
-            let counts = index >= from && index < len && sock.step(index).mono_ns() != 0;
-            number += u64::from(counts);
-        }
-        maps::count(count::RING_FULL_TRANSITION, number);
+        let number = number.wrapping_sub(sock.gaps);
+        maps::count(count::RING_FULL_TRANSITION, u64::from(number));
     }
     maps::count(count::RING_FULL_CLOSE, u64::from(closes));
 }
@@ -164,10 +160,11 @@ pub(crate) fn moved(
     let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
         let ours = claim();
         if ours {
-            count_lost(sock, sock.sent, len, wanted & EMIT_CLOSE != 0);
-            if wanted & EMIT_TRANSITION != 0 {
-                maps::count(count::RING_FULL_TRANSITION, 1);
-            }
+            count_lost(
+                sock,
+                len.wrapping_sub(sock.sent).wrapping_add(1),
+                wanted & EMIT_CLOSE != 0,
+            );
         }
         return ours;
     };
@@ -281,7 +278,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
     }
     if closes {
         let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
-            count_lost(sock, from, len, closes);
+            count_lost(sock, number, closes);
             return;
         };
         // SAFETY: every field is written below before the record is submitted.
@@ -295,7 +292,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
         slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
     } else if number > 1 {
         let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
-            count_lost(sock, from, len, closes);
+            count_lost(sock, number, closes);
             return;
         };
         // SAFETY: every field is written below before the record is submitted.

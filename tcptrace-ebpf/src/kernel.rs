@@ -1,8 +1,8 @@
 //! Reading kernel memory: directly where the verifier knows the type, by probe elsewhere.
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task, bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_ktime_get_ns,
-    bpf_probe_read_kernel,
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_probe_read_kernel,
 };
 
 use crate::constants::{config, off};
@@ -20,6 +20,18 @@ pub(crate) trait Object: Copy {
 /// guards against faults.
 #[derive(Clone, Copy)]
 pub(crate) struct Typed(pub *const u8);
+
+impl Typed {
+    /// A name of 16 bytes, in two words: the compiler would read it byte by byte.
+    #[inline(always)]
+    pub(crate) fn words(self, offset: u32) -> [u64; 2] {
+        if offset.is_multiple_of(8) {
+            [self.read(offset), self.read(offset + 8)]
+        } else {
+            Probed(self.address()).read(offset)
+        }
+    }
+}
 
 impl Object for Typed {
     #[inline(always)]
@@ -63,6 +75,62 @@ impl Object for Probed {
     }
 }
 
+/// The running task, and what its fields lead to: of a type that the verifier knows where the kernel
+/// gives such a pointer (5.11 and later), by probe elsewhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Walked(*const u8);
+
+impl Walked {
+    /// The running task.
+    #[inline(always)]
+    pub(crate) fn current_task() -> Self {
+        if config!(typed_task) != 0 {
+            // SAFETY: no arguments; the helper returns the running task.
+            return Self(
+                unsafe { bpf_get_current_task_btf() }
+                    .cast::<u8>()
+                    .cast_const(),
+            );
+        }
+        // SAFETY: no arguments; the helper returns the address of the running task.
+        Self(unsafe { bpf_get_current_task() } as *const u8)
+    }
+
+    /// What a field points to.
+    #[inline(always)]
+    pub(crate) fn follow(self, offset: u32) -> Self {
+        Self(self.read::<*const u8>(offset))
+    }
+
+    /// A name of 16 bytes.
+    #[inline(always)]
+    pub(crate) fn name(self, offset: u32) -> [u8; 16] {
+        if config!(typed_task) != 0 {
+            let words = Typed(self.0).words(offset);
+            // SAFETY: any bytes are a name.
+            unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(words) }
+        } else {
+            Probed(self.0 as u64).read(offset)
+        }
+    }
+}
+
+impl Object for Walked {
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u32) -> T {
+        if config!(typed_task) != 0 {
+            Typed(self.0).read(offset)
+        } else {
+            Probed(self.0 as u64).read(offset)
+        }
+    }
+
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.0 as u64
+    }
+}
+
 /// Copies word by word. The target has no `memcpy`: what the compiler takes for one becomes a call
 /// that copies byte by byte.
 #[inline(always)]
@@ -86,13 +154,6 @@ pub(crate) fn copy<T: Copy>(into: &mut T, from: &T) {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
-}
-
-/// The running task.
-#[inline(always)]
-pub(crate) fn current_task() -> Probed {
-    // SAFETY: no arguments; the helper returns the address of the running task.
-    Probed(unsafe { bpf_get_current_task() })
 }
 
 /// The socket's cookie: the number `ss -e` prints after `sk:`, made on first use.

@@ -8,7 +8,7 @@ use tcptrace_common::record::Owner;
 use crate::{
     constants::off,
     filter,
-    kernel::{Object as _, Typed, current_task},
+    kernel::{Object as _, Typed, Walked},
 };
 
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -27,7 +27,7 @@ pub(crate) fn proven(sk: Typed) -> bool {
 /// owns nothing.
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
-    let flags: u32 = current_task().read(off!(task_flags));
+    let flags: u32 = Walked::current_task().read(off!(task_flags));
     if flags & PF_KTHREAD != 0 {
         return 0;
     }
@@ -45,7 +45,6 @@ pub(crate) fn is_wanted() -> bool {
 /// leader: threads, and those of `io_uring` among them, carry names of their own.
 #[inline(always)]
 pub(crate) fn current(owner: &mut Owner) {
-    let task = current_task();
     owner.tgid = current_tgid();
     if owner.tgid == 0 {
         return;
@@ -53,6 +52,6 @@ pub(crate) fn current(owner: &mut Owner) {
     owner.uid = bpf_get_current_uid_gid() as u32;
     // SAFETY: no arguments; the helper returns the running task's cgroup v2 id.
     owner.cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let leader = crate::kernel::Probed(task.read(off!(task_group_leader)));
-    owner.comm = leader.read(off!(task_comm));
+    let leader = Walked::current_task().follow(off!(task_group_leader));
+    owner.comm = leader.name(off!(task_comm));
 }

@@ -32,6 +32,7 @@ fn send(sock: &mut Sock) {
     if from < len {
         sock.sent = len;
         emit::steps(sock, from, len);
+        sock.gaps = 0;
     }
 }
 
@@ -134,7 +135,10 @@ pub(crate) fn forget(key: u64, sock: &Sock) {
 pub(crate) fn replaced(key: u64, sock: &Sock) {
     unlist(key, sock);
     if config!(emit) & EMIT_TRANSITION != 0 && sock.is_shown() && sock.life == LIVES {
-        let untold = sock.path_len.wrapping_sub(sock.sent);
+        let untold = sock
+            .path_len
+            .wrapping_sub(sock.sent)
+            .wrapping_sub(sock.gaps);
         maps::count(count::UNTOLD, u64::from(untold));
     }
 }

@@ -122,8 +122,10 @@ pub(crate) struct Sock {
     pub verdict: u8,
     /// 1: with `-p`, a process asked for holds its file (`seed`)
     pub held: u8,
+    /// Steps without a time among those not yet sent (`set_state`)
+    pub gaps: u8,
     /// Zero
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// `sk_err` at `CLOSE` (`set_state`)
     pub err: u32,
 }
@@ -155,7 +157,8 @@ impl Sock {
         life: LIVES,
         verdict: 0,
         held: 0,
-        reserved: [0; 2],
+        gaps: 0,
+        reserved: 0,
         err: 0,
     };
 

@@ -156,11 +156,11 @@ pub(crate) fn find(sk: Typed) -> Option<TimeWait> {
     }
     let net = Typed(sk.read::<*const u8>(off!(sk_net)));
     let hashinfo = if off!(net_hashinfo) == ABSENT {
-        Probed(net.read::<u64>(off!(net_death_row))).read(off!(death_row_hashinfo))
+        Typed(net.read::<*const u8>(off!(net_death_row))).read(off!(death_row_hashinfo))
     } else {
-        net.read::<u64>(off!(net_hashinfo))
+        net.read::<*const u8>(off!(net_hashinfo))
     };
-    let hashinfo = Probed(hashinfo);
+    let hashinfo = Typed(hashinfo);
     let buckets: u64 = hashinfo.read(off!(hashinfo_ehash));
     let mask: u32 = hashinfo.read(off!(hashinfo_mask));
     let hash: u32 = sk.read(off!(sk_hash));
@@ -173,10 +173,12 @@ pub(crate) fn find(sk: Typed) -> Option<TimeWait> {
             return None;
         }
         let found = Probed(node - u64::from(off!(sk_nulls_node)));
-        if found.read::<u32>(off!(sk_hash)) == hash
+        // Most chains have one node, ours: first what is least likely to be another's.
+        if found.read::<u64>(off!(sk_cookie)) == cookie
             && found.read::<u8>(off!(sk_state)) == tcp::TIME_WAIT
-            && found.read::<u16>(off!(sk_dport)) == dport
-            && found.read::<u64>(off!(sk_cookie)) == cookie
+            && (cookie != 0
+                || (found.read::<u32>(off!(sk_hash)) == hash
+                    && found.read::<u16>(off!(sk_dport)) == dport))
         {
             return Some(TimeWait(found));
         }

@@ -159,7 +159,7 @@ impl Pipeline {
                 // First no more records, then those that are left: what happened before the
                 // signal is printed, and the loop ends however busy the host is.
                 self.tracer.detach();
-                self.tracer.flush_held(u64::MAX);
+                self.tracer.flush_all_held();
                 self.tracer.look_at_time_wait(true);
                 // What waits is sent a part at a time.
                 waiting = self.tracer.held();

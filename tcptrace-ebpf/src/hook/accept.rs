@@ -24,7 +24,7 @@ use crate::{
     constants::{config, off},
     emit, filter,
     hook::seed,
-    kernel::{self, Object as _, Probed, current_task},
+    kernel::{self, Object as _, Probed, Walked},
     maps::{BACKLOGS, SOCKS},
     owner, preempt, publish,
 };
@@ -90,8 +90,9 @@ fn syscall_exit(ctx: &TracePointContext) {
         return;
     }
     let fd = ret as u32;
-    let files = Probed(current_task().read(off!(task_files)));
-    let table = Probed(files.read(off!(files_fdt)));
+    let table = Walked::current_task()
+        .follow(off!(task_files))
+        .follow(off!(files_fdt));
     if fd >= table.read::<u32>(off!(fdt_max_fds)) {
         return;
     }
@@ -109,12 +110,11 @@ fn accepted(mut key: u64) {
     if off!(mptcp_first) != ABSENT && Probed(key).read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP {
         key = Probed(key).read(off!(mptcp_first));
     }
-    if SOCKS.get_ptr_mut(key).is_none() {
-        adopt(key);
+    let mut known = SOCKS.get_ptr_mut(key);
+    if known.is_none() && adopt(key) {
+        known = SOCKS.get_ptr_mut(key);
     }
-    let Some(pointer) = SOCKS.get_ptr_mut(key) else {
-        return;
-    };
+    let Some(pointer) = known else { return };
     // SAFETY: a live record: the accepting process holds a reference to the socket. The fields
     // written here are this hook's alone.
     let sock = unsafe { &mut *pointer };
@@ -164,20 +164,21 @@ fn accepted(mut key: u64) {
 
 /// With `-p`: a process asked for has accepted from a listener that it was not known to have; another
 /// process has passed it the descriptor. This connection is known from here on, the next ones from
-/// their beginning.
+/// their beginning. Returns whether it is one.
 #[inline(always)]
-fn adopt(key: u64) {
+fn adopt(key: u64) -> bool {
     if config!(by_pid) == 0 || !filter::takes_process(owner::current_tgid()) {
-        return;
+        return false;
     }
     let sk = Probed(key);
     let state: u8 = sk.read(off!(sk_state));
     if sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP || state == tcp::LISTEN {
-        return;
+        return false;
     }
     filter::take_any_listener();
     filter::activate();
     seed::insert(sk, None, sk.read(off!(sk_cookie)));
+    true
 }
 
 /// The listener's accept queue, without the connection that is being taken, and its limit; notes

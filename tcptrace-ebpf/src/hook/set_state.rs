@@ -4,7 +4,7 @@
 //! 5.10 to 7.3. Called by `inet_sk_state_store` just before `sk->sk_state` is written, in the
 //! task that works on the socket or in a softirq, always under the socket's lock.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{bindings::BPF_NOEXIST, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
 use tcptrace_common::{
     config::PIN_TRACEPOINTS,
@@ -151,7 +151,13 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     let Transition { sk, old, new } = transition;
     let key = sk.address();
     let now_ns = kernel::now_ns();
-    let known = SOCKS.get_ptr_mut(key);
+    // Most that begin have no record yet, which inserting it shows as well.
+    let inserts = !rescue && config!(by_pid) == 0 && transition.is_birth() && !filter::is_ending();
+    let known = if inserts {
+        None
+    } else {
+        SOCKS.get_ptr_mut(key)
+    };
 
     if filter::is_ending() && (known.is_none() || transition.is_birth()) {
         if let Some(former) = known {
@@ -182,7 +188,7 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     }
 
     let sock = if transition.is_birth() {
-        birth(key, transition, now_ns, known)
+        birth(key, transition, now_ns)
     } else {
         live(ctx, key, transition, now_ns, known)
     };
@@ -193,12 +199,25 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     advance(key, sock, transition, now_ns);
 }
 
+/// Removes the record of a former life of this socket, or of another at its address.
+#[inline(always)]
+fn end_former(key: u64) {
+    if let Some(former) = SOCKS.get_ptr_mut(key) {
+        // SAFETY: a live record, under this socket's lock.
+        publish::replaced(key, unsafe { &*former });
+        let _gone = SOCKS.remove(key);
+    }
+}
+
 /// An empty record under this address, whatever stood there before; none if the map is full.
 #[inline(always)]
 fn fresh(key: u64) -> Option<*mut Sock> {
-    if SOCKS.insert(key, &NOTHING, 0).is_err() {
-        maps::count(count::MAP_FULL, 1);
-        return None;
+    if SOCKS.insert(key, &NOTHING, u64::from(BPF_NOEXIST)).is_err() {
+        end_former(key);
+        if SOCKS.insert(key, &NOTHING, 0).is_err() {
+            maps::count(count::MAP_FULL, 1);
+            return None;
+        }
     }
     filter::activate();
     SOCKS.get_ptr_mut(key)
@@ -206,18 +225,8 @@ fn fresh(key: u64) -> Option<*mut Sock> {
 
 /// Makes the record of a new life, whatever stood under this address before.
 #[inline(always)]
-fn birth(
-    key: u64,
-    transition: Transition,
-    now_ns: u64,
-    known: Option<*mut Sock>,
-) -> Option<*mut Sock> {
+fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     let Transition { sk, old, new } = transition;
-    // A former life of this socket, or of another at its address.
-    if let Some(former) = known {
-        // SAFETY: a live record, under this socket's lock.
-        publish::replaced(key, unsafe { &*former });
-    }
     let child = old == tcp::LISTEN;
     let proven = !child && owner::proven(sk);
     let parent = if child { listener_of(sk) } else { None };
@@ -231,7 +240,7 @@ fn birth(
         };
         let may_be = (child || new == tcp::LISTEN) && filter::takes_any_listener();
         if !wanted && !may_be {
-            let _none_or_former = SOCKS.remove(key);
+            end_former(key);
             return None;
         }
     }
@@ -244,7 +253,7 @@ fn birth(
         _ => ROLE_UNKNOWN,
     };
     if role != ROLE_LISTENER && !filter::takes_role(role) {
-        let _none_or_former = SOCKS.remove(key);
+        end_former(key);
         return None;
     }
 
@@ -298,15 +307,20 @@ fn birth(
 /// address it leads to is believed only if it is a listener of ours on the same local port.
 #[inline(always)]
 fn listener_of(child: Typed) -> Option<(u64, *mut Sock)> {
-    let child_bytes = Probed(child.address());
-    let queue: u64 = child_bytes.read(off!(tp_tsorted_sent_queue));
+    let queue: u64 = Probed(child.address()).read(off!(tp_tsorted_sent_queue));
     let listener = queue - u64::from(off!(tp_tsorted_sent_queue));
     let pointer = SOCKS.get_ptr_mut(listener)?;
     // SAFETY: a live record.
     let sock = unsafe { &*pointer };
+    // It keeps its port as long as it listens; `listen()` reports LISTEN before it has chosen one.
+    let lport = if sock.tuple.lport == 0 {
+        Probed(listener).read::<u16>(off!(sk_num))
+    } else {
+        sock.tuple.lport
+    };
     let same = sock.state() == tcp::LISTEN
         && sock.netns == netns_of(child)
-        && Probed(listener).read::<u16>(off!(sk_num)) == child.read::<u16>(off!(sk_num));
+        && lport == child.read::<u16>(off!(sk_num));
     same.then_some((listener, pointer))
 }
 
@@ -340,10 +354,11 @@ fn live(
             sock.push(Step::new(0, old));
             if told {
                 sock.sent = sock.path_len;
+            } else {
+                sock.gaps += 1;
             }
             return Some(pointer);
         }
-        publish::replaced(key, sock);
         debug!(
             ctx,
             "record of connection {:x} replaced: another has its address", sock.conn

@@ -88,8 +88,9 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         _ => 4,
     };
     let mut config = config(settings, kernel);
-    let without_cookie = Config {
+    let without_helpers = Config {
         cookie_helper: 0,
+        typed_task: 0,
         ..config
     };
     let layout = kernel.layout;
@@ -110,13 +111,13 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     let btf = Btf::parse(&kernel.btf, Endianness::default())
         .map_err(|why| Error::CannotTrace(format!("this kernel's BTF cannot be used: {why}")))?;
 
-    // The cookie helper is asked for first and done without where the verifier refuses it
-    // (before 5.12): what loads decides, not the version.
+    // The helpers for the cookie and the running task are asked for first and done without where the
+    // verifier refuses them (before 5.12): what loads decides, not the version.
     let rescuers = attach::rescuers(config.pinned & PIN_TRACEPOINTS != 0);
     let mut ebpf = load(&mut loader, object)?;
     if attach::load_core(&mut ebpf, &btf, rescuers).is_err() {
-        config = without_cookie;
-        loader.override_global("CONFIG", without_cookie.as_bytes(), true);
+        config = without_helpers;
+        loader.override_global("CONFIG", without_helpers.as_bytes(), true);
         ebpf = load(&mut loader, object)?;
         // Where it was not for the helper, this is refused for the same reason.
         attach::load_core(&mut ebpf, &btf, rescuers).map_err(|why| refused(&why, settings))?;
@@ -202,7 +203,7 @@ impl Tracer {
     }
 
     /// Sends the held steps that waited too long at `now_ns`.
-    pub fn flush_held(&self, now_ns: u64) {
+    pub fn flush_held(&mut self, now_ns: u64) {
         self.ring.flush_held(&self.ebpf, now_ns);
     }
 
@@ -280,6 +281,11 @@ impl Tracer {
         while self.counts.unlisted() > 0 && Instant::now() < deadline {
             std::thread::sleep(FIRST_STEPS / 20);
         }
+    }
+
+    /// Sends the steps that are held, however long they have waited.
+    pub fn flush_all_held(&self) {
+        self.ring.flush_held_since(&self.ebpf, u64::MAX);
     }
 
     /// The kernel side's own messages, for `-v`.

@@ -43,6 +43,8 @@ pub struct Ring {
     asleep: Array<MapData, u32>,
     pending: HashMap<MapData, u64, u64>,
     listeners: HashMap<MapData, u64, [u64; 3]>,
+    /// When steps were last asked for
+    flushed_ns: u64,
     epoll: OwnedFd,
     stop: OwnedFd,
 }
@@ -75,6 +77,7 @@ impl Ring {
             asleep: take(ebpf, "ASLEEP")?,
             pending: take(ebpf, "PENDING")?,
             listeners: take(ebpf, "BACKLOGS")?,
+            flushed_ns: 0,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(anyhow::Error::new)?,
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .map_err(anyhow::Error::new)?,
@@ -163,10 +166,20 @@ impl Ring {
         }
     }
 
-    /// Sends the steps that have waited too long for their port.
-    pub(super) fn flush_held(&self, ebpf: &Ebpf, now_ns: u64) {
+    /// Sends the steps that have waited too long for their port, if that can have happened since the
+    /// last time: to go through them takes as long as the map has buckets.
+    pub(super) fn flush_held(&mut self, ebpf: &Ebpf, now_ns: u64) {
+        if now_ns.saturating_sub(self.flushed_ns) < HELD_NS {
+            return;
+        }
+        self.flushed_ns = now_ns;
+        self.flush_held_since(ebpf, now_ns.saturating_sub(HELD_NS));
+    }
+
+    /// Sends the steps that have waited since `latest_ns` or before, as many as a turn has time for.
+    pub(super) fn flush_held_since(&self, ebpf: &Ebpf, latest_ns: u64) {
         for (key, since_ns) in self.pending.iter().flatten().take(FLUSH_AT_ONCE) {
-            if now_ns.saturating_sub(since_ns) >= HELD_NS {
+            if since_ns <= latest_ns {
                 run(ebpf, "flush", key);
             }
         }
