@@ -230,16 +230,6 @@ pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result
     program::<RawTracePoint>(ebpf, "flush")?.load()
 }
 
-/// Attaches the program that removes the records of sockets that are gone.
-pub(super) fn attach_destroy_hook(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, ProgramError> {
-    attach_tracepoint(ebpf, "destroy")
-}
-
-/// Attaches the program that sends state changes.
-pub(super) fn attach_state_hook(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, ProgramError> {
-    attach_tracepoint(ebpf, "set_state")
-}
-
 /// The programs that record what the first one is skipped for, in their order: where a task can be
 /// preempted in a tracepoint, one is not enough.
 pub(super) const fn rescuers(preempted: bool) -> &'static [&'static str] {
@@ -251,24 +241,11 @@ pub(super) const fn rescuers(preempted: bool) -> &'static [&'static str] {
     if preempted { all } else { all.split_at(1).0 }
 }
 
-/// Attaches what is needed only once there are connections to show. Rescuers come after the program
-/// they stand in for, since programs run in the order of attaching.
-pub(super) fn attach_rest(
+/// Attaches a `tp_btf` program that is loaded.
+pub(super) fn attach_tracepoint(
     ebpf: &mut Ebpf,
-    rescuers: &[&str],
-    time_wait: TimeWait,
-) -> Result<Vec<BtfTracePointLink>, ProgramError> {
-    let mut links = Vec::new();
-    for name in rescuers {
-        links.push(attach_tracepoint(ebpf, name)?);
-    }
-    if time_wait == TimeWait::Timer {
-        links.push(attach_tracepoint(ebpf, "timer_cancel")?);
-    }
-    Ok(links)
-}
-
-fn attach_tracepoint(ebpf: &mut Ebpf, name: &str) -> Result<BtfTracePointLink, ProgramError> {
+    name: &str,
+) -> Result<BtfTracePointLink, ProgramError> {
     let program = program::<BtfTracePoint>(ebpf, name)?;
     let link = program.attach()?;
     program.take_link(link)

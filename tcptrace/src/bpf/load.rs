@@ -1,11 +1,14 @@
 //! From the embedded object to running programs.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, HashMap, MapData},
-    programs::ProgramError,
+    programs::{ProgramError, tp_btf::BtfTracePointLink},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tcptrace_common::config::{
@@ -47,7 +50,11 @@ pub struct Tracer {
     pub ring: Ring,
     /// Counters
     counts: Counts,
-    /// What brings records: dropped, no more come
+    /// What brings records of states, in the order in which it is detached: `destroy`, `set_state`, and
+    /// those that stand in for it. The end of a socket whose last steps nobody sees any more would be
+    /// a close without them.
+    state_links: VecDeque<BtfTracePointLink>,
+    /// What brings other records
     links: Vec<attach::Link>,
     /// When to look at time-wait sockets
     looks: Looks,
@@ -73,9 +80,6 @@ const ENDING: u32 = 2;
 
 /// Longer than the first steps of a connection take, unless they wait for a port.
 const FIRST_STEPS: Duration = Duration::from_millis(20);
-
-/// Links that stand before the rescuer's.
-const STATE_LINKS: usize = 2;
 
 const LOOK_OFTEN: Duration = Duration::from_millis(10);
 const LOOK_SELDOM: Duration = Duration::from_millis(160);
@@ -132,24 +136,26 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .iter()
         .map(|lacking| (lacking.fact, lacking.why.to_string()))
         .collect();
-    let mut links = attach_optional(&mut ebpf, &btf, settings, &mut hooks)?;
+    let links = attach_optional(&mut ebpf, &btf, settings, &mut hooks)?;
 
     let counts = Counts::new(&mut ebpf)?;
     let ring = Ring::new(&mut ebpf)?;
-    let destroy = attach::attach_destroy_hook(&mut ebpf).map_err(|why| refused(&why, settings))?;
+    let attach = |ebpf: &mut Ebpf, name| {
+        attach::attach_tracepoint(ebpf, name).map_err(|why| refused(&why, settings))
+    };
+    let mut state_links = VecDeque::new();
+    if settings.pids.is_empty() {
+        state_links.push_back(attach(&mut ebpf, "destroy")?);
+    }
     snapshot::find(&mut ebpf)?;
-    let state = attach::attach_state_hook(&mut ebpf).map_err(|why| refused(&why, settings))?;
-    // In the order in which they are detached. The end of a socket whose last steps nobody sees any
-    // more would be a close without them.
-    let mut in_order: Vec<attach::Link> = vec![Box::new(destroy), Box::new(state)];
-    in_order.append(&mut links);
-    let links = in_order;
+    state_links.push_back(attach(&mut ebpf, "set_state")?);
     let selection = take(&mut ebpf, "SELECTION")?;
     let mut tracer = Tracer {
         ebpf,
         hooks,
         ring,
         counts,
+        state_links,
         links,
         looks: Looks {
             turn: LOOK_OFTEN,
@@ -174,13 +180,24 @@ impl Tracer {
 
     fn attach_rest(&mut self) -> Result<(), Error> {
         self.idle = false;
-        let links = attach::attach_rest(&mut self.ebpf, self.rescuers, self.hooks.time_wait)
-            .map_err(|why| anyhow::anyhow!("cannot attach all programs: {}", chain(&why)))?;
+        let ebpf = &mut self.ebpf;
+        let mut attach = |name| {
+            attach::attach_tracepoint(ebpf, name)
+                .map_err(|why| anyhow::anyhow!("cannot attach all programs: {}", chain(&why)))
+        };
+        if self.state_links.len() == 1 {
+            // A socket that ends before leaves its record behind until its address is used again.
+            self.state_links.push_front(attach("destroy")?);
+        }
+        // Programs run in the order of attaching: these come after the one they stand in for.
+        for name in self.rescuers {
+            self.state_links.push_back(attach(name)?);
+        }
+        if self.hooks.time_wait == TimeWait::Timer {
+            self.links.push(Box::new(attach("timer_cancel")?));
+        }
         // What was skipped until now was before the trace's first record.
         self.counts.begin(&self.ebpf);
-        // Detached after the first program, which the rescuer then stands in for.
-        let links = links.into_iter().map(|link| Box::new(link) as attach::Link);
-        self.links.splice(STATE_LINKS..STATE_LINKS, links);
         Ok(())
     }
 
@@ -260,12 +277,13 @@ impl Tracer {
 
     /// Ends the flow of records; those in the ring can still be read.
     pub fn detach(&mut self) {
-        if self.links.is_empty() {
+        if self.state_links.is_empty() {
             return;
         }
         self.end_beginnings();
         // From here on the rescuer may be called alone.
         self.counts.settle(&self.ebpf);
+        self.state_links.clear();
         self.links.clear();
         self.counts.end();
     }

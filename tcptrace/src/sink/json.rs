@@ -19,7 +19,7 @@ use super::{
     text::{self, push_address, push_hex, push_number},
     time::Clock,
 };
-use crate::event::{Connection, Event, Totals};
+use crate::event::{Connection, Event, State, Totals};
 
 // Keys are known when this is compiled: a copy of constant length needs no call.
 
@@ -65,6 +65,8 @@ pub struct Json {
     lines: Lines,
     reset_reasons: HashMap<u32, String>,
     remembered: Remembered,
+    /// `old` and `new` of each change, by [`change_index`]
+    changes: Vec<String>,
 }
 
 impl Json {
@@ -75,6 +77,12 @@ impl Json {
             lines,
             reset_reasons: HashMap::new(),
             remembered: Remembered::default(),
+            changes: (0..=u8::MAX)
+                .map(|index| {
+                    let (old, new) = (State(index >> 4).name(), State(index & 15).name());
+                    format!(",\"old\":\"{old}\",\"new\":\"{new}\"")
+                })
+                .collect(),
         }
     }
 
@@ -91,6 +99,11 @@ impl Json {
     }
 
     /// Begins a line with what is in every record.
+    #[expect(
+        clippy::inline_always,
+        reason = "the name of the event is then a copy of constant length"
+    )]
+    #[inline(always)]
     fn head(&mut self, out: &mut Vec<u8>, event: &'static str, mono_ns: u64) {
         // Once, for most lines, and not with each of their parts.
         out.reserve(LINE_BYTES);
@@ -105,8 +118,13 @@ impl Json {
     fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
         self.head(out, "transition", connection.mono_ns());
         self.about(connection, out);
-        text!(out, "old", connection.oldstate().name());
-        text!(out, "new", connection.newstate().name());
+        let (old, new) = (connection.oldstate(), connection.newstate());
+        if let Some(change) = change_index(old, new).and_then(|at| self.changes.get(at)) {
+            out.extend_from_slice(change.as_bytes());
+        } else {
+            text!(out, "old", old.name());
+            text!(out, "new", new.name());
+        }
         known!(out, "in_old_us", connection.span_us());
         if connection.is_inferred() {
             out.extend_from_slice(b",\"inferred\":true");
@@ -180,6 +198,11 @@ impl Json {
             }
         }
     }
+}
+
+/// None for what is no state: the kernel has fewer than 16.
+fn change_index(old: State, new: State) -> Option<usize> {
+    (old.0 < 16 && new.0 < 16).then(|| usize::from(old.0) << 4 | usize::from(new.0))
 }
 
 /// What every record says of a connection.

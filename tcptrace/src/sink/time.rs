@@ -5,12 +5,28 @@ use std::io::Write as _;
 use jiff::{Timestamp, tz::TimeZone};
 
 /// The wall clock, from the kernel's monotonic one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Clock {
     wall_minus_mono_ns: i64,
-    /// The second last rendered and its text, `2026-11-22T11:45:21`
-    second: i64,
-    text: String,
+    /// The second last rendered
+    second: Option<i64>,
+    /// Its text, `2026-11-22T11:45:21`, with room for what follows
+    text: [u8; RFC3339_BYTES],
+}
+
+/// Of `2026-11-22T11:45:21.123456789Z`
+const RFC3339_BYTES: usize = 30;
+/// Of these, up to the fraction
+const SECOND_BYTES: usize = 19;
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            wall_minus_mono_ns: 0,
+            second: None,
+            text: [0; RFC3339_BYTES],
+        }
+    }
 }
 
 impl Clock {
@@ -31,18 +47,22 @@ impl Clock {
     /// Appends RFC 3339 UTC with nine fraction digits and `Z`.
     pub fn push_rfc3339(&mut self, mono_ns: u64, out: &mut Vec<u8>) {
         let (second, nanos) = self.wall(mono_ns);
-        if self.text.is_empty() || second != self.second {
+        if self.second != Some(second) {
+            self.second = Some(second);
+            self.text = *b"1970-01-01T00:00:00.000000000Z";
             let timestamp = Timestamp::from_second(second).unwrap_or_default();
-            self.text = timestamp.strftime("%Y-%m-%dT%H:%M:%S").to_string();
-            self.second = second;
+            let text = timestamp.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+            // Years have four digits until 9999, and jiff goes no further.
+            if let Some(text) = text.as_bytes().first_chunk::<SECOND_BYTES>() {
+                self.text[..SECOND_BYTES].copy_from_slice(text);
+            }
         }
-        out.extend_from_slice(self.text.as_bytes());
-        let mut fraction = *b".000000000Z";
-        for (pair, place) in [(1, 10_000_000), (3, 100_000), (5, 1_000), (7, 10)] {
-            fraction[pair..pair + 2].copy_from_slice(&two_digits(nanos / place));
+        let text = &mut self.text;
+        for (pair, place) in [(20, 10_000_000), (22, 100_000), (24, 1_000), (26, 10)] {
+            text[pair..pair + 2].copy_from_slice(&two_digits(nanos / place));
         }
-        fraction[9] = two_digits(nanos)[1];
-        out.extend_from_slice(&fraction);
+        text[28] = two_digits(nanos)[1];
+        out.extend_from_slice(text);
     }
 }
 
