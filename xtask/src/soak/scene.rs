@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper,
+    Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_child_subreaper,
     set_parent_process_death_signal, wait, waitpid,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -117,11 +117,16 @@ fn ip(batch: &str) -> Result<()> {
 
 /// A forked process, which ends when `work` returns.
 fn fork(work: impl FnOnce()) -> io::Result<Pid> {
+    let parent = getpid();
     // SAFETY: the caller's process has one thread.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            if set_parent_process_death_signal(Some(Signal::KILL)).is_ok() {
+            // A parent that has ended already sends no signal; one outside of our PID namespace has no
+            // pid here.
+            if set_parent_process_death_signal(Some(Signal::KILL)).is_ok()
+                && getppid().is_none_or(|now| now == parent)
+            {
                 work();
             }
             // SAFETY: nothing of the parent's that would be run at exit is this process's to run.

@@ -28,6 +28,9 @@ const SILENCE_US: u64 = 150_000_000;
 /// How often those are looked for.
 const SWEEP_TURN_US: u64 = 30_000_000;
 
+/// More connections than close while an acceptance is on its way.
+const JUST_CLOSED: usize = 256;
+
 /// The clock of a process that has returned from a system call is later than the tracer's.
 const ACCEPT_LATE_US: u64 = 1000;
 
@@ -146,6 +149,8 @@ pub(super) struct Story {
     pub(super) numbers: Numbers,
     pub(super) faults: Vec<String>,
     open: HashMap<u64, Open>,
+    /// Those that have closed last, and when; the latest first
+    closed: VecDeque<(u64, u64)>,
     /// Pairs in `TIME_WAIT`, by cookie and ends
     waiting: HashMap<(u64, u64), Waiting>,
     claims: [HashMap<u64, Claim>; 2],
@@ -172,6 +177,7 @@ impl Story {
             numbers: Numbers::default(),
             faults: Vec::new(),
             open: HashMap::new(),
+            closed: VecDeque::new(),
             waiting: HashMap::new(),
             claims: Default::default(),
             claims_turned_us: 0,
@@ -507,11 +513,19 @@ impl Story {
 
     fn accept(&mut self, line: &Line<'_>, cookie: u64, role: Role, text: &str) {
         self.numbers.accepts += 1;
+        let at_us = line.mono_us;
+        // Nor does the last record of a connection wait for that of its acceptance.
+        let is_just_closed = |(closed, end_us): &(u64, u64)| {
+            *closed == cookie && (at_us..=at_us + ACCEPT_LATE_US).contains(end_us)
+        };
+        if !self.open.contains_key(&cookie) && self.closed.iter().any(is_just_closed) {
+            self.numbers.accepts_late += 1;
+            return;
+        }
         let known = self.open.remove(&cookie);
         let mut open = known.unwrap_or_else(|| {
             let open = self.adopt(line, role);
             if open.ours {
-                let at_us = line.mono_us;
                 let before = [at_us.saturating_sub(LOSS_LATE_US), at_us];
                 self.gap(before, "accepted, but never told of", cookie, text);
             }
@@ -539,6 +553,8 @@ impl Story {
         }
         let role = line.role.and_then(Role::parse).unwrap_or(open.role);
         self.follow(&mut open, line, cookie, role, text);
+        self.closed.truncate(JUST_CLOSED - 1);
+        self.closed.push_front((cookie, line.mono_us));
         if let Some(claim) = claim {
             self.confirm(&open, line, cookie, &claim, text);
         }
