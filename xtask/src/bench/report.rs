@@ -49,6 +49,13 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// Whether a difference to the same is nothing among these, which are differences of equals.
+    fn reaches(&self, difference: f64) -> bool {
+        difference.abs() <= self.most.abs().max(self.least.abs())
+    }
+}
+
 /// `median [least-most]`, or a dash.
 fn spread(values: impl IntoIterator<Item = f64>, digits: usize) -> String {
     Spread::of(values).map_or_else(dash, |of| {
@@ -173,7 +180,18 @@ pub(super) fn against_floor(comparison: &Comparison) -> String {
             Spread::of(floor.beside(base, of)),
         );
         if let (Some(mine), Some(least)) = medians {
-            let ratio = format!("{:.2}", mine.median / least.median);
+            let again = comparison.named("none-2");
+            let noise = again.and_then(|again| Spread::of(again.beside(base, of)));
+            let ratio = if figure.starts_with("added")
+                && noise.is_some_and(|noise| noise.reaches(least.median))
+            {
+                format!(
+                    "{:.2} beside {:.2}, which is within the noise",
+                    mine.median, least.median
+                )
+            } else {
+                format!("{:.2}", mine.median / least.median)
+            };
             let cells = [figure, own.tool.name, floor.tool.name, &ratio].map(str::to_owned);
             row(&mut text, &cells);
         }
