@@ -88,7 +88,9 @@ impl Counts {
 
     /// From now on the second program makes up for what the first one is skipped for.
     pub(super) fn begin(&mut self, ebpf: &Ebpf) {
-        self.skips.skipped_before = Some(recursion_misses(ebpf, "set_state").unwrap_or(0));
+        let (skipped, rescued) = self.skipped(ebpf);
+        self.skips.skipped_before = Some(skipped);
+        self.skips.rescued_before = rescued;
     }
 
     fn read(&self, index: u32) -> u64 {
