@@ -100,8 +100,8 @@ pub(crate) static LISTENERS: HashMap<u64, u64> = HashMap::with_max_entries(8192,
 #[map]
 pub(crate) static SEED_PASS: Array<u32> = Array::with_max_entries(1, 0);
 
-/// The transition this CPU is at, of those that a program has recorded: `[0]` in a softirq, `[1]` in a
-/// task. The next program records what differs.
+/// The transition this CPU is at, of those that a program has recorded: `[1]` of sockets that a task has
+/// locked, `[0]` of all others. The next program records what differs.
 #[map]
 pub(crate) static CURRENT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(2, 0);
 

@@ -39,7 +39,7 @@ fn send(sock: &mut Sock) {
 /// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
 #[inline(always)]
 pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
-    if (config!(by_pid) != 0 || filter::judges()) && sock.role == ROLE_SERVER {
+    if is_contended(sock) {
         contended(key, sock);
         return;
     }
@@ -59,9 +59,25 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
     release(key, sock);
 }
 
+/// Sends what is left of a socket that is about to be freed: nothing can bring it out later.
+#[inline(always)]
+pub(crate) fn finish(key: u64, sock: &mut Sock) {
+    if is_contended(sock) {
+        contended(key, sock);
+    } else {
+        release(key, sock);
+    }
+}
+
+/// Whether an accept hook may send of this socket as well.
+#[inline(always)]
+fn is_contended(sock: &Sock) -> bool {
+    (config!(by_pid) != 0 || filter::judges()) && sock.role == ROLE_SERVER
+}
+
 /// Sends what has not been sent of a socket whose lock the caller holds.
 #[inline(always)]
-pub(crate) fn release(key: u64, sock: &mut Sock) {
+fn release(key: u64, sock: &mut Sock) {
     if sock.flags & UNLISTED != 0 {
         sock.flags &= !UNLISTED;
         maps::count(count::UNLISTED_SENT, 1);
@@ -133,25 +149,30 @@ pub(crate) fn forget(key: u64, sock: &Sock) {
 /// told it never will.
 #[inline(always)]
 pub(crate) fn replaced(key: u64, sock: &Sock) {
-    unlist(key, sock);
+    let flushed = unlist(key, sock);
     if config!(emit) & EMIT_TRANSITION != 0 && sock.is_shown() && sock.life == LIVES {
         let untold = sock
             .path_len
             .wrapping_sub(sock.sent)
-            .wrapping_sub(sock.gaps);
+            .wrapping_sub(sock.gaps)
+            .wrapping_sub(u8::from(flushed));
         maps::count(count::UNTOLD, u64::from(untold));
     }
 }
 
-/// Removes what waits for a record that is about to be replaced or removed.
+/// Removes what waits for a record that is about to be replaced or removed. Returns whether its first
+/// step waited and `hook::flush` has sent it.
 #[inline(always)]
-pub(crate) fn unlist(key: u64, sock: &Sock) {
-    if sock.flags & WAITING != 0 && PENDING.remove(key).is_ok() {
-        maps::count(count::RELEASED, 1);
-    }
+fn unlist(key: u64, sock: &Sock) -> bool {
     if sock.flags & UNLISTED != 0 {
         maps::count(count::UNLISTED_SENT, 1);
     }
+    if sock.flags & WAITING == 0 {
+        return false;
+    }
+    let waits = PENDING.remove(key).is_ok();
+    maps::count(count::RELEASED, u64::from(waits));
+    !waits
 }
 
 /// [`Sock::is_shown`], of a record that another CPU may be writing.

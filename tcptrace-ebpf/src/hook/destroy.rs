@@ -66,7 +66,7 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
                 return 0;
             }
         }
-        publish::release(key, sock);
+        publish::finish(key, sock);
         if lives && sock.state() != tcp::CLOSE && sock.is_told() {
             emit::deduced_close(sock, now_ns);
         }

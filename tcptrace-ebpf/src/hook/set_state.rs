@@ -61,14 +61,13 @@ impl Transition {
         [self.sk.address(), u64::from(self.old << 4 | self.new)]
     }
 
-    /// What this CPU is at, in a softirq or in a task: the first may interrupt the second, never
-    /// another softirq.
+    /// Where this CPU says which transition it is at: one place for sockets that a task has locked, one
+    /// for those that a softirq has, which may interrupt the first but not each other. What overwrites
+    /// a place nevertheless, [`record`] finds out by the socket's own record.
     #[inline(always)]
     fn current(self) -> Option<&'static mut [u64; 2]> {
-        let in_task = u32::from(owner::proven(self.sk));
-        let pointer = CURRENT.get_ptr_mut(in_task)?;
-        // SAFETY: a live, aligned map value of this CPU. What interrupts us uses the other one, or
-        // is a task that has the CPU in our stead, whose transition is then found there.
+        let pointer = CURRENT.get_ptr_mut(u32::from(owner::proven(self.sk)))?;
+        // SAFETY: a live, aligned map value of this CPU, of which any words are a value.
         Some(unsafe { &mut *pointer })
     }
 

@@ -432,8 +432,8 @@ fn a_million_connections() {
     let per_second = made as u128 * 1000 / took.as_millis();
     crate::figure!(
         "{made} connections in {took:.1?} ({per_second}/s): {happened} transitions happened, {} \
-         were told, {lost} lost (ring_full {}, map_full {}, recursion {}); {} closes; {} entered TIME_WAIT, {} \
-         left it, {} of their ends lost; {} lines; {at_start_kib} KiB of own memory at start, \
+         were told, {lost} lost (ring_full {}, map_full {}, recursion {}); {} closes; {} entered \
+         TIME_WAIT, {} left it, {} of their ends lost; {} lines; {at_start_kib} KiB of own memory at start, \
          {most_kib} at most, peak RSS {peak_kib} KiB; {waiting} pairs waited at the end, and in \
          {maps:?} are left {left:?}",
         told.transitions,

@@ -47,9 +47,7 @@ impl Spread {
             most: values[values.len() - 1],
         })
     }
-}
 
-impl Spread {
     /// Whether a difference to the same is nothing among these, which are differences of equals.
     fn reaches(&self, difference: f64) -> bool {
         difference.abs() <= self.most.abs().max(self.least.abs())

@@ -9,10 +9,6 @@ use crate::process::{files, memory_kib};
 /// Until the ring has been filled once and every path has been walked.
 const WARM_UP: Duration = Duration::from_secs(15);
 
-/// Files that a tracer opens for a moment now and then: one that tells of its programs, one of a
-/// namespace.
-const BRIEFLY_OPEN: usize = 2;
-
 /// It may move by so much without having grown.
 const TOLERANCE_KIB: u64 = 1 << 10;
 
@@ -33,12 +29,15 @@ pub(super) struct Health {
     samples: Vec<Sample>,
 }
 
-/// The most of each.
+/// What was seen in one half.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Most {
+pub(super) struct Half {
+    /// The most
     pub(super) rss_kib: u64,
+    /// The most
     pub(super) anon_kib: u64,
-    pub(super) files: usize,
+    /// The fewest: a tracer opens some for a moment, which says nothing
+    pub(super) files: Option<usize>,
 }
 
 impl Health {
@@ -61,9 +60,9 @@ impl Health {
         Ok(sample)
     }
 
-    /// The most in the first half after the warm-up, and in the second.
-    pub(super) fn halves(&self) -> [Most; 2] {
-        let mut halves = [Most::default(); 2];
+    /// What was seen in the first half after the warm-up, and in the second.
+    pub(super) fn halves(&self) -> [Half; 2] {
+        let mut halves = [Half::default(); 2];
         let Some(last) = self.samples.last() else {
             return halves;
         };
@@ -71,10 +70,13 @@ impl Health {
         let from = self.begun + WARM_UP.min(all / 5);
         let middle = from + (last.at - from) / 2;
         for sample in self.samples.iter().filter(|sample| sample.at >= from) {
-            let most = &mut halves[usize::from(sample.at > middle)];
-            most.rss_kib = most.rss_kib.max(sample.rss_kib);
-            most.anon_kib = most.anon_kib.max(sample.anon_kib);
-            most.files = most.files.max(sample.files);
+            let half = &mut halves[usize::from(sample.at > middle)];
+            half.rss_kib = half.rss_kib.max(sample.rss_kib);
+            half.anon_kib = half.anon_kib.max(sample.anon_kib);
+            half.files = Some(
+                half.files
+                    .map_or(sample.files, |files| files.min(sample.files)),
+            );
         }
         halves
     }
@@ -93,10 +95,11 @@ impl Health {
                 ));
             }
         }
-        if second.files > first.files + BRIEFLY_OPEN {
+        if let (Some(before), Some(after)) = (first.files, second.files)
+            && after > before
+        {
             faults.push(format!(
-                "open files grow: {} at most in the first half, {} in the second",
-                first.files, second.files
+                "open files grow: {before} at least in the first half, {after} in the second"
             ));
         }
         faults

@@ -511,7 +511,9 @@ impl<'a> Trial<'a> {
             ),
             (
                 "open files, halves",
-                format!("{} and {}", first.files, second.files),
+                [first, second]
+                    .map(|half| half.files.unwrap_or_default().to_string())
+                    .join(" and "),
             ),
             ("left in maps, of others too", entries.join(", ")),
             (
