@@ -131,7 +131,8 @@ pub(crate) fn wait_until_idle(pid: u32, limit: Duration) -> Result<()> {
     while quiet < QUIET_TURNS && start.elapsed() < limit {
         thread::sleep(TURN);
         let now = cpu_ns(pid)?;
-        quiet = if now - before < QUIET_NS {
+        // The sum over threads: one of them may have ended.
+        quiet = if now.saturating_sub(before) < QUIET_NS {
             quiet + 1
         } else {
             0

@@ -150,7 +150,7 @@ pub(super) fn measure(
     sample.p50_us = number("p50_ns") / 1e3;
     sample.p99_us = number("p99_ns") / 1e3;
     sample.load_us = number("cpu_ns") / 1e3 / connections;
-    sample.agent_s = (after.cpu_ns - before.cpu_ns) as f64 / 1e3 / transitions;
+    sample.agent_s = after.cpu_ns.saturating_sub(before.cpu_ns) as f64 / 1e3 / transitions;
     sample.map_mib = after.bpf.map_bytes as f64 / f64::from(1 << 20);
     sample.bpf_ns = (after.bpf.run_ns - before.bpf.run_ns) as f64 / transitions;
     sample.runs = (after.bpf.runs - before.bpf.runs) as f64 / transitions;
