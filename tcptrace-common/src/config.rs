@@ -62,8 +62,11 @@ pub struct Config {
     pub only_pid: u32,
     /// 1: the kernel gives programs the running task as a typed pointer (5.11 and later).
     pub typed_task: u8,
+    /// 1: the kernel lets programs exchange words (5.12 and later), so that steps can be held in the
+    /// record of their socket.
+    pub exchanges: u8,
     /// Zero
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 impl Config {
@@ -85,7 +88,8 @@ impl Config {
         pinned: 0,
         only_pid: 0,
         typed_task: 1,
-        reserved: [0; 3],
+        exchanges: 1,
+        reserved: [0; 2],
     };
 }
 
@@ -101,6 +105,19 @@ pub const TIME_WAIT_BY_TIMER: u64 = 2;
 
 /// Time-wait sockets that one run of the program `watch` looks at.
 pub const LOOKS_PER_RUN: u64 = 8;
+
+/// Words in one row of the `HINTS` map.
+pub const HINTS_IN_ROW: usize = 512;
+/// Rows in the `HINTS` map.
+pub const HINT_ROWS: u32 = 16;
+/// Sockets that one run of the program `send_held` takes.
+pub const HELD_PER_RUN: usize = 4;
+
+/// Index into the `HOLDING` map: not 0 while steps are to be held, to be sent with those that follow
+/// soon. Set by the agent.
+pub const HOLDING_ON: u32 = 0;
+/// Index into the `HOLDING` map: not 0 once something is held. Cleared by the agent.
+pub const HOLDING_ANY: u32 = 1;
 
 /// Words in one row of the `PORTS` bitmap: one bit for each of 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;

@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Changes whenever a byte of any record changes its meaning.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// A state change.
 pub const KIND_TRANSITION: u8 = 1;
@@ -239,6 +239,21 @@ pub struct PathRecord {
     pub untold: u8,
     /// 1: the last step was made by a time-wait socket, after the socket itself was gone
     pub moved: u8,
+    /// With `has_opener`, the owner of the steps before `accept_ns`
+    pub opener: Owner,
+    /// 1, `accepted`: the accept queue of the listener when it was accepted, and its limit;
+    /// [`UNKNOWN`] if not known
+    pub backlog: [u32; 2],
+    /// `SOURCE_*` of `opener`
+    pub opener_source: u8,
+    /// 0: all steps are told with the owner in `head`
+    pub has_opener: u8,
+    /// 1: no record has told yet that it was accepted
+    pub accepted: u8,
+    /// The step that makes the connection's first record
+    pub first: u8,
+    /// Zero
+    pub reserved: [u8; 4],
 }
 
 /// Set in [`Counters::known`]: what the kernel counts.
@@ -355,7 +370,7 @@ pub struct NotedRecord {
 
 const _: () = assert!(size_of::<Owner>() == 32);
 const _: () = assert!(size_of::<Record>() == 112);
-const _: () = assert!(size_of::<PathRecord>() == 192);
+const _: () = assert!(size_of::<PathRecord>() == 240);
 const _: () = assert!(size_of::<Counters>() == 88);
-const _: () = assert!(size_of::<CloseRecord>() == 280);
+const _: () = assert!(size_of::<CloseRecord>() == 328);
 const _: () = assert!(size_of::<NotedRecord>() == 136);

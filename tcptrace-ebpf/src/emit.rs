@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use tcptrace_common::{
-    config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_TRANSITION},
+    config::{EMIT_CLOSE, EMIT_TRANSITION},
     count,
     record::{
         CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_NO_FASTOPEN,
@@ -14,6 +14,7 @@ use tcptrace_common::{
 
 use crate::{
     constants::config,
+    filter,
     kernel::copy,
     maps::{self, ASLEEP, EVENTS},
     sock::{Pair, Sock},
@@ -115,9 +116,9 @@ fn fill_change(record: &mut Record, before: Step, step: Step, index: u8) {
     }
 }
 
-/// Fills in the path and the totals.
+/// Fills in the path and the totals. `accepted`: 1 if this record is to tell of the accept, too.
 #[inline(always)]
-fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8) {
+fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8, accepted: u8) {
     copy(&mut record.path, &sock.path);
     record.accept_ns = sock.accept_ns;
     record.err = sock.err;
@@ -128,12 +129,25 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8) {
     record.shutdown = sock.shutdown;
     record.untold = untold;
     record.moved = 0;
+    copy(&mut record.opener, &sock.owners[0]);
+    record.backlog = sock.backlog;
+    record.opener_source = sock.sources[0];
+    // With `-p` the steps before the accept are shown because of whoever accepted.
+    record.has_opener = if config!(by_pid) == 0 && !filter::judges() {
+        sock.slot
+    } else {
+        0
+    };
+    record.accepted = accepted;
+    record.first = sock.first();
+    record.reserved = [0; 4];
 }
 
-/// Counts so many steps of a socket, and perhaps the totals, that found the ring full. Of those that
-/// stand for what was hidden the kernel has counted the loss.
+/// Counts so many steps of a socket, and perhaps the totals, that found the ring full, and the accept
+/// that was to be told with them. Of those that stand for what was hidden the kernel has counted the loss.
 #[inline(always)]
-fn count_lost(sock: &Sock, number: u8, closes: bool) {
+pub(crate) fn count_lost(sock: &Sock, number: u8, closes: bool) {
+    maps::count(count::RING_FULL_ACCEPT, u64::from(sock.untold_accepts()));
     if config!(emit) & EMIT_TRANSITION != 0 {
         let number = number.wrapping_sub(sock.gaps);
         maps::count(count::RING_FULL_TRANSITION, u64::from(number));
@@ -171,7 +185,7 @@ pub(crate) fn moved(
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
     fill(&mut record.path.head, sock, &sock.tuple);
-    fill_path(&mut record.path, sock, sock.sent, len.wrapping_add(1));
+    fill_path(&mut record.path, sock, sock.sent, len.wrapping_add(1), 0);
     record.path.path[len as usize & (PATH_LEN - 1)] = last;
     record.path.moved = 1;
     copy(&mut record.counters, &sock.counters);
@@ -285,12 +299,12 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
         let record = unsafe { &mut *slot.as_mut_ptr() };
         fill(&mut record.path.head, sock, &sock.tuple);
         fill_step(&mut record.path.head, sock, index);
-        fill_path(&mut record.path, sock, from, len);
+        fill_path(&mut record.path, sock, from, len, sock.untold_accepts());
         record.path.head.kind = KIND_CLOSE;
         record.path.head.peer_pid = sock.closer;
         copy(&mut record.counters, &sock.counters);
         slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
-    } else if number > 1 {
+    } else if number > 1 || sock.untold_accepts() != 0 {
         let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
             count_lost(sock, number, closes);
             return;
@@ -299,7 +313,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
         let record = unsafe { &mut *slot.as_mut_ptr() };
         fill(&mut record.head, sock, &sock.tuple);
         fill_step(&mut record.head, sock, index);
-        fill_path(record, sock, from, len);
+        fill_path(record, sock, from, len, sock.untold_accepts());
         record.head.kind = KIND_STEPS;
         slot.submit(submit_flags(size_of::<PathRecord>() as u64));
     } else {
@@ -315,13 +329,39 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
     }
 }
 
+/// Sends the steps from one index up to another, if `claim` says that nobody else does; `claim` also
+/// says whether they are wanted. `tuple` is the socket's. False if they are not ours, or there is no
+/// room.
+#[inline(always)]
+pub(crate) fn held(
+    sock: &Sock,
+    tuple: &Tuple,
+    [from, len]: [u8; 2],
+    accepted: u8,
+    claim: impl FnOnce() -> [bool; 2],
+) -> bool {
+    let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
+        return false;
+    };
+    // SAFETY: every field is written below before the record is submitted.
+    let record = unsafe { &mut *slot.as_mut_ptr() };
+    fill(&mut record.head, sock, tuple);
+    fill_step(&mut record.head, sock, len.wrapping_sub(1));
+    fill_path(record, sock, from, len, accepted);
+    record.head.kind = KIND_STEPS;
+    let [ours, wanted] = claim();
+    if ours && wanted {
+        slot.submit(submit_flags(size_of::<PathRecord>() as u64));
+    } else {
+        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
+    }
+    ours
+}
+
 /// Sends that `accept()` returned the socket, at `now_ns`. `backlog`: the accept queue of its
 /// listener and the limit.
 #[inline(always)]
 pub(crate) fn accept(sock: &Sock, now_ns: u64, backlog: [u32; 2]) {
-    if config!(emit) & EMIT_ACCEPT == 0 {
-        return;
-    }
     noted(
         sock,
         &sock.tuple,
@@ -364,7 +404,7 @@ pub(crate) fn deduced_close(sock: &Sock, now_ns: u64) {
     head.seq = sock.path_len;
     head.span_ns = SPAN_UNKNOWN;
     head.flags |= FLAG_DEDUCED;
-    fill_path(&mut record.path, sock, sock.path_len, sock.path_len);
+    fill_path(&mut record.path, sock, sock.path_len, sock.path_len, 0);
     copy(&mut record.counters, &sock.counters);
     slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
 }

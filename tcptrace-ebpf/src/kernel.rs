@@ -131,6 +131,16 @@ impl Object for Walked {
     }
 }
 
+/// A number that may be calculated with. To the verifier, the address of a typed pointer is still that
+/// pointer.
+#[inline(always)]
+pub(crate) fn number(address: u64) -> u64 {
+    let number;
+    // SAFETY: two instructions, which change nothing but their register.
+    unsafe { core::arch::asm!("{0} = -{0}", "{0} = -{0}", inout(reg) address => number) };
+    number
+}
+
 /// Copies word by word. The target has no `memcpy`: what the compiler takes for one becomes a call
 /// that copies byte by byte.
 #[inline(always)]

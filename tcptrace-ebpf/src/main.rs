@@ -26,10 +26,12 @@
     reason = "aya's macros pass contexts by value"
 )]
 
+mod atomic;
 mod constants;
 mod counters;
 mod emit;
 mod filter;
+mod held;
 mod hook;
 mod kernel;
 mod listener;

@@ -15,11 +15,11 @@ use tcptrace_common::{
 
 use crate::{
     constants::config,
-    emit, filter,
+    emit, filter, held,
     kernel::Probed,
     listener,
     maps::{self, LOCKS, PENDING, SOCKS},
-    sock::{LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
+    sock::{ACCEPTED, HOLDS, LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
 
@@ -33,6 +33,7 @@ fn send(sock: &mut Sock) {
         sock.sent = len;
         emit::steps(sock, from, len);
         sock.gaps = 0;
+        sock.flags &= !ACCEPTED;
     }
 }
 
@@ -52,11 +53,47 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
         leave(sock);
         return;
     }
-    if sock.tuple.whole == 0 && sock.state() != tcp::CLOSE {
+    let ends = sock.state() == tcp::CLOSE || sock.state() == tcp::TIME_WAIT;
+    let holed = sock.tuple.whole == 0 && !ends;
+    if (holed || (!ends && held::is_on())) && held::hold(key, sock, now_ns) {
+        return;
+    }
+    if holed {
+        held::take_back(sock);
         wait(key, sock, now_ns);
         return;
     }
     release(key, sock);
+}
+
+/// Sends what is held, before anything else happens to this socket, whose lock the caller holds.
+#[inline(always)]
+pub(crate) fn settle(sock: &mut Sock) {
+    if sock.flags & HOLDS != 0 {
+        settle_held(sock);
+    }
+}
+
+/// [`settle`], without what only the last steps need: the verifier follows it from each place anew.
+#[inline(never)]
+fn settle_held(sock: &mut Sock) {
+    held::take_back(sock);
+    let (from, len) = (sock.sent, sock.path_len);
+    if from >= len || sock.tuple.whole == 0 {
+        return;
+    }
+    sock.sent = len;
+    if !emit::held(
+        sock,
+        &sock.tuple,
+        [from, len],
+        sock.untold_accepts(),
+        || [true; 2],
+    ) {
+        emit::count_lost(sock, len.wrapping_sub(from), false);
+    }
+    sock.gaps = 0;
+    sock.flags &= !ACCEPTED;
 }
 
 /// Sends what is left of a socket that is about to be freed: nothing can bring it out later.
@@ -76,8 +113,12 @@ fn is_contended(sock: &Sock) -> bool {
 }
 
 /// Sends what has not been sent of a socket whose lock the caller holds.
-#[inline(always)]
+///
+/// A function of its own: it is reached from so many places that copies of it would be half of the
+/// programs. The verifier follows a record, whose type is the map's, into it.
+#[inline(never)]
 fn release(key: u64, sock: &mut Sock) {
+    held::take_back(sock);
     if sock.flags & UNLISTED != 0 {
         sock.flags &= !UNLISTED;
         maps::count(count::UNLISTED_SENT, 1);
@@ -106,6 +147,9 @@ pub(crate) fn complete(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
         }
         sock.tuple = tuple;
         publish(key, sock, now_ns);
+    }
+    if sock.tuple.whole != 0 {
+        settle(sock);
     }
     sock.is_shown() && sock.tuple.whole != 0
 }
@@ -137,7 +181,8 @@ fn leave(sock: &mut Sock) {
 
 /// Removes a record that nobody wants, and what waits for it.
 #[inline(always)]
-pub(crate) fn forget(key: u64, sock: &Sock) {
+pub(crate) fn forget(key: u64, sock: &mut Sock) {
+    held::take_back(sock);
     unlist(key, sock);
     if sock.role == ROLE_LISTENER {
         listener::end(key);
@@ -148,7 +193,8 @@ pub(crate) fn forget(key: u64, sock: &Sock) {
 /// Another socket has taken the place of this one, whose end the kernel hid from us: what it has not
 /// told it never will.
 #[inline(always)]
-pub(crate) fn replaced(key: u64, sock: &Sock) {
+pub(crate) fn replaced(key: u64, sock: &mut Sock) {
+    settle(sock);
     let flushed = unlist(key, sock);
     if config!(emit) & EMIT_TRANSITION != 0 && sock.is_shown() && sock.life == LIVES {
         let untold = sock

@@ -15,6 +15,11 @@ pub(crate) const NO_FASTOPEN: u8 = FLAG_NO_FASTOPEN;
 pub(crate) const WAITING: u8 = 0x80;
 /// Its first step waits, and `PENDING` had no room to say so.
 pub(crate) const UNLISTED: u8 = 0x40;
+/// Steps of it are held; see `held`.
+pub(crate) const HOLDS: u8 = 0x10;
+
+/// It was accepted, and the next record is to tell; see `held`.
+pub(crate) const ACCEPTED: u8 = 0x08;
 
 /// The record is of a `struct sock`.
 pub(crate) const LIVES: u8 = 0;
@@ -71,38 +76,25 @@ pub(crate) struct Backlog {
 pub(crate) static NOTHING: Sock = Sock::EMPTY;
 
 /// What is known of a socket. One writer per field, so that no two CPUs race on a byte.
+///
+/// What each transition looks at stands together: over two CPUs, every line of the cache costs more than
+/// what is done with it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Sock {
-    /// Connection id; 0 while the kernel has not given the child its own (`set_state`)
-    pub conn: u64,
-    /// When `accept()` returned it (`accept`)
-    pub accept_ns: u64,
-    /// Start time of the holder, of several the first (`seed`)
-    pub holder_start_ns: u64,
-    /// When the time-wait socket it lives on in was found to have ended (`timer_cancel`)
-    pub ended_ns: u64,
-    /// Address of the listener a child was cloned from; 0: not known (`set_state`)
-    pub listener: u64,
-    /// States entered, oldest first; of a partial record the first has time 0 (`set_state`)
-    pub path: [Step; PATH_LEN],
-    /// `[0]` who opened it, or its listener's owner; `[1]` who accepted it
-    pub owners: [Owner; 2],
-    /// What the kernel counts; `reset` (`reset`), all else (`set_state`)
-    pub counters: Counters,
     /// The four-tuple (`set_state`)
     pub tuple: Tuple,
-    /// Network namespace inode (`set_state`)
-    pub netns: u32,
-    /// Who closed it; 0: not known (`set_state`)
-    pub closer: u32,
+    /// Connection id; 0 while the kernel has not given the child its own (`set_state`)
+    pub conn: u64,
+    /// Which steps are held; 0: none (`held`)
+    pub token: u64,
     /// The state before `path[0]` (`set_state`)
     pub origin: u8,
     /// Steps in `path` (`set_state`)
     pub path_len: u8,
     /// Steps already sent, or never to be (`publish`)
     pub sent: u8,
-    /// `PARTIAL`, `WAITING` (`set_state`)
+    /// `PARTIAL`, `WAITING`, `UNLISTED`, `HOLDS`, `ACCEPTED` (`set_state`)
     pub flags: u8,
     /// `ROLE_*` (`set_state`)
     pub role: u8,
@@ -124,26 +116,39 @@ pub(crate) struct Sock {
     pub held: u8,
     /// Steps without a time among those not yet sent (`set_state`)
     pub gaps: u8,
-    /// Zero
-    pub reserved: u8,
+    /// Steps that were held and are sent (`send_held`)
+    pub flushed: u8,
+    /// States entered, oldest first; of a partial record the first has time 0 (`set_state`)
+    pub path: [Step; PATH_LEN],
+    /// Network namespace inode (`set_state`)
+    pub netns: u32,
+    /// Who closed it; 0: not known (`set_state`)
+    pub closer: u32,
     /// `sk_err` at `CLOSE` (`set_state`)
     pub err: u32,
+    /// The accept queue of the listener when it was accepted, and its limit (`accept`)
+    pub backlog: [u32; 2],
+    /// Zero
+    pub reserved: u32,
+    /// When `accept()` returned it (`accept`)
+    pub accept_ns: u64,
+    /// Of a live socket, the start time of its holder, of several the first (`seed`); of one that lives
+    /// on in a time-wait socket, when that was found to have ended (`timer_cancel`)
+    pub seen_ns: u64,
+    /// Address of the listener a child was cloned from; 0: not known (`set_state`)
+    pub listener: u64,
+    /// `[0]` who opened it, or its listener's owner; `[1]` who accepted it
+    pub owners: [Owner; 2],
+    /// What the kernel counts; `reset` (`reset`), all else (`set_state`)
+    pub counters: Counters,
 }
 
 impl Sock {
     /// A record of nothing.
     pub(crate) const EMPTY: Self = Self {
-        conn: 0,
-        accept_ns: 0,
-        holder_start_ns: 0,
-        ended_ns: 0,
-        listener: 0,
-        path: [Step(0); PATH_LEN],
-        owners: [Owner::NONE; 2],
-        counters: Counters::NONE,
         tuple: Tuple::EMPTY,
-        netns: 0,
-        closer: 0,
+        conn: 0,
+        token: 0,
         origin: 0,
         path_len: 0,
         sent: 0,
@@ -158,8 +163,18 @@ impl Sock {
         verdict: 0,
         held: 0,
         gaps: 0,
-        reserved: 0,
+        flushed: 0,
+        path: [Step(0); PATH_LEN],
+        netns: 0,
+        closer: 0,
         err: 0,
+        backlog: [0; 2],
+        reserved: 0,
+        accept_ns: 0,
+        seen_ns: 0,
+        listener: 0,
+        owners: [Owner::NONE; 2],
+        counters: Counters::NONE,
     };
 
     /// Whether the user is to see it, as far as is known now.
@@ -183,6 +198,12 @@ impl Sock {
         } else {
             self.step(self.path_len - 1).state()
         }
+    }
+
+    /// Whether the next record is to tell that it was accepted, as 1 or 0.
+    #[inline(always)]
+    pub(crate) fn untold_accepts(&self) -> u8 {
+        u8::from(self.flags & ACCEPTED != 0)
     }
 
     /// A step. The mask is for the verifier: `index` is always below `PATH_LEN`.

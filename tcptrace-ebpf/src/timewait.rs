@@ -8,7 +8,7 @@
 //! Several hooks may learn of one event on different CPUs. Each reserves its place in the ring
 //! first, then removes the record; who succeeds is the one who tells.
 
-use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
 use tcptrace_common::{
     config::{EMIT_TRANSITION, TIME_WAIT_BY_TIMER},
     count,
@@ -211,15 +211,16 @@ pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock) -> bool {
         // SAFETY: a live record; only read.
         let former = unsafe { &*former };
         let now_ns = sock.step(sock.path_len.wrapping_sub(1)).mono_ns();
-        let at_ns = if former.ended_ns == 0 {
+        let at_ns = if former.seen_ns == 0 {
             now_ns
         } else {
-            former.ended_ns
+            former.seen_ns
         };
         let step = Step::new(at_ns, tcp::CLOSE);
         emit::moved(former, step, 0, 0, 0, || SOCKS.remove(tw.address()).is_ok());
     }
     sock.life = MOVED;
+    sock.seen_ns = 0;
     let inserted = SOCKS.insert(tw.address(), &*sock, 0);
     sock.life = LIVES;
     if inserted.is_err() {
@@ -276,19 +277,21 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
         return;
     }
     let key = tw.address();
-    if let Some(former) = PAIRS.get_ptr(key) {
-        // SAFETY: a live record. Another's, whose end nobody has told of yet.
-        let former = unsafe { &*former };
-        let at_ns = if former.ended_ns == 0 {
-            pair.since_ns
-        } else {
-            former.ended_ns
-        };
-        emit::pair_ended(former, at_ns, || PAIRS.remove(key).is_ok());
-    }
-    if PAIRS.insert(key, pair, 0).is_err() {
-        maps::count(count::PAIRS_FULL, 1);
-        return;
+    if PAIRS.insert(key, pair, u64::from(BPF_NOEXIST)).is_err() {
+        if let Some(former) = PAIRS.get_ptr(key) {
+            // SAFETY: a live record. Another's, whose end nobody has told of yet.
+            let former = unsafe { &*former };
+            let at_ns = if former.ended_ns == 0 {
+                pair.since_ns
+            } else {
+                former.ended_ns
+            };
+            emit::pair_ended(former, at_ns, || PAIRS.remove(key).is_ok());
+        }
+        if PAIRS.insert(key, pair, 0).is_err() {
+            maps::count(count::PAIRS_FULL, 1);
+            return;
+        }
     }
     // It may have ended on another CPU, where nothing was known of it.
     if !tw.is_pending() {
@@ -409,9 +412,9 @@ fn learn_handler(tw: TimeWait) {
 pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
     let key = tw.address();
     if let Some(sock) = waiting(key) {
-        // SAFETY: a live record; `ended_ns` is this hook's alone.
+        // SAFETY: a live record; `seen_ns` is this hook's alone.
         let sock = unsafe { &mut *sock };
-        sock.ended_ns = now_ns;
+        sock.seen_ns = now_ns;
         if !tw.waits_for_fin() {
             fin(tw, sock, now_ns, FLAG_INFERRED);
         } else if !watch(key) {
@@ -443,10 +446,10 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         } else if ours && tw.is_pending() {
             return true;
         } else {
-            let at_ns = if sock.ended_ns == 0 {
+            let at_ns = if sock.seen_ns == 0 {
                 now_ns
             } else {
-                sock.ended_ns
+                sock.seen_ns
             };
             never_finished(tw, sock, at_ns);
         }

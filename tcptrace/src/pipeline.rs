@@ -84,6 +84,7 @@ pub struct Pipeline {
 /// Everything counted on the way.
 #[derive(Debug, Default)]
 struct Tally {
+    events: u64,
     records: u64,
     transitions: u64,
     connections: u64,
@@ -149,7 +150,8 @@ impl Pipeline {
 
         let mut looked = Instant::now();
         let mut listeners = Instant::now();
-        let mut waiting = 0;
+        let (mut left, mut waiting) = (0, 0);
+        let mut told = 0;
         while open && !self.is_full() {
             let stopping = self.control.stop.load(Ordering::Acquire);
             if self.control.reopen.swap(false, Ordering::AcqRel) {
@@ -159,32 +161,30 @@ impl Pipeline {
                 // First no more records, then those that are left: what happened before the
                 // signal is printed, and the loop ends however busy the host is.
                 self.tracer.detach();
-                self.tracer.flush_all_held();
-                self.tracer.look_at_time_wait(true);
                 // What waits is sent a part at a time.
-                waiting = self.tracer.held();
+                left = self.tracer.flush_all_held();
+                self.tracer.look_at_time_wait(true);
             }
             self.tracer.look_for_connections()?;
             let (records, still_open) = self.turn()?;
             open = still_open;
             if stopping {
-                let left = self.tracer.held();
                 if records == 0 && (left == 0 || left == waiting) {
                     break;
                 }
+                waiting = left;
                 continue;
             }
-            let held = self.tracer.held();
-            if held > 0 {
-                self.tracer.flush_held(kernel::mono_ns());
-            }
+            let events = self.tally.events - std::mem::replace(&mut told, self.tally.events);
+            self.tracer.flush_held(kernel::mono_ns(), events);
+            let holds = self.tracer.holds();
             let look = self.tracer.look_at_time_wait(false);
             let listen = self.look_at_listeners(&mut listeners);
             if looked.elapsed() >= LOSS_TURN {
                 looked = Instant::now();
                 self.report_losses();
             }
-            let woken = if records == 0 && held == 0 {
+            let woken = if records == 0 && !holds {
                 self.report_losses();
                 open = self.write()?;
                 self.tracer.sleep(look.into_iter().chain(listen).min())
@@ -450,6 +450,7 @@ fn print_event(
     tally: &mut Tally,
     lines: &mut Vec<u8>,
 ) -> bool {
+    tally.events += 1;
     let unwanted = match event {
         Event::Transition(_) => settings.print & EMIT_TRANSITION == 0,
         Event::Accept(..) => settings.print & EMIT_ACCEPT == 0,

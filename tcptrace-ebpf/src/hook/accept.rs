@@ -15,6 +15,7 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, RetProbeContext, TracePointContext},
 };
 use tcptrace_common::{
+    config::EMIT_ACCEPT,
     layout::ABSENT,
     record::{ROLE_SERVER, ROLE_UNKNOWN, SOURCE_ACCEPT, UNKNOWN},
     tcp,
@@ -22,7 +23,7 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    emit, filter,
+    emit, filter, held,
     hook::seed,
     kernel::{self, Object as _, Probed, Walked},
     maps::{BACKLOGS, SOCKS},
@@ -99,18 +100,28 @@ fn syscall_exit(ctx: &TracePointContext) {
     let slots: u64 = table.read(off!(fdt_fd));
     let file = Probed(Probed(slots + u64::from(fd) * 8).read(0));
     let socket = Probed(file.read(off!(file_private_data)));
-    if file.0 == 0 || socket.read::<u64>(off!(socket_file)) != file.0 {
+    // Neighbours in every kernel so far: one probe for both.
+    let [back, sk] = if off!(socket_sk) == off!(socket_file) + 8 {
+        socket.read::<[u64; 2]>(off!(socket_file))
+    } else {
+        [socket.read(off!(socket_file)), socket.read(off!(socket_sk))]
+    };
+    if file.0 == 0 || back != file.0 {
         return;
     }
-    accepted(socket.read(off!(socket_sk)));
+    accepted(sk);
 }
 
 #[inline(always)]
 fn accepted(mut key: u64) {
-    if off!(mptcp_first) != ABSENT && Probed(key).read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP {
-        key = Probed(key).read(off!(mptcp_first));
-    }
     let mut known = SOCKS.get_ptr_mut(key);
+    if known.is_none()
+        && off!(mptcp_first) != ABSENT
+        && Probed(key).read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP
+    {
+        key = Probed(key).read(off!(mptcp_first));
+        known = SOCKS.get_ptr_mut(key);
+    }
     if known.is_none() && adopt(key) {
         known = SOCKS.get_ptr_mut(key);
     }
@@ -138,6 +149,7 @@ fn accepted(mut key: u64) {
     sock.slot = 1;
 
     let backlog = taken_from(sock.listener, now_ns);
+    sock.backlog = backlog;
     if config!(by_pid) != 0 && !filter::takes_process(sock.owners[1].tgid) {
         publish::forget(key, sock);
         return;
@@ -157,7 +169,13 @@ fn accepted(mut key: u64) {
     }
     // A connection that ended in the queue has had its last record.
     // Without an id yet, nobody could tell whose it is: the next record brings both.
-    if sock.is_shown() && sock.tuple.whole != 0 && sock.state() != tcp::CLOSE && sock.conn != 0 {
+    if config!(emit) & EMIT_ACCEPT != 0
+        && sock.is_shown()
+        && sock.tuple.whole != 0
+        && sock.state() != tcp::CLOSE
+        && sock.conn != 0
+        && !held::mark_accepted(sock)
+    {
         emit::accept(sock, now_ns, backlog);
     }
 }
@@ -196,6 +214,9 @@ fn taken_from(listener: u64, now_ns: u64) -> [u32; 2] {
         return unknown;
     }
     let sk = Probed(listener);
+    if off!(sk_max_ack_backlog) == off!(sk_ack_backlog) + 4 {
+        return sk.read(off!(sk_ack_backlog));
+    }
     [
         sk.read(off!(sk_ack_backlog)),
         sk.read(off!(sk_max_ack_backlog)),

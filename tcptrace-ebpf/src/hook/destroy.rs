@@ -34,7 +34,6 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     };
     // SAFETY: a live record; nobody else has a reference to the socket any more.
     let sock = unsafe { &mut *pointer };
-    let now_ns = kernel::now_ns();
 
     // Never accepted: the listener's owner is the only owner it had.
     if config!(by_pid) != 0
@@ -68,7 +67,7 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
         }
         publish::finish(key, sock);
         if lives && sock.state() != tcp::CLOSE && sock.is_told() {
-            emit::deduced_close(sock, now_ns);
+            emit::deduced_close(sock, kernel::now_ns());
         }
     }
     publish::forget(key, sock);

@@ -7,5 +7,6 @@ mod flush;
 mod reset;
 mod retransmit;
 mod seed;
+mod send_held;
 mod set_state;
 mod time_wait;

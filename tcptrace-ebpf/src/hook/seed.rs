@@ -257,11 +257,11 @@ fn hold(sk: Probed, leader: Probed, cookie: u64) {
     }
     let partial = sock.flags & PARTIAL != 0;
     let unowned = sock.owners[0].tgid == 0;
-    let earlier = sock.sources[0] == SOURCE_SNAPSHOT && start_ns < sock.holder_start_ns;
+    let earlier = sock.sources[0] == SOURCE_SNAPSHOT && start_ns < sock.seen_ns;
     if partial && (unowned || earlier) {
         holder(&mut sock.owners[0], leader);
         sock.sources[0] = SOURCE_SNAPSHOT;
-        sock.holder_start_ns = start_ns;
+        sock.seen_ns = start_ns;
     }
 }
 
@@ -280,13 +280,15 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
     if state == tcp::CLOSE || state == 0 {
         return;
     }
-    let tuple = Tuple::read(sk, state == tcp::LISTEN, || {
+    // In its place at once: a second one would not fit on the stack.
+    let mut sock = Sock::EMPTY;
+    sock.tuple = Tuple::read(sk, state == tcp::LISTEN, || {
         sk.read::<u16>(off!(inet_sport))
     });
-    if !filter::takes(&tuple) && state != tcp::LISTEN {
+    let taken = filter::takes(&sock.tuple);
+    if !taken && state != tcp::LISTEN {
         return;
     }
-    let mut sock = Sock::EMPTY;
     sock.flags = PARTIAL;
     sock.origin = state;
     sock.path[0] = Step::new(0, state);
@@ -297,15 +299,13 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
     } else {
         ROLE_UNKNOWN
     };
-    sock.tuple = tuple;
     sock.netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
     sock.conn = cookie;
-    sock.selected =
-        u8::from(config!(by_pid) == 0 && filter::takes(&tuple) && filter::takes_role(sock.role));
+    sock.selected = u8::from(config!(by_pid) == 0 && taken && filter::takes_role(sock.role));
     if let Some((leader, start_ns)) = held_by {
         holder(&mut sock.owners[0], leader);
         sock.sources[0] = SOURCE_SNAPSHOT;
-        sock.holder_start_ns = start_ns;
+        sock.seen_ns = start_ns;
     }
     // Live events win: a record made meanwhile stays.
     if SOCKS.insert(sk.0, &sock, u64::from(BPF_NOEXIST)).is_err() {

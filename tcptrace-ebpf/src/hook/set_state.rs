@@ -19,7 +19,7 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    counters, filter,
+    counters, filter, held,
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, CURRENT, SOCKS},
@@ -161,7 +161,9 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     if filter::is_ending() && (known.is_none() || transition.is_birth()) {
         if let Some(former) = known {
             // SAFETY: a live record, under this socket's lock.
-            publish::forget(key, unsafe { &*former });
+            let former = unsafe { &mut *former };
+            publish::settle(former);
+            publish::forget(key, former);
         }
         return;
     }
@@ -198,12 +200,13 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     advance(key, sock, transition, now_ns);
 }
 
-/// Removes the record of a former life of this socket, or of another at its address.
-#[inline(always)]
+/// Removes the record of a former life of this socket, or of another at its address. Seldom needed, so
+/// one copy of it is enough.
+#[inline(never)]
 fn end_former(key: u64) {
     if let Some(former) = SOCKS.get_ptr_mut(key) {
         // SAFETY: a live record, under this socket's lock.
-        publish::replaced(key, unsafe { &*former });
+        publish::replaced(key, unsafe { &mut *former });
         let _gone = SOCKS.remove(key);
     }
 }
@@ -349,6 +352,7 @@ fn live(
         // record is of an earlier socket at this address, whose end went unseen. The cookie tells.
         if sock.tuple.whole == 0 || sock.conn == 0 || sock.conn == kernel::cookie(sk, now_ns) {
             // Found in this state: time 0, and never told of.
+            held::take_back(sock);
             let told = sock.sent == sock.path_len;
             sock.push(Step::new(0, old));
             if told {
@@ -468,6 +472,7 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         return;
     }
     if waits {
+        publish::settle(sock);
         if successor.is_some_and(|successor| timewait::inherit(successor, sock)) {
             return;
         }

@@ -20,6 +20,8 @@ use zerocopy::IntoBytes as _;
 use super::{
     attach::{self, Hooks, TimeWait},
     counts::{Counts, Losses},
+    exchange,
+    held::Held,
     kfunc,
     object::{brief, chain, map, take},
     ring::{Ring, Woken},
@@ -50,6 +52,8 @@ pub struct Tracer {
     pub ring: Ring,
     /// Counters
     counts: Counts,
+    /// Steps held in the records of their sockets
+    held: Held,
     /// What brings records of states, in the order in which it is detached: `destroy`, `set_state`, and
     /// those that stand in for it. The end of a socket whose last steps nobody sees any more would be
     /// a close without them.
@@ -91,14 +95,17 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         1 => 3,
         _ => 4,
     };
-    let mut config = config(settings, kernel);
+    let config = config(settings, kernel);
+    let without_exchanges = Config {
+        exchanges: 0,
+        ..config
+    };
     let without_helpers = Config {
         cookie_helper: 0,
         typed_task: 0,
-        ..config
+        ..without_exchanges
     };
     let layout = kernel.layout;
-    let full = config;
     let mut loader = new_loader();
     loader
         .verifier_log_level(VerifierLogLevel::DEBUG)
@@ -106,7 +113,6 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .map_max_entries("PAIRS", max_sockets)
         .map_max_entries("EVENTS", settings.ring_bytes)
         .override_global("LAYOUT", layout.as_bytes(), true)
-        .override_global("CONFIG", full.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     let object = kernel
         .preemption
@@ -115,17 +121,30 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     let btf = Btf::parse(&kernel.btf, Endianness::default())
         .map_err(|why| Error::CannotTrace(format!("this kernel's BTF cannot be used: {why}")))?;
 
-    // The helpers for the cookie and the running task are asked for first and done without where the
-    // verifier refuses them (before 5.12): what loads decides, not the version.
+    // What loads decides, not the version.
     let rescuers = attach::rescuers(config.pinned & PIN_TRACEPOINTS != 0);
-    let mut ebpf = load(&mut loader, object)?;
-    if attach::load_core(&mut ebpf, &btf, rescuers).is_err() {
-        config = without_helpers;
-        loader.override_global("CONFIG", without_helpers.as_bytes(), true);
-        ebpf = load(&mut loader, object)?;
-        // Where it was not for the helper, this is refused for the same reason.
-        attach::load_core(&mut ebpf, &btf, rescuers).map_err(|why| refused(&why, settings))?;
+    let mut loaded = Err(ProgramError::NotLoaded);
+    for config in [
+        &config,
+        // On arm64 before 5.18.
+        &without_exchanges,
+        // Before 5.12 tracing programs get no cookie, before 5.11 no typed task.
+        &without_helpers,
+    ] {
+        loader.override_global("CONFIG", config.as_bytes(), true);
+        let mut ebpf = if config.exchanges == 0 {
+            load(&mut loader, &exchange::remove(object))?
+        } else {
+            load(&mut loader, object)?
+        };
+        loaded = attach::load_core(&mut ebpf, &btf, rescuers).map(|()| (ebpf, config));
+        match &loaded {
+            Ok(_) => break,
+            Err(why) => log::debug!("{}", chain(why)),
+        }
     }
+    // Where it was for none of these, the last was refused for the same reason as the first.
+    let (mut ebpf, config) = loaded.map_err(|why| refused(&why, settings))?;
     fill_filters(&mut ebpf, settings)?;
     let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
 
@@ -139,6 +158,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     let links = attach_optional(&mut ebpf, &btf, settings, &mut hooks)?;
 
     let counts = Counts::new(&mut ebpf)?;
+    let held = Held::new(&mut ebpf)?;
     let ring = Ring::new(&mut ebpf)?;
     let attach = |ebpf: &mut Ebpf, name| {
         attach::attach_tracepoint(ebpf, name).map_err(|why| refused(&why, settings))
@@ -155,6 +175,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         hooks,
         ring,
         counts,
+        held,
         state_links,
         links,
         looks: Looks {
@@ -214,14 +235,21 @@ impl Tracer {
         self.counts.unlisted()
     }
 
-    /// Steps held back until their four-tuple is whole.
-    pub fn held(&self) -> u64 {
-        self.counts.held()
+    /// Whether steps may be held back that have to be asked for.
+    pub fn holds(&self) -> bool {
+        self.counts.held() > 0 || self.held.is_any()
     }
 
-    /// Sends the held steps that waited too long at `now_ns`.
-    pub fn flush_held(&mut self, now_ns: u64) {
-        self.ring.flush_held(&self.ebpf, now_ns);
+    /// Sends the held steps that waited too long at `now_ns`. `events`: how many there were since the
+    /// last time.
+    pub fn flush_held(&mut self, now_ns: u64, events: u64) {
+        self.held.keep_pace(events);
+        if self.held.is_any() {
+            self.held.turn(&self.ebpf, now_ns);
+        }
+        if self.counts.held() > 0 {
+            self.ring.flush_held(&self.ebpf, now_ns);
+        }
     }
 
     /// Waits until there is something to do, at most `timeout`.
@@ -229,6 +257,7 @@ impl Tracer {
         let Self {
             ring,
             counts,
+            held,
             looks,
             selection,
             idle,
@@ -236,7 +265,12 @@ impl Tracer {
         } = self;
         let watched = looks.watched;
         ring.sleep(
-            || counts.held() > 0 || counts.watched() > watched || (*idle && has_begun(selection)),
+            || {
+                counts.held() > 0
+                    || held.has_begun()
+                    || counts.watched() > watched
+                    || (*idle && has_begun(selection))
+            },
             timeout,
         )
     }
@@ -291,6 +325,7 @@ impl Tracer {
     /// Lets nothing new begin, and waits for what is in the middle of its first steps: they are told
     /// together, and the kernel takes both in one softirq.
     fn end_beginnings(&mut self) {
+        self.held.set(false);
         if let Err(why) = self.selection.set(ENDING, 1, 0) {
             log::debug!("the kernel side is not told of the end: {why}");
             return;
@@ -301,9 +336,12 @@ impl Tracer {
         }
     }
 
-    /// Sends the steps that are held, however long they have waited.
-    pub fn flush_all_held(&self) {
+    /// Sends the steps that are held, however long they have waited. Returns how many stay: they find
+    /// no room, or still have no port.
+    pub fn flush_all_held(&mut self) -> u64 {
+        let stay = self.held.send_all(&self.ebpf);
         self.ring.flush_held_since(&self.ebpf, u64::MAX);
+        self.counts.held() + stay
     }
 
     /// The kernel side's own messages, for `-v`.

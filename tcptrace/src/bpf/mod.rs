@@ -3,6 +3,8 @@
 
 mod attach;
 mod counts;
+mod exchange;
+mod held;
 mod kfunc;
 mod load;
 mod object;

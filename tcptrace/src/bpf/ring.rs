@@ -180,7 +180,7 @@ impl Ring {
     pub(super) fn flush_held_since(&self, ebpf: &Ebpf, latest_ns: u64) {
         for (key, since_ns) in self.pending.iter().flatten().take(FLUSH_AT_ONCE) {
             if since_ns <= latest_ns {
-                run(ebpf, "flush", key);
+                run(ebpf, "flush", &[key]);
             }
         }
     }
@@ -189,26 +189,30 @@ impl Ring {
     /// others come first at the next look.
     pub(super) fn look(ebpf: &Ebpf, watched: u64) {
         for _ in 0..watched.min(LOOKS_AT_ONCE).div_ceil(LOOKS_PER_RUN) {
-            run(ebpf, "watch", 0);
+            run(ebpf, "watch", &[]);
         }
     }
 
     /// Has each listener looked at.
     pub(super) fn look_at_listeners(&self, ebpf: &Ebpf) {
         for key in self.listeners.keys().flatten() {
-            run(ebpf, "backlog", key);
+            run(ebpf, "backlog", &[key]);
         }
     }
 }
 
-/// Runs a program once, with `key` as its argument.
-fn run(ebpf: &Ebpf, name: &str, key: u64) {
+/// Runs a program once, with these arguments. Returns what it returns; none if it cannot be run.
+pub(super) fn run(ebpf: &Ebpf, name: &str, args: &[u64]) -> Option<u32> {
     let Some(Ok(program)) = ebpf.program(name).map(<&RawTracePoint>::try_from) else {
-        return;
+        return None;
     };
     let mut options = RawTracePointRunOptions::new();
-    options.args[0] = key;
-    if let Err(why) = program.test_run(options) {
-        log::debug!("{name}: {why}");
+    for (place, arg) in options.args.iter_mut().zip(args) {
+        *place = *arg;
     }
+    program
+        .test_run(options)
+        .inspect_err(|why| log::debug!("{name}: {why}"))
+        .map(|result| result.return_value)
+        .ok()
 }

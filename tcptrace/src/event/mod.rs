@@ -10,7 +10,7 @@ pub use ending::ETIMEDOUT;
 pub use state::State;
 use tcptrace_common::record::{
     Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT, KIND_SOCKET,
-    KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord, Record, UNKNOWN,
+    KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord, Record,
 };
 pub use totals::Totals;
 use zerocopy::FromBytes as _;
@@ -94,8 +94,11 @@ impl Event {
                         .path()
                         .get(index)
                         .map_or(u64::MAX, |step| step.mono_ns());
-                    if let Some(accepted) = accept.take_if(|accept| accept.mono_ns() < at_ns)
-                        && !each(&Self::Accept(accepted, Numbers([UNKNOWN; 6])))
+                    // The totals are a connection's last word.
+                    let ends = index == last && record.kind == KIND_CLOSE;
+                    if let Some((accepted, numbers)) =
+                        accept.take_if(|(accept, _)| ends || accept.mono_ns() < at_ns)
+                        && !each(&Self::Accept(accepted, numbers))
                     {
                         return Ok(false);
                     }
@@ -106,11 +109,14 @@ impl Event {
                         return Ok(false);
                     }
                 }
-                Ok(if record.kind == KIND_CLOSE {
-                    each(&Self::Close(connection, totals))
+                let more = each(&if record.kind == KIND_CLOSE {
+                    Self::Close(connection, totals)
                 } else {
-                    each(&Self::Transition(connection))
-                })
+                    Self::Transition(totals.newest())
+                });
+                Ok(more
+                    && accept
+                        .is_none_or(|(accepted, numbers)| each(&Self::Accept(accepted, numbers))))
             }
             kind => Err(DecodeError::Kind(kind)),
         }
@@ -127,5 +133,135 @@ impl Event {
             | Self::Listener(connection, _)
             | Self::Close(connection, _) => connection,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcptrace_common::{
+        record::{CloseRecord, Owner, ROLE_SERVER, SOURCE_ACCEPT, SOURCE_LISTENER, Step},
+        tcp,
+    };
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    const LISTENER: u32 = 10;
+    const ACCEPTOR: u32 = 11;
+
+    /// A server's connection of which all steps but those before `untold` are told at once.
+    fn held(untold: u8, steps: &[(u64, u8)], accept_ns: u64) -> PathRecord {
+        let mut record = PathRecord::default();
+        for (place, (at_ns, state)) in record.path.iter_mut().zip(steps) {
+            *place = Step::new(*at_ns, *state);
+        }
+        let (last_ns, last) = steps[steps.len() - 1];
+        let (_, before) = steps[steps.len() - 2];
+        record.head = Record {
+            kind: KIND_STEPS,
+            mono_ns: last_ns,
+            old: before,
+            new: last,
+            role: ROLE_SERVER,
+            source: SOURCE_ACCEPT,
+            ..Record::default()
+        };
+        record.head.owner.tgid = ACCEPTOR;
+        record.path_len = u8::try_from(steps.len()).unwrap();
+        record.untold = untold;
+        record.accept_ns = accept_ns;
+        record.accepted = 1;
+        record.backlog = [3, 128];
+        record.has_opener = 1;
+        record.opener = Owner {
+            tgid: LISTENER,
+            ..Owner::NONE
+        };
+        record.opener_source = SOURCE_LISTENER;
+        record
+    }
+
+    /// What is told: the state entered or `accept`, the owner, and how that is known.
+    fn told(record: &PathRecord) -> Vec<(&'static str, Option<u32>, &'static str)> {
+        let mut told = Vec::new();
+        Event::decode(record.as_bytes(), |event| {
+            let connection = event.connection();
+            let what = match event {
+                Event::Accept(_, numbers) => {
+                    assert_eq!(numbers.backlog(), Some(3));
+                    assert_eq!(numbers.backlog_max(), Some(128));
+                    assert_eq!(connection.peer_pid(), Some(LISTENER));
+                    assert_eq!(connection.span_us(), Some(5));
+                    "accept"
+                }
+                _ => connection.newstate().name(),
+            };
+            told.push((what, connection.pid(), connection.pid_source()));
+            true
+        })
+        .unwrap();
+        told
+    }
+
+    #[test]
+    fn steps_before_the_accept_are_the_listeners() {
+        let record = held(
+            0,
+            &[
+                (1_000, tcp::SYN_RECV),
+                (2_000, tcp::ESTABLISHED),
+                (9_000, tcp::CLOSE_WAIT),
+            ],
+            7_000,
+        );
+        assert_eq!(
+            told(&record),
+            [
+                ("SYN_RECV", Some(LISTENER), "listener"),
+                ("ESTABLISHED", Some(LISTENER), "listener"),
+                ("accept", Some(ACCEPTOR), "accept"),
+                ("CLOSE_WAIT", Some(ACCEPTOR), "accept"),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_accept_after_the_last_step_comes_after_it() {
+        let record = held(
+            1,
+            &[(1_000, tcp::SYN_RECV), (2_000, tcp::ESTABLISHED)],
+            7_000,
+        );
+        assert_eq!(
+            told(&record),
+            [
+                ("ESTABLISHED", Some(LISTENER), "listener"),
+                ("accept", Some(ACCEPTOR), "accept"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_totals_are_the_last_word() {
+        let mut record = CloseRecord {
+            path: held(
+                1,
+                &[
+                    (1_000, tcp::SYN_RECV),
+                    (2_000, tcp::ESTABLISHED),
+                    (6_000, tcp::CLOSE),
+                ],
+                7_000,
+            ),
+            ..CloseRecord::default()
+        };
+        record.path.head.kind = KIND_CLOSE;
+        let mut kinds = Vec::new();
+        Event::decode(record.as_bytes(), |event| {
+            kinds.push(matches!(event, Event::Close(..)));
+            true
+        })
+        .unwrap();
+        assert_eq!(kinds, [false, false, true]);
     }
 }

@@ -5,14 +5,14 @@ use tcptrace_common::{
         Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_PARTIAL, KIND_ACCEPT,
         KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN, OPTION_ECN, OPTION_FASTOPEN,
         OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PATH_LEN, PathRecord, RESET_RECEIVED,
-        RESET_SENT, ROLE_CLIENT, ROLE_SERVER, SPAN_UNKNOWN, Step, UNKNOWN,
+        RESET_SENT, ROLE_CLIENT, ROLE_SERVER, Record, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
 
 use zerocopy::IntoBytes as _;
 
-use super::{Connection, State};
+use super::{Connection, Numbers, State};
 
 /// What the last record says of the whole connection.
 #[derive(Clone, Copy, Debug)]
@@ -54,22 +54,46 @@ impl Totals {
     }
 
     /// That `accept()` returned it, if no record has told of it.
-    pub(super) fn untold_accept(&self) -> Option<Connection> {
+    pub(super) fn untold_accept(&self) -> Option<(Connection, Numbers)> {
         let head = &self.path.head;
-        if head.flags & FLAG_HISTORY == 0 || head.role != ROLE_SERVER || !self.is_accepted() {
+        let held = self.path.accepted != 0;
+        if !(held || head.flags & FLAG_HISTORY != 0)
+            || head.role != ROLE_SERVER
+            || !self.is_accepted()
+        {
             return None;
         }
+        let mut numbers = [UNKNOWN; 6];
         let mut record = *head;
+        record.peer_pid = 0;
+        if held {
+            numbers[..2].copy_from_slice(&self.path.backlog);
+            record.peer_pid = self.path.opener.tgid;
+        }
         record.kind = KIND_ACCEPT;
         record.mono_ns = self.path.accept_ns;
-        record.peer_pid = 0;
         record.flags &= !FLAG_FIRST;
         record.old = tcp::ESTABLISHED;
         record.new = tcp::ESTABLISHED;
         record.span_ns = self
             .accept_wait_us()
             .map_or(SPAN_UNKNOWN, |us| us.saturating_mul(1000));
-        Some(Connection(record))
+        Some((Connection(record), Numbers(numbers)))
+    }
+
+    /// The newest state change, with who owned the connection at that moment.
+    pub(super) fn newest(&self) -> Connection {
+        Connection(self.owned(self.path.head))
+    }
+
+    /// A record of a state change with who owned the connection at that moment: until it was accepted,
+    /// whoever opened it.
+    fn owned(&self, mut record: Record) -> Record {
+        if self.path.has_opener != 0 && record.mono_ns < self.path.accept_ns {
+            record.owner = self.path.opener;
+            record.source = self.path.opener_source;
+        }
+        record
     }
 
     /// A step of the path that had to wait for the last one.
@@ -84,6 +108,9 @@ impl Totals {
         record.peer_pid = 0;
         record.seq = u8::try_from(index).unwrap_or(u8::MAX);
         record.flags &= !FLAG_FIRST;
+        if usize::from(self.path.first) == index {
+            record.flags |= FLAG_FIRST;
+        }
         if let Some(before) = before {
             record.old = before.state();
             if before.mono_ns() != 0 {
@@ -96,9 +123,8 @@ impl Totals {
             } else {
                 tcp::CLOSE
             };
-            record.flags |= FLAG_FIRST;
         }
-        Connection(record)
+        Connection(self.owned(record))
     }
 
     /// The process that closed it

@@ -11,13 +11,13 @@ use crate::error::Error;
 const MEMORY_SHARE: u64 = 64;
 /// What one connection costs the kernel: its record and that of its time-wait socket, with the hash
 /// tables' own parts, rounded up.
-const RECORD_BYTES: u64 = 576;
+const RECORD_BYTES: u64 = 592;
 const SOCKETS_MIN: u64 = 16_384;
 const SOCKETS_MAX: u64 = 262_144;
 
 /// What a trace takes besides those records and the ring, rounded up: programs, other maps, the
 /// agent, and the kernel's types while it starts.
-const OTHER_BYTES: u64 = 32 << 20;
+const OTHER_BYTES: u64 = 40 << 20;
 /// With room for fewer sockets than this a trace would say little.
 const SOCKETS_LEAST: u64 = 1024;
 /// A cgroup is not filled to its last page, over which we would be killed.

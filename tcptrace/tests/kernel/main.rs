@@ -24,6 +24,7 @@ mod fate;
 mod filters;
 mod flood;
 mod handover;
+mod held;
 mod hostile;
 mod leftovers;
 mod limits;
@@ -141,6 +142,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     (
         "selection::client_process",
         Always(selection::client_process),
+    ),
+    (
+        "held::open_connections_in_a_storm",
+        Always(held::open_connections_in_a_storm),
     ),
     ("loss::full_ring", Always(loss::full_ring)),
     (

@@ -33,9 +33,19 @@ impl Stage {
         Self::with(netns, || Tracer::start(args))
     }
 
+    /// With room for so much more of the truth, KiB for each processor.
+    pub(crate) fn open_for(kib_per_cpu: usize, args: &[&str]) -> Self {
+        Self::of(Netns::new(), Truth::with_buffer(kib_per_cpu), || {
+            Tracer::start(args)
+        })
+    }
+
     /// With a tracer that is attached when `start` returns.
     pub(crate) fn with(netns: Netns, start: impl FnOnce() -> Tracer) -> Self {
-        let truth = Truth::record();
+        Self::of(netns, Truth::record(), start)
+    }
+
+    fn of(netns: Netns, truth: Truth, start: impl FnOnce() -> Tracer) -> Self {
         let tracer = start();
         Self {
             netns,

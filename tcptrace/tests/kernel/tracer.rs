@@ -183,11 +183,23 @@ impl Tracer {
         time: Duration,
         fits: impl Fn(&Record) -> bool,
     ) -> Option<(Record, Duration)> {
+        self.find(time, "", fits)
+    }
+
+    /// [`Tracer::look_for`], among the lines with this text in them: to read all takes long where there
+    /// are many.
+    pub(crate) fn find(
+        &self,
+        time: Duration,
+        text: &str,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Option<(Record, Duration)> {
         let deadline = Instant::now() + time;
         let mut seen = 0;
         let mut output = self.shared.output.lock().unwrap();
         loop {
-            for line in &output.lines[seen..] {
+            let lines = output.lines[seen..].iter();
+            for line in lines.filter(|line| line.text.contains(text)) {
                 let record = Record::parse(&line.text);
                 if fits(&record) {
                     let late = line.mono_us.saturating_sub(record.mono_us());
