@@ -345,12 +345,18 @@ fn live(
     if let Some(pointer) = known {
         // SAFETY: a live record; this program holds the socket's lock.
         let sock = unsafe { &mut *pointer };
-        if sock.state() == old {
+        // Both the end of the former and the beginning of this one may have been hidden.
+        let cookie: u64 = sk.read(off!(sk_cookie));
+        let another =
+            config!(cookie_helper) != 0 && sock.conn != 0 && cookie != 0 && cookie != sock.conn;
+        if sock.state() == old && !another {
             return Some(pointer);
         }
         // Out of step: either steps went unseen (before attach, or counted as recursion), or the
         // record is of an earlier socket at this address, whose end went unseen. The cookie tells.
-        if sock.tuple.whole == 0 || sock.conn == 0 || sock.conn == kernel::cookie(sk, now_ns) {
+        if !another
+            && (sock.tuple.whole == 0 || sock.conn == 0 || sock.conn == kernel::cookie(sk, now_ns))
+        {
             // Found in this state: time 0, and never told of.
             held::take_back(sock);
             let told = sock.sent == sock.path_len;
