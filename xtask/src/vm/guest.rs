@@ -17,7 +17,7 @@ use super::kernel::Kernel;
 const SILENCE: Duration = Duration::from_mins(10);
 
 /// And one that says something all the time does not come to an end.
-const LIMIT: Duration = Duration::from_mins(25);
+const LIMIT: Duration = Duration::from_mins(40);
 
 const MEMORY_MIB: &str = "1024";
 
@@ -47,6 +47,8 @@ pub(super) struct Said {
     pub(super) results: String,
     /// Why it did not come to its end
     pub(super) cut_short: Option<String>,
+    /// How long each test took on the host, in the order in which they ended
+    pub(super) took: Vec<Duration>,
 }
 
 impl Said {
@@ -104,7 +106,8 @@ impl Machine<'_> {
         let mut qemu = qemu
             .spawn()
             .with_context(|| format!("cannot run {}", self.arch.emulator()))?;
-        let ended = wait(&mut qemu, &[&console, &results]);
+        let mut took = Vec::new();
+        let ended = wait(&mut qemu, &console, &results, &mut took);
         if ended.is_err() {
             qemu.kill()?;
             qemu.wait()?;
@@ -115,7 +118,11 @@ impl Machine<'_> {
             Ok(()) if results.ends_with("## done\n") => None,
             Ok(()) => Some(last_words(&console)?),
         };
-        Ok(Said { results, cut_short })
+        Ok(Said {
+            results,
+            cut_short,
+            took,
+        })
     }
 
     /// What the kernel does not know becomes the environment of its first process.
@@ -133,10 +140,12 @@ impl Machine<'_> {
     }
 }
 
-fn wait(qemu: &mut Child, logs: &[&Path]) -> Result<()> {
+/// Until it is switched off; `took` gets how long each test took.
+fn wait(qemu: &mut Child, console: &Path, results: &Path, took: &mut Vec<Duration>) -> Result<()> {
     let mut last_size = 0;
     let start = Instant::now();
     let mut last_news = start;
+    let mut last_end = start;
     loop {
         if let Some(status) = qemu.try_wait()? {
             if status.success() {
@@ -144,13 +153,23 @@ fn wait(qemu: &mut Child, logs: &[&Path]) -> Result<()> {
             }
             bail!("QEMU failed ({status})");
         }
-        let size: u64 = logs
+        let size: u64 = [console, results]
             .iter()
             .map(|log| fs::metadata(log).map_or(0, |log| log.len()))
             .sum();
         if size != last_size {
             last_size = size;
             last_news = Instant::now();
+            // Up to the first, a test's time has the boot in it.
+            let said = String::from_utf8_lossy(&fs::read(results)?).into_owned();
+            if took.is_empty() && !said.contains("\n## end ") {
+                last_end = last_news;
+            }
+            let ended = said.matches("\n## end ").count();
+            while took.len() < ended {
+                took.push(last_news - last_end);
+                last_end = last_news;
+            }
         }
         if last_news.elapsed() > SILENCE {
             bail!("the guest said nothing for {} s", SILENCE.as_secs());

@@ -8,12 +8,13 @@ mod initramfs;
 mod kernel;
 mod report;
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
@@ -373,6 +374,7 @@ impl Guest<'_> {
         fs::remove_file(&image)?;
         let mut run = Run::parse(machine.to_string(), &tests, &said.results);
         run.seconds = start.elapsed().as_secs();
+        let slowest = slowest(&tests, &said.took);
         if let Some(why) = said.cut_short {
             run.blame(&why);
         }
@@ -390,7 +392,7 @@ impl Guest<'_> {
             });
         // In one piece: others may be printing theirs.
         eprintln!(
-            "Linux {machine}: {} in {} s; log in {}\n{}",
+            "Linux {machine}: {} in {} s ({slowest}); log in {}\n{}",
             run.counts(),
             run.seconds,
             folder.display(),
@@ -461,6 +463,18 @@ fn add_foreign(initramfs: &mut Initramfs, path: &str, root: &Path, name: &str) -
         initramfs.copy(&format!("lib/{name}"), &library)?;
     }
     Ok(())
+}
+
+/// Those that took the host longest, as in `abuse::two_tracers 41 s, ...`.
+fn slowest(tests: &[&str], took: &[Duration]) -> String {
+    const NAMED: usize = 12;
+    let mut all: Vec<_> = tests.iter().zip(took).collect();
+    all.sort_by_key(|&(_, &took)| Reverse(took));
+    let named = all.iter().take(NAMED);
+    let named: Vec<_> = named
+        .map(|(test, took)| format!("{test} {} s", took.as_secs()))
+        .collect();
+    named.join(", ")
 }
 
 /// Some tests list everything they saw; the log has it all.
