@@ -15,7 +15,7 @@ use tcptrace_common::{
 use crate::{
     constants::config,
     filter,
-    kernel::copy,
+    kernel::{copy, fill_words},
     maps::{self, ASLEEP, EVENTS},
     sock::{Pair, Sock},
     tuple::Tuple,
@@ -73,8 +73,8 @@ pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
     let owner = &sock.owners[slot];
     record.conn = sock.conn;
     copy(&mut record.owner, owner);
-    record.laddr = tuple.laddr;
-    record.raddr = tuple.raddr;
+    copy(&mut record.laddr, &tuple.laddr);
+    copy(&mut record.raddr, &tuple.raddr);
     record.netns = sock.netns;
     record.peer_pid = 0;
     record.lport = tuple.lport;
@@ -227,8 +227,8 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, claim: impl FnOnce() -> bool)
     record.conn = pair.conn;
     record.span_ns = now_ns - pair.since_ns;
     copy(&mut record.owner, &pair.owner);
-    record.laddr = pair.tuple.laddr;
-    record.raddr = pair.tuple.raddr;
+    copy(&mut record.laddr, &pair.tuple.laddr);
+    copy(&mut record.raddr, &pair.tuple.raddr);
     record.netns = pair.netns;
     record.peer_pid = 0;
     record.lport = pair.tuple.lport;
@@ -267,7 +267,7 @@ pub(crate) fn noted(
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
     fill(&mut record.head, sock, tuple);
-    record.numbers = [UNKNOWN; 6];
+    fill_words(&mut record.numbers, UNKNOWN);
     record.head.mono_ns = now_ns;
     record.head.kind = kind;
     record.head.old = sock.state();

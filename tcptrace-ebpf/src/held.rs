@@ -31,7 +31,7 @@ use crate::{
     atomic::{compare_exchange, exchange},
     constants::config,
     emit, filter,
-    kernel::{self, Probed},
+    kernel::{self, Probed, copy},
     maps::{self, HINTS, HOLDING, SOCKS},
     sock::{ACCEPTED, HOLDS, Sock, UNLISTED, WAITING},
     tuple::Tuple,
@@ -297,7 +297,8 @@ pub(crate) fn send(key: u64, latest_ns: u64) -> bool {
 fn try_send(key: u64, pointer: *mut Sock, token: Token) -> bool {
     // SAFETY: a live record. What is read of one that is replaced meanwhile is thrown away.
     let sock = unsafe { &*pointer };
-    let mut tuple = sock.tuple;
+    let mut tuple = Tuple::EMPTY;
+    copy(&mut tuple, &sock.tuple);
     if tuple.whole == 0 && sock.role == ROLE_CLIENT {
         // A client that waits for its port: it has it by now.
         tuple = Tuple::read(Probed(key), false, || 0);

@@ -141,6 +141,37 @@ pub(crate) fn number(address: u64) -> u64 {
     number
 }
 
+/// The same, of which the verifier knows nothing any more: what it knows keeps it from seeing that it
+/// has been here before.
+#[inline(always)]
+pub(crate) fn forgotten(number: u8) -> u8 {
+    let mut number = u64::from(number);
+    // SAFETY: two instructions, which change nothing but their register.
+    unsafe { core::arch::asm!("{0} = be16 {0}", "{0} = be16 {0}", inout(reg) number) };
+    number as u8
+}
+
+/// 1 for zero, 0 for all else, without a branch: the verifier follows each branch of every state it
+/// comes with.
+#[inline(always)]
+pub(crate) fn is_zero(number: u64) -> u64 {
+    let is_zero;
+    // SAFETY: instructions that change nothing but their registers. Of a number or its opposite the
+    // highest bit is set, unless it is zero.
+    unsafe {
+        core::arch::asm!(
+            "{out} = {number}",
+            "{out} = -{out}",
+            "{out} |= {number}",
+            "{out} >>= 63",
+            "{out} ^= 1",
+            number = in(reg) number,
+            out = out(reg) is_zero,
+        );
+    }
+    is_zero
+}
+
 /// Copies word by word. The target has no `memcpy`: what the compiler takes for one becomes a call
 /// that copies byte by byte.
 #[inline(always)]
@@ -156,6 +187,15 @@ pub(crate) fn copy<T: Copy>(into: &mut T, from: &T) {
         let value = unsafe { from.read_volatile() };
         // SAFETY: as above.
         unsafe { into.write(value) };
+    }
+}
+
+/// Writes the same into each, word by word; see [`copy`].
+#[inline(always)]
+pub(crate) fn fill_words<const N: usize>(into: &mut [u32; N], word: u32) {
+    for at in into {
+        // SAFETY: a live word; volatile, so that it stays a loop of words.
+        unsafe { core::ptr::write_volatile(at, word) };
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     kernel::{Object as _, Probed, Typed, copy},
     maps::{self, BEGIN_JIFFIES, BEGIN_NS, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH},
     sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
+    tuple::Tuple,
 };
 
 /// Nodes of a hash chain that are looked at. A new one is put at the head.
@@ -258,13 +259,14 @@ fn pair_of(sock: &Sock, seq: u8, entered: Step) -> Pair {
         since_ns: entered.mono_ns(),
         ended_ns: 0,
         owner: tcptrace_common::record::Owner::NONE,
-        tuple: sock.tuple,
+        tuple: Tuple::EMPTY,
         netns: sock.netns,
         flags: sock.flags & PARTIAL,
         role: sock.role,
         source: sock.sources[slot],
         seq: seq.wrapping_add(1),
     };
+    copy(&mut pair.tuple, &sock.tuple);
     copy(&mut pair.owner, &sock.owners[slot]);
     pair
 }

@@ -2,7 +2,10 @@
 
 use tcptrace_common::record::FLAG_MAPPED;
 
-use crate::{constants::off, kernel::Object};
+use crate::{
+    constants::off,
+    kernel::{Object, is_zero},
+};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -43,11 +46,10 @@ pub(crate) struct Request {
     pub rport: u16,
 }
 
-/// Second word of an address's first half plus `ffff` in the second: `::ffff:a.b.c.d`.
+/// 1 for `::ffff:a.b.c.d`, which the second half of `second` is the last four bytes of; 0 for all else.
 #[inline(always)]
-fn v4_of_mapped(addr: [u64; 2]) -> Option<u32> {
-    let (low, high) = (addr[1] as u32, (addr[1] >> 32) as u32);
-    (addr[0] == 0 && low == 0x0000_ffff_u32.to_be()).then_some(high)
+fn is_mapped(first: u64, second: u64) -> u64 {
+    is_zero(first | ((second & 0xffff_ffff) ^ u64::from(0x0000_ffff_u32.to_be())))
 }
 
 impl Tuple {
@@ -67,7 +69,7 @@ impl Tuple {
     #[inline(always)]
     pub(crate) fn request(&self, netns: u32) -> Request {
         Request {
-            raddr: self.raddr,
+            raddr: [self.raddr[0], self.raddr[1]],
             netns,
             lport: self.lport,
             rport: self.rport,
@@ -82,53 +84,54 @@ impl Tuple {
     /// `inet_sport`; `sport` reads it.
     #[inline(always)]
     pub(crate) fn read(sk: impl Object, listening: bool, sport: impl FnOnce() -> u16) -> Self {
-        let mut tuple = Self {
-            laddr: [0; 2],
-            raddr: [0; 2],
-            lport: sk.read(off!(sk_num)),
-            rport: u16::from_be(sk.read(off!(sk_dport))),
-            family: 0,
-            mapped: 0,
-            whole: 0,
-            reserved: 0,
-        };
-        if tuple.lport == 0 {
-            tuple.lport = u16::from_be(sport());
+        let mut lport: u16 = sk.read(off!(sk_num));
+        if lport == 0 {
+            lport = u16::from_be(sport());
         }
+        let mut rport = u16::from_be(sk.read(off!(sk_dport)));
+        // Words, not arrays: clearing an array becomes a call that does it byte by byte.
+        let (mut laddr_0, mut laddr_1, mut raddr_0, mut raddr_1) = (0, 0, 0, 0);
+        let mut version = 0;
+        let mut mapped = 0;
         let family: u16 = sk.read(off!(sk_family));
         if family == AF_INET {
-            tuple.family = 4;
-            tuple.laddr[0] = u64::from(sk.read::<u32>(off!(sk_rcv_saddr)));
-            tuple.raddr[0] = u64::from(sk.read::<u32>(off!(sk_daddr)));
+            version = 4;
+            laddr_0 = u64::from(sk.read::<u32>(off!(sk_rcv_saddr)));
+            raddr_0 = u64::from(sk.read::<u32>(off!(sk_daddr)));
         } else if family == AF_INET6 {
-            let laddr = [
-                sk.read(off!(sk_v6_rcv_saddr)),
-                sk.read(off!(sk_v6_rcv_saddr) + 8),
-            ];
-            let raddr = [sk.read(off!(sk_v6_daddr)), sk.read(off!(sk_v6_daddr) + 8)];
-            let remote = v4_of_mapped(raddr);
-            let local = v4_of_mapped(laddr);
-            if remote.is_some() || (local.is_some() && raddr == [0; 2]) {
-                tuple.family = 4;
-                tuple.mapped = FLAG_MAPPED;
-                tuple.laddr[0] = u64::from(sk.read::<u32>(off!(sk_rcv_saddr)));
-                tuple.raddr[0] = u64::from(remote.unwrap_or(0));
-            } else {
-                tuple.family = 6;
-                tuple.laddr = laddr;
-                tuple.raddr = raddr;
+            laddr_0 = sk.read(off!(sk_v6_rcv_saddr));
+            laddr_1 = sk.read(off!(sk_v6_rcv_saddr) + 8);
+            raddr_0 = sk.read(off!(sk_v6_daddr));
+            raddr_1 = sk.read(off!(sk_v6_daddr) + 8);
+            version = 6;
+            let remote = is_mapped(raddr_0, raddr_1);
+            let local = is_mapped(laddr_0, laddr_1) & is_zero(raddr_0 | raddr_1);
+            if remote | local != 0 {
+                version = 4;
+                mapped = FLAG_MAPPED;
+                laddr_0 = u64::from(sk.read::<u32>(off!(sk_rcv_saddr)));
+                raddr_0 = raddr_1 >> 32;
+                laddr_1 = 0;
+                raddr_1 = 0;
             }
         }
-        let whole = tuple.lport != 0
-            && (listening
-                || (tuple.rport != 0
-                    && (tuple.raddr[0] | tuple.raddr[1]) != 0
-                    && (tuple.laddr[0] | tuple.laddr[1]) != 0));
-        tuple.whole = u8::from(whole);
+        let missing =
+            is_zero(rport.into()) | is_zero(raddr_0 | raddr_1) | is_zero(laddr_0 | laddr_1);
+        let whole = 1 ^ (is_zero(lport.into()) | (missing & u64::from(!listening)));
         if listening {
-            tuple.rport = 0;
-            tuple.raddr = [0; 2];
+            rport = 0;
+            raddr_0 = 0;
+            raddr_1 = 0;
         }
-        tuple
+        Self {
+            laddr: [laddr_0, laddr_1],
+            raddr: [raddr_0, raddr_1],
+            lport,
+            rport,
+            family: version,
+            mapped,
+            whole: whole as u8,
+            reserved: 0,
+        }
     }
 }

@@ -174,10 +174,9 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
             // SAFETY: a live record; only this socket's lock holder, us, changes its path.
             let sock = unsafe { &*sock };
             // It lives on in a time-wait socket, which is what the first program has recorded.
-            if sock.life != LIVES && new == tcp::CLOSE {
-                return;
-            }
-            if sock.has_stepped(old, new) {
+            let is_recorded =
+                (sock.life != LIVES && new == tcp::CLOSE) || sock.has_stepped(old, new);
+            if is_recorded && !is_of_another(sock, sk) {
                 return;
             }
         }
@@ -332,6 +331,14 @@ fn netns_of(sk: Typed) -> u32 {
     net.read(off!(net_inum))
 }
 
+/// Whether a record is of an earlier socket at this address: both its end and the beginning of this
+/// one may have been hidden.
+#[inline(always)]
+fn is_of_another(sock: &Sock, sk: Typed) -> bool {
+    let cookie: u64 = sk.read(off!(sk_cookie));
+    config!(cookie_helper) != 0 && sock.conn != 0 && cookie != 0 && cookie != sock.conn
+}
+
 /// The record of a socket in mid-life, made now if its beginning went unseen.
 #[inline(always)]
 fn live(
@@ -345,10 +352,7 @@ fn live(
     if let Some(pointer) = known {
         // SAFETY: a live record; this program holds the socket's lock.
         let sock = unsafe { &mut *pointer };
-        // Both the end of the former and the beginning of this one may have been hidden.
-        let cookie: u64 = sk.read(off!(sk_cookie));
-        let another =
-            config!(cookie_helper) != 0 && sock.conn != 0 && cookie != 0 && cookie != sock.conn;
+        let another = is_of_another(sock, sk);
         if sock.state() == old && !another {
             return Some(pointer);
         }
@@ -403,6 +407,7 @@ fn live(
 #[inline(always)]
 fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     let Transition { sk, old, new } = transition;
+    let (old, new) = (kernel::forgotten(old) & 15, kernel::forgotten(new) & 15);
     let ends = new == tcp::CLOSE;
 
     // The kernel reports `CLOSE` as well where a time-wait socket takes this one's place.
