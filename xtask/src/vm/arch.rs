@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::emulator::Emulator;
 use super::kernel::find;
 use crate::workspace;
 
@@ -35,28 +36,26 @@ impl Arch {
         }
     }
 
-    pub(super) fn emulator(self) -> &'static str {
+    /// The program that is such a machine, and the package it is in.
+    pub(super) fn emulator(self) -> (&'static str, &'static str) {
         match self {
-            Self::Amd64 => "qemu-system-x86_64",
-            Self::Arm64 => "qemu-system-aarch64",
+            Self::Amd64 => ("qemu-system-x86_64", "qemu-system-x86"),
+            Self::Arm64 => ("qemu-system-aarch64", "qemu-system-arm"),
         }
     }
 
-    /// The programs needed for it alone, and the packages they are in.
+    /// The other programs needed for it alone, and the packages they are in.
     pub(super) fn tools(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Amd64 => &[("qemu-system-x86_64", "qemu-system-x86")],
-            Self::Arm64 => &[
-                ("qemu-system-aarch64", "qemu-system-arm"),
-                ("readelf", "binutils"),
-            ],
+            Self::Amd64 => &[],
+            Self::Arm64 => &[("readelf", "binutils")],
         }
     }
 
     /// A machine with two serial lines that write to these files.
-    pub(super) fn machine(self, console: &Path, results: &Path) -> Command {
+    pub(super) fn machine(self, emulator: &Emulator, console: &Path, results: &Path) -> Command {
         let file = |path: &Path| format!("file:{}", path.display());
-        let mut qemu = Command::new(self.emulator());
+        let mut qemu = emulator.command();
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none"])
             .args(["-serial", &file(console)]);

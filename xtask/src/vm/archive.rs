@@ -120,10 +120,19 @@ impl Archive {
         unpack_all(&debs, folder)
     }
 
-    /// A folder with these packages and all they need, unpacked.
-    pub(super) fn programs(&self, packages: &[&str]) -> Result<PathBuf> {
-        let folder = self.folder.join("programs");
+    /// Whether [`Self::programs`] has done that already.
+    pub(super) fn has_programs(&self, name: &str) -> bool {
+        self.folder.join(name).exists()
+    }
+
+    /// A folder with these packages and all they need, unpacked; `name` is its own.
+    pub(super) fn programs(&self, name: &str, packages: &[&str]) -> Result<PathBuf> {
+        let folder = self.folder.join(name);
         if !folder.exists() {
+            let debs = self.folder.join("apt/cache/archives");
+            for deb in debs_in(&debs)? {
+                fs::remove_file(deb)?;
+            }
             eprintln!("getting {}...", packages.join(" and "));
             let mut install = self.apt("apt-get");
             install
@@ -141,7 +150,7 @@ impl Archive {
                 fs::remove_dir_all(&partial)?;
             }
             fs::create_dir_all(&partial)?;
-            unpack_all(&self.folder.join("apt/cache/archives"), &partial)?;
+            unpack_all(&debs, &partial)?;
             fs::rename(&partial, &folder)?;
         }
         Ok(folder)
@@ -207,15 +216,23 @@ fn flavour(arch: Arch) -> String {
 }
 
 fn unpack_all(debs: &Path, folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(debs)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            let mut unpack = Command::new("dpkg-deb");
-            unpack.arg("--extract").arg(path).arg(folder);
-            workspace::run_quietly(&mut unpack)?;
-        }
+    for deb in debs_in(debs)? {
+        let mut unpack = Command::new("dpkg-deb");
+        unpack.arg("--extract").arg(deb).arg(folder);
+        workspace::run_quietly(&mut unpack)?;
     }
     Ok(())
+}
+
+fn debs_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut debs = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            debs.push(path);
+        }
+    }
+    Ok(debs)
 }
 
 /// `sources.list`, with the mirrors of Debian that the system's apt uses, if it does.

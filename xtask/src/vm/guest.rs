@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::arch::Arch;
+use super::emulator::Emulator;
 use super::kernel::Kernel;
 
 /// A guest that says nothing for longer than this hangs. Each test has a shorter limit, of the
@@ -79,13 +80,13 @@ impl fmt::Display for Machine<'_> {
 
 impl Machine<'_> {
     /// Boots, and waits until it is switched off.
-    pub(super) fn run(self, initramfs: &Path, folder: &Path) -> Result<Said> {
+    pub(super) fn run(self, emulator: &Emulator, initramfs: &Path, folder: &Path) -> Result<Said> {
         let console = folder.join("serial.log");
         let results = folder.join("results.log");
         for log in [&console, &results] {
             fs::write(log, "")?;
         }
-        let mut qemu = self.arch.machine(&console, &results);
+        let mut qemu = self.arch.machine(emulator, &console, &results);
         // One thread: emulated atomic instructions of several are not always atomic.
         qemu.args(["-accel", "tcg,thread=single"])
             .args(["-m", MEMORY_MIB])
@@ -105,7 +106,7 @@ impl Machine<'_> {
         }
         let mut qemu = qemu
             .spawn()
-            .with_context(|| format!("cannot run {}", self.arch.emulator()))?;
+            .with_context(|| format!("cannot run {}", self.arch.emulator().0))?;
         let mut took = Vec::new();
         let ended = wait(&mut qemu, &console, &results, &mut took);
         if ended.is_err() {

@@ -3,6 +3,7 @@
 mod arch;
 mod archive;
 mod docs;
+mod emulator;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -24,6 +25,7 @@ use crate::test;
 use crate::workspace::{self, Outcome as Step};
 use arch::Arch;
 use archive::Archive;
+use emulator::Emulator;
 use guest::Machine;
 use initramfs::Initramfs;
 use kernel::Kernel;
@@ -113,7 +115,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         jobs: args.jobs,
         tries_kinds: args.write_docs,
     };
-    let runs = run_on(&archive, &machines, &built, how)?;
+    let emulator = Emulator::find(args.arch, &archive)?;
+    let runs = run_on(&archive, &emulator, &machines, &built, how)?;
     if runs.is_empty() && !machines.is_empty() {
         bail!("no test has that in its name");
     }
@@ -136,8 +139,12 @@ pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result
         let name = format!("Linux {version}");
         (name, Ok(Step::Skipped(why.to_owned())))
     };
-    let archive = match open_archive(Arch::Amd64) {
-        Ok(archive) => archive,
+    let opened = open_archive(Arch::Amd64).and_then(|archive| {
+        let emulator = Emulator::find(Arch::Amd64, &archive)?;
+        Ok((archive, emulator))
+    });
+    let (archive, emulator) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
             let why = format!("{error:#}");
             return USUAL.map(|version| skipped(version, &why)).into();
@@ -165,7 +172,7 @@ pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result
         jobs: None,
         tries_kinds: false,
     };
-    match run_on(&archive, &machines, built, how) {
+    match run_on(&archive, &emulator, &machines, built, how) {
         Ok(runs) if runs.is_empty() => {
             let why = "none of their tests has that in its name".to_owned();
             steps.push(("virtual machines".to_owned(), Ok(Step::Skipped(why))));
@@ -220,6 +227,7 @@ struct How<'args> {
 /// Runs the tests on each machine. Empty if no test is wanted.
 fn run_on(
     archive: &Archive,
+    emulator: &Emulator,
     machines: &[Machine<'_>],
     built: &Built,
     how: How<'_>,
@@ -237,7 +245,7 @@ fn run_on(
     }
     let programs = match built.target {
         None => None,
-        Some(_) => Some(archive.programs(&["busybox-static", "iproute2"])?),
+        Some(_) => Some(archive.programs("programs", &["busybox-static", "iproute2"])?),
     };
     let logs = built
         .tcptrace
@@ -246,6 +254,7 @@ fn run_on(
         .context("the build is in no target folder")?
         .join("vm");
     let guest = Guest {
+        emulator,
         built,
         executable: &executable,
         programs: programs.as_deref(),
@@ -315,6 +324,7 @@ fn prepare_kernels(archive: &Archive, versions: &[&str]) -> (Vec<Kernel>, Vec<(S
 /// What runs inside the machines.
 #[derive(Debug)]
 struct Guest<'build> {
+    emulator: &'build Emulator,
     built: &'build Built,
     /// The harness of the kernel tests
     executable: &'build Path,
@@ -366,10 +376,10 @@ impl Guest<'_> {
         self.initramfs(machine.kernel, &tests)?.write(&image)?;
 
         let start = Instant::now();
-        let mut said = machine.run(&image, &folder)?;
+        let mut said = machine.run(self.emulator, &image, &folder)?;
         if let (false, Some(why)) = (said.reached_tests(), &said.cut_short) {
             eprintln!("Linux {machine}: {why}, before any test; trying once more");
-            said = machine.run(&image, &folder)?;
+            said = machine.run(self.emulator, &image, &folder)?;
         }
         fs::remove_file(&image)?;
         let mut run = Run::parse(machine.to_string(), &tests, &said.results);
