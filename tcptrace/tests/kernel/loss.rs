@@ -4,6 +4,7 @@ use rustix::process::Signal;
 
 use crate::{
     actor::Actor,
+    confinement,
     netns::{Ip, Netns},
     peer::First,
     record::Records,
@@ -152,8 +153,9 @@ pub(crate) fn small_ring_in_a_burst() {
     });
 }
 
-/// Five seconds without a reader, under load.
+/// Seconds without a reader, under load.
 pub(crate) fn reader_that_stops_reading() {
+    let for_ms = if confinement::in_guest() { 1500 } else { 5000 };
     until_undisturbed(|| {
         let netns = Netns::new();
         let mut server = Actor::spawn(&netns, "server");
@@ -165,7 +167,7 @@ pub(crate) fn reader_that_stops_reading() {
         let tracer = Tracer::start(&args);
         tracer.pause_reading(true);
         server.tell_serve_until_told(&listener, First::Client);
-        client.ask(&format!("dial-for {} 5000 client", listener.local));
+        client.ask(&format!("dial-for {} {for_ms} client", listener.local));
         tracer.pause_reading(false);
         // Some more, that the tracer has to show again.
         client.ask(&format!("dial-for {} 200 client", listener.local));

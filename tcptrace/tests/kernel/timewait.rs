@@ -20,6 +20,7 @@ use crate::{
     Scenario::Always,
     actor::{Actor, Held, Listener, Who},
     check::{self, CLOCK_TOLERANCE_US},
+    confinement,
     netns::{self, Ip, Netns},
     peer::First,
     reasons::meet_puppet,
@@ -810,8 +811,7 @@ fn expiry() {
 
 /// As many come out as went in, and as the kernel counts.
 fn storm() {
-    const EACH: usize = 1500;
-
+    let each: usize = if confinement::in_guest() { 500 } else { 1500 };
     let mut netns = Netns::new();
     netns.set("tcp_max_tw_buckets", "100000");
     let truth = Truth::with_buffer(16 << 10);
@@ -821,19 +821,19 @@ fn storm() {
         let mut client = Actor::spawn(&netns, "client");
         let mut server = Actor::spawn(&netns, "server");
         let listener = server.listen(netns.addr(Ip::V4, 0), "");
-        server.tell_serve(&listener, EACH, first);
-        client.tell_dial(listener.local, EACH, first);
+        server.tell_serve(&listener, each, first);
+        client.tell_dial(listener.local, each, first);
         actors.push((client, server, listener));
     }
     for (client, server, listener) in &mut actors {
-        assert_eq!(client.clients().len(), EACH);
-        assert_eq!(server.clients().len(), EACH);
+        assert_eq!(client.clients().len(), each);
+        assert_eq!(server.clients().len(), each);
         server.unlisten(listener);
     }
     netns.settle(0);
     let lives = truth::lives_in(&truth.stop(), &netns, &[]);
     let entered = lives.iter().filter(|life| life.time_waits()).count();
-    assert_eq!(entered, 2 * EACH, "one end of each connection waits");
+    assert_eq!(entered, 2 * each, "one end of each connection waits");
     drop(actors);
     netns.destroy();
 
@@ -859,7 +859,11 @@ fn storm() {
 
 /// Told to stop while it has thousands of time-wait sockets to look at, it looks at each.
 fn stopped_behind() {
-    const CONNECTIONS: usize = 10_000;
+    let connections = if confinement::in_guest() {
+        2_500
+    } else {
+        10_000
+    };
 
     let netns = Netns::new();
     netns.set("tcp_max_tw_buckets", "100000");
@@ -869,10 +873,10 @@ fn stopped_behind() {
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
-    server.tell_serve(&listener, CONNECTIONS, First::Client);
-    client.tell_dial(listener.local, CONNECTIONS, First::Client);
-    assert_eq!(client.clients().len(), CONNECTIONS);
-    assert_eq!(server.clients().len(), CONNECTIONS);
+    server.tell_serve(&listener, connections, First::Client);
+    client.tell_dial(listener.local, connections, First::Client);
+    assert_eq!(client.clients().len(), connections);
+    assert_eq!(server.clients().len(), connections);
     server.unlisten(&listener);
     netns.settle(0);
     let lives = truth::lives_in(&truth.stop(), &netns, &[]);
