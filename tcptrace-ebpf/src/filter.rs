@@ -7,7 +7,7 @@ use tcptrace_common::config::{
 use crate::{
     constants::config,
     emit,
-    maps::{ACTIVE, ANY_LISTENER, ENDING, PIDS, PORTS, SELECTION},
+    maps::{ACTIVE, ANY_LISTENER, ENDING, OVER, PIDS, PORTS, SELECTION},
     tuple::Tuple,
 };
 
@@ -87,6 +87,12 @@ pub(crate) fn is_idle() -> bool {
 #[inline(always)]
 pub(crate) fn is_ending() -> bool {
     is_set(ENDING)
+}
+
+/// Whether nobody is told any more that sockets end.
+#[inline(always)]
+pub(crate) fn is_over() -> bool {
+    is_set(OVER)
 }
 
 /// A connection has been seen that a process asked for may own.

@@ -33,6 +33,7 @@ use crate::{
     emit, filter,
     kernel::{self, Probed, copy},
     maps::{self, HINTS, HOLDING, SOCKS},
+    publish,
     sock::{ACCEPTED, HOLDS, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
@@ -302,6 +303,9 @@ fn try_send(key: u64, pointer: *mut Sock, token: Token) -> bool {
     if tuple.whole == 0 && sock.role == ROLE_CLIENT {
         // A client that waits for its port: it has it by now.
         tuple = Tuple::read(Probed(key), false, || 0);
+        if !publish::is_still(Probed(key), sock.conn) {
+            return false;
+        }
     }
     if tuple.whole == 0 || sock.conn == 0 {
         return false;

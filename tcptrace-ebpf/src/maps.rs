@@ -124,10 +124,14 @@ pub(crate) const ANY_LISTENER: u32 = 1;
 /// that nothing is half told when the programs are detached. Set by the agent.
 pub(crate) const ENDING: u32 = 2;
 
+/// Index into [`SELECTION`]: not 0 once the programs are detached: nobody is told any more that a socket
+/// has ended, and another has its address. Set by the agent.
+pub(crate) const OVER: u32 = 3;
+
 /// Which connections there is anything to do for. With `-p`, as long as nothing is [`ACTIVE`], only for
 /// one that begins; the agent reads that, and then attaches what is needed from there on.
 #[map]
-pub(crate) static SELECTION: Array<u32> = Array::with_max_entries(3, 0);
+pub(crate) static SELECTION: Array<u32> = Array::with_max_entries(4, 0);
 
 /// Counters, indexed by `tcptrace_common::count`. Read by the agent.
 #[map]

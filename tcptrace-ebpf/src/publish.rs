@@ -14,9 +14,9 @@ use tcptrace_common::{
 };
 
 use crate::{
-    constants::config,
+    constants::{config, off},
     emit, filter, held,
-    kernel::Probed,
+    kernel::{Object as _, Probed},
     listener,
     maps::{self, LOCKS, PENDING, SOCKS},
     sock::{ACCEPTED, HOLDS, LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
@@ -152,6 +152,18 @@ pub(crate) fn complete(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
         settle(sock);
     }
     sock.is_shown() && sock.tuple.whole != 0
+}
+
+/// Whether at this address is still the socket that a record with this id is of. Asked after something
+/// was read of it: who gets its memory begins without a cookie.
+#[inline(always)]
+pub(crate) fn is_still(sk: Probed, conn: u64) -> bool {
+    if config!(cookie_helper) != 0 {
+        sk.read::<u64>(off!(sk_cookie)) == conn
+    } else {
+        // Each end and each beginning is seen.
+        !filter::is_over()
+    }
 }
 
 /// Leaves the first step for later: for the next transition, or for `hook::flush`.

@@ -18,10 +18,11 @@ use tcptrace_common::{
 };
 
 use crate::{
-    constants::{config, off},
+    constants::config,
     emit, filter,
-    kernel::{Object as _, Probed},
+    kernel::Probed,
     maps::{self, EVENTS, PENDING, SOCKS},
+    publish,
     tuple::Tuple,
 };
 
@@ -56,8 +57,7 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
     let record = unsafe { &mut *slot.as_mut_ptr() };
     emit::fill(record, sock, &tuple);
     emit::fill_step(record, sock, 0);
-    // A socket recycled since: its cookie is not the one we recorded.
-    let same = config!(cookie_helper) == 0 || sk.read::<u64>(off!(sk_cookie)) == record.conn;
+    let same = publish::is_still(sk, record.conn);
     // The place in the ring is taken before the entry is: who finds the entry gone comes later.
     let ours = same && PENDING.remove(key).is_ok();
     if ours {

@@ -81,6 +81,8 @@ struct Looks {
 
 /// Index into the kernel side's `SELECTION`: the trace ends.
 const ENDING: u32 = 2;
+/// Index into the kernel side's `SELECTION`: its programs are detached.
+const OVER: u32 = 3;
 
 /// Longer than the first steps of a connection take, unless they wait for a port.
 const FIRST_STEPS: Duration = Duration::from_millis(20);
@@ -315,6 +317,7 @@ impl Tracer {
             return;
         }
         self.end_beginnings();
+        self.tell(OVER);
         // From here on the rescuer may be called alone.
         self.counts.settle(&self.ebpf);
         self.state_links.clear();
@@ -326,13 +329,19 @@ impl Tracer {
     /// together, and the kernel takes both in one softirq.
     fn end_beginnings(&mut self) {
         self.held.set(false);
-        if let Err(why) = self.selection.set(ENDING, 1, 0) {
-            log::debug!("the kernel side is not told of the end: {why}");
-            return;
-        }
+        self.tell(ENDING);
         let deadline = Instant::now() + FIRST_STEPS;
-        while self.counts.unlisted() > 0 && Instant::now() < deadline {
+        // What has no port yet gets it now: of a socket that has ended since it can no longer be read.
+        while (self.flush_all_held() > 0 || self.counts.unlisted() > 0) && Instant::now() < deadline
+        {
             std::thread::sleep(FIRST_STEPS / 20);
+        }
+    }
+
+    /// Sets a mark in the kernel side's `SELECTION`.
+    fn tell(&mut self, mark: u32) {
+        if let Err(why) = self.selection.set(mark, 1, 0) {
+            log::debug!("the kernel side is not told of the end: {why}");
         }
     }
 
