@@ -161,7 +161,7 @@ fn wait(qemu: &mut Child, console: &Path, results: &Path, took: &mut Vec<Duratio
         if size != last_size {
             last_size = size;
             last_news = Instant::now();
-            // Up to the first, a test's time has the boot in it.
+            // The boot is no test's time.
             let said = String::from_utf8_lossy(&fs::read(results)?).into_owned();
             if took.is_empty() && !said.contains("\n## end ") {
                 last_end = last_news;

@@ -97,6 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     setup::setup(Found::Shown)?;
     let archive = open_archive(args.arch)?;
+    let emulator = Emulator::find(args.arch, &archive)?;
     let versions: Vec<&str> = if args.versions.is_empty() {
         SERIES.to_vec()
     } else {
@@ -115,7 +116,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         jobs: args.jobs,
         tries_kinds: args.write_docs,
     };
-    let emulator = Emulator::find(args.arch, &archive)?;
     let runs = run_on(&archive, &emulator, &machines, &built, how)?;
     if runs.is_empty() && !machines.is_empty() {
         bail!("no test has that in its name");
