@@ -1,6 +1,10 @@
 //! What the kernel side could not deliver, per cause.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    thread,
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
@@ -18,6 +22,15 @@ pub struct Counts {
     skips: Skips,
 }
 
+/// For how long something is missing whenever it is looked for, until it is lost. A task that is
+/// preempted between the two programs has both its skip and its rescue counted once it has gone on.
+const MISSING_NS: u64 = 1_000_000_000;
+
+/// So often is it looked, before the second program may be called alone, for a moment when nothing is
+/// on its way, and so long apart.
+const SETTLING_LOOKS: u32 = 50;
+const SETTLING_PAUSE: Duration = Duration::from_millis(1);
+
 /// What became of the transitions that the kernel skipped the first program for.
 #[derive(Debug, Default)]
 struct Skips {
@@ -30,30 +43,49 @@ struct Skips {
     lost_before: u64,
     /// The difference when it was last looked at
     open: u64,
+    /// The least of them since `since_ns`
+    least: u64,
+    since_ns: u64,
+    /// Lost since `lost_before`, as far as it is certain
+    certain: u64,
     /// Nothing is in the middle of being rescued any more
     ended: bool,
 }
 
 impl Skips {
-    /// What is lost, from both counters. Until the end some of the difference may be on its way:
-    /// only what was missing the last time as well is lost.
-    fn lost(&mut self, skipped: u64, rescued: u64) -> u64 {
+    /// What is lost at `now_ns`, from how often the first was skipped and how often that was made up for. Until the end some of the difference may be on
+    /// its way: only what was missing at each look for a while is lost.
+    fn lost(&mut self, counted: [u64; 2], now_ns: u64) -> u64 {
+        self.open = self.missing(counted);
+        self.least = self.least.min(self.open);
+        if self.ended {
+            self.certain = self.certain.max(self.open);
+        } else if now_ns.saturating_sub(self.since_ns) >= MISSING_NS {
+            self.certain = self.certain.max(self.least);
+            self.least = self.open;
+            self.since_ns = now_ns;
+        }
+        self.lost_before + self.certain
+    }
+
+    /// Skips that nothing has made up for yet.
+    fn missing(&self, [skipped, rescued]: [u64; 2]) -> u64 {
         let since = |before| skipped.saturating_sub(before);
         let rescued = rescued.saturating_sub(self.rescued_before);
-        let open = self.skipped_before.map_or(0, since).saturating_sub(rescued);
-        let before = std::mem::replace(&mut self.open, open);
-        let lost = if self.ended { open } else { open.min(before) };
-        self.lost_before + lost
+        self.skipped_before.map_or(0, since).saturating_sub(rescued)
     }
 
     /// Counts anew from here, so that what the second program makes up for from now on is not set
     /// off against what is lost by now: rather one too many that is on its way than one too few.
-    fn settle(&mut self, skipped: u64, rescued: u64) {
-        self.lost(skipped, rescued);
-        self.lost_before += self.open;
-        self.skipped_before = self.skipped_before.and(Some(skipped));
-        self.rescued_before = rescued;
-        self.open = 0;
+    fn settle(&mut self, [skipped, rescued]: [u64; 2], now_ns: u64) {
+        self.lost([skipped, rescued], now_ns);
+        *self = Self {
+            skipped_before: self.skipped_before.and(Some(skipped)),
+            rescued_before: rescued,
+            lost_before: self.lost_before + self.certain.max(self.open),
+            since_ns: now_ns,
+            ..Self::default()
+        };
     }
 }
 
@@ -88,7 +120,7 @@ impl Counts {
 
     /// From now on the second program makes up for what the first one is skipped for.
     pub(super) fn begin(&mut self, ebpf: &Ebpf) {
-        let (skipped, rescued) = self.skipped(ebpf);
+        let [skipped, rescued] = self.skipped(ebpf);
         self.skips.skipped_before = Some(skipped);
         self.skips.rescued_before = rescued;
     }
@@ -100,10 +132,9 @@ impl Counts {
             .unwrap_or_default()
     }
 
-    /// What is lost by now.
-    pub fn losses(&mut self, ebpf: &Ebpf) -> Losses {
-        let (skipped, rescued) = self.skipped(ebpf);
-        let recursion = self.skips.lost(skipped, rescued);
+    /// What is lost at `now_ns` (`CLOCK_MONOTONIC`).
+    pub fn losses(&mut self, ebpf: &Ebpf, now_ns: u64) -> Losses {
+        let recursion = self.skips.lost(self.skipped(ebpf), now_ns);
         Losses {
             ring_transitions: self.read(count::RING_FULL_TRANSITION),
             ring_accepts: self.read(count::RING_FULL_ACCEPT),
@@ -117,9 +148,19 @@ impl Counts {
     }
 
     /// The second program is about to be called alone: what is lost by now stays lost.
-    pub(super) fn settle(&mut self, ebpf: &Ebpf) {
-        let (skipped, rescued) = self.skipped(ebpf);
-        self.skips.settle(skipped, rescued);
+    pub(super) fn settle(&mut self, ebpf: &Ebpf, now_ns: u64) {
+        let mut best = self.skipped(ebpf);
+        for _ in 0..SETTLING_LOOKS {
+            if self.skips.missing(best) <= self.skips.certain {
+                break;
+            }
+            thread::sleep(SETTLING_PAUSE);
+            let next = self.skipped(ebpf);
+            if self.skips.missing(next) <= self.skips.missing(best) {
+                best = next;
+            }
+        }
+        self.skips.settle(best, now_ns);
     }
 
     /// No program runs any more.
@@ -129,9 +170,9 @@ impl Counts {
 
     /// How often the first program was skipped, and how often the second made up for it; read in
     /// this order, so that little of what is on its way is missing.
-    fn skipped(&self, ebpf: &Ebpf) -> (u64, u64) {
+    fn skipped(&self, ebpf: &Ebpf) -> [u64; 2] {
         let skipped = recursion_misses(ebpf, "set_state").unwrap_or(0);
-        (skipped, self.read(count::RESCUED))
+        [skipped, self.read(count::RESCUED)]
     }
 
     /// Steps held back that found no room to wait: they come with the next transition, or never.
@@ -173,36 +214,46 @@ mod tests {
         }
     }
 
+    const MS: u64 = 1_000_000;
+
     #[test]
     fn what_is_on_its_way_is_not_lost() {
         let mut skips = begun();
-        assert_eq!(skips.lost(15, 4), 0, "missing for the first time");
-        assert_eq!(skips.lost(17, 7), 0);
-        assert_eq!(skips.lost(20, 8), 0, "another");
-        assert_eq!(skips.lost(20, 9), 1, "still missing");
+        assert_eq!(
+            skips.lost([15, 4], 5000 * MS),
+            0,
+            "missing for the first time"
+        );
+        assert_eq!(skips.lost([15, 4], 5000 * MS + 1), 0, "at the same moment");
+        assert_eq!(skips.lost([17, 7], 5900 * MS), 0);
+        assert_eq!(skips.lost([20, 9], 6100 * MS), 0, "another");
+        assert_eq!(skips.lost([20, 9], 7200 * MS), 1, "still missing");
+        assert_eq!(skips.lost([22, 9], 7300 * MS), 1, "and more, now");
+        assert_eq!(skips.lost([22, 11], 8300 * MS), 1);
+        assert_eq!(skips.lost([23, 12], 9400 * MS), 1);
     }
 
     #[test]
     fn nothing_is_on_its_way_after_the_end() {
         let mut skips = begun();
         skips.ended = true;
-        assert_eq!(skips.lost(15, 4), 1);
+        assert_eq!(skips.lost([15, 4], 1), 1);
     }
 
     #[test]
     fn what_is_lost_is_not_set_off_against_what_the_second_program_sees_alone() {
         let mut skips = begun();
-        skips.settle(15, 3);
+        skips.settle([15, 3], 1);
         skips.ended = true;
-        assert_eq!(skips.lost(15, 400), 2);
-        assert_eq!(skips.lost(16, 3), 3);
+        assert_eq!(skips.lost([15, 400], 2), 2);
+        assert_eq!(skips.lost([16, 3], 3), 3);
     }
 
     #[test]
     fn before_the_second_program_nothing_is_lost() {
         let mut skips = Skips::default();
-        skips.settle(15, 0);
+        skips.settle([15, 0], 1);
         skips.ended = true;
-        assert_eq!(skips.lost(20, 0), 0);
+        assert_eq!(skips.lost([20, 0], 2), 0);
     }
 }

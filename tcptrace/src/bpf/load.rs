@@ -198,7 +198,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
 impl Tracer {
     /// What is lost by now.
     pub fn losses(&mut self) -> Losses {
-        self.counts.losses(&self.ebpf)
+        self.counts.losses(&self.ebpf, kernel::mono_ns())
     }
 
     fn attach_rest(&mut self) -> Result<(), Error> {
@@ -319,7 +319,7 @@ impl Tracer {
         self.end_beginnings();
         self.tell(OVER);
         // From here on the rescuer may be called alone.
-        self.counts.settle(&self.ebpf);
+        self.counts.settle(&self.ebpf, kernel::mono_ns());
         self.state_links.clear();
         self.links.clear();
         self.counts.end();

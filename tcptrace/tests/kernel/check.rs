@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     actor::{Held, Who},
-    record::{self, Record},
+    record::{self, Record, Records},
     truth::{Life, Step},
 };
 
@@ -391,12 +391,52 @@ pub(crate) fn owners(pairs: &[Pair], records: &[&Record]) {
 
 /// Whether this kernel is too old to give cookies to tracing programs: before 5.12.
 pub(crate) fn own_ids() -> bool {
+    kernel_version() < (5, 12)
+}
+
+fn kernel_version() -> (u32, u32) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release
         .split(['.', '-'])
         .map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) < (Some(5), Some(12))
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// Whether records of a storm lack something, which they may on one kind of kernels alone: from 7.0 on
+/// a task can be preempted in a tracepoint, and enough of them keep all of our programs busy. Then it
+/// is told how much.
+pub(crate) fn lacks(records: &Records) -> bool {
+    let lost = records.lost();
+    if lost == 0 {
+        return false;
+    }
+    let hidden = records
+        .of("lost")
+        .all(|record| record.text("cause") == Some("recursion"));
+    let transitions = records.end().int("transitions").unwrap();
+    assert!(
+        hidden && kernel_version() >= (7, 0) && lost * 50 < transitions,
+        "{}",
+        records.end().line
+    );
+    crate::figure!("the kernel hid {lost} transitions of some {transitions}, which was told");
+    true
+}
+
+/// What the kernel has hidden was counted: as much at least as `records` lack of what happened.
+/// `ours` are those in the namespace of the lives.
+pub(crate) fn lost_is_counted(truth: &[Life], records: &Records, ours: &[&Record]) {
+    let happened: usize = truth.iter().map(|life| life.steps.len()).sum();
+    let told = ours
+        .iter()
+        .filter(|record| record.event() == "transition" && record.text("old") != Some("TIME_WAIT"));
+    let told = told.count();
+    let lost = usize::try_from(records.lost()).unwrap();
+    assert!(
+        told + lost >= happened,
+        "{happened} transitions happened, {told} were told and {lost} lost"
+    );
 }
 
 /// The records of a socket that connected.

@@ -65,8 +65,10 @@ pub(crate) fn open_connections_in_a_storm() {
     stage.know_enough();
     let told = stage.end_now(&[]);
 
-    assert_eq!(told.records.lost(), 0, "{}", told.records.end().line);
     let ours = told.ours();
+    if check::lacks(&told.records) {
+        return check::lost_is_counted(&told.lives, &told.records, &ours);
+    }
     check::same_transitions(&told.lives, &ours);
     record::each_end_has_its_close(&ours);
     let on_port = |end: Option<SocketAddr>| end.is_some_and(|end| end == listener.local);

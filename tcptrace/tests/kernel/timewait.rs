@@ -846,8 +846,10 @@ fn storm() {
         left.get() == entered
     });
     let records = tracer.finish().fine();
-    assert_eq!(records.lost(), 0, "{}", records.end().line);
     let ours = records.within(netns.inode);
+    if check::lacks(&records) {
+        return check::lost_is_counted(&lives, &records, &ours);
+    }
     let count = |of: &dyn Fn(&Record) -> bool| ours.iter().filter(|record| of(record)).count();
     check::same_transitions(&lives, &ours);
     let told_in = count(&|record| record.is("transition", "TIME_WAIT"));
@@ -883,8 +885,10 @@ fn stopped_behind() {
     tracer.signal(Signal::INT);
     tracer.signal(Signal::CONT);
     let records = tracer.wait().fine();
-    assert_eq!(records.lost(), 0, "{}", records.end().line);
     let ours = records.within(netns.inode);
+    if check::lacks(&records) {
+        return check::lost_is_counted(&lives, &records, &ours);
+    }
     check::same_transitions(&lives, &ours);
     record::each_end_has_its_close(&ours);
 }
