@@ -228,7 +228,8 @@ fn fresh(key: u64) -> Option<*mut Sock> {
 #[inline(always)]
 fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     let Transition { sk, old, new } = transition;
-    let child = old == tcp::LISTEN;
+    // A clone has the state its listener has by then: `CLOSE` if it is closing.
+    let child = old == tcp::LISTEN || new == tcp::SYN_RECV;
     let proven = !child && owner::proven(sk);
     let parent = if child { listener_of(sk) } else { None };
 

@@ -89,7 +89,8 @@ impl State {
         // `close()` after `shutdown()` reports the present state once more.
         self == new && matches!(new, FinWait1 | FinWait2 | Closing | LastAck)
             || match self {
-                Close => matches!(new, SynSent | Listen),
+                // A child of a listener that is closing begins as a copy of its state.
+                Close => matches!(new, SynSent | Listen | SynRecv),
                 Listen => matches!(new, SynRecv | Close),
                 SynSent => matches!(new, Established | SynRecv | Close),
                 SynRecv => matches!(new, Established | FinWait1 | CloseWait | Close),

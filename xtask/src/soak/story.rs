@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::claim::{Claim, Kind};
 use super::line::{Line, State, hash};
+use super::truth::Hidden;
 
 /// Faults that are shown in full.
 const MOST_FAULTS: usize = 20;
@@ -30,6 +31,9 @@ const SWEEP_TURN_US: u64 = 30_000_000;
 
 /// More connections than close while an acceptance is on its way.
 const JUST_CLOSED: usize = 256;
+
+/// The clock of ftrace is read before the tracer's, or after it.
+const HIDDEN_APART_US: u64 = 50_000;
 
 /// The clock of a process that has returned from a system call is later than the tracer's.
 const ACCEPT_LATE_US: u64 = 1000;
@@ -112,6 +116,8 @@ pub(super) type Stops = Arc<Mutex<Vec<(u64, u64)>>>;
 struct Gap {
     from_us: u64,
     to_us: u64,
+    /// Local and remote, where known
+    ports: Option<[u16; 2]>,
     what: String,
 }
 
@@ -133,6 +139,8 @@ pub(super) struct Numbers {
     pub(super) lost_time_waits: u64,
     /// Steps that are evidently missing
     pub(super) gaps: u64,
+    /// Of these, what the kernel showed to ftrace alone
+    pub(super) hidden: u64,
     pub(super) claims: u64,
     /// Connections whose owner a process confirmed
     pub(super) confirmed: u64,
@@ -315,6 +323,7 @@ impl Story {
             let silence = Gap {
                 from_us: since_us,
                 to_us: now_us,
+                ports: None,
                 what: String::new(),
             };
             since_us + SILENCE_US > now_us || !silence.is_in(losses)
@@ -333,6 +342,7 @@ impl Story {
         let mut gap = Gap {
             from_us,
             to_us,
+            ports: ports_of(text),
             what: String::new(),
         };
         if gap.is_in(&self.losses) {
@@ -478,8 +488,11 @@ impl Story {
 
     /// What holds from line to line.
     fn follow(&mut self, open: &mut Open, line: &Line<'_>, cookie: u64, role: Role, text: &str) {
-        // An acceptance is stamped before a step on another processor that is in the ring before it.
-        let late = line.event == "accept" && line.mono_us + ACCEPT_LATE_US >= open.last_us;
+        // An acceptance is stamped before a step on another processor that is in the ring before it;
+        // or after the last step, and told before it, because nothing follows the totals.
+        let after_it = open.accepted_us != 0 && open.accepted_us == open.last_us;
+        let late =
+            (line.event == "accept" || after_it) && line.mono_us + ACCEPT_LATE_US >= open.last_us;
         self.numbers.accepts_late += u64::from(late && line.mono_us < open.last_us);
         if line.mono_us < open.last_us && !late {
             self.fault("time goes back", Some(cookie), text);
@@ -591,8 +604,9 @@ impl Story {
         self.fault(&what, Some(cookie), text);
     }
 
-    /// What is wrong now that nothing more can come. Nothing of the soak's is open any more.
-    pub(super) fn finish(&mut self) {
+    /// What is wrong now that nothing more can come. Nothing of the soak's is open any more. What was
+    /// hidden nobody can tell of.
+    pub(super) fn finish(&mut self, hidden: &[Hidden]) {
         match self.ended {
             None => self.faults.push("there is no end record".to_owned()),
             Some((transitions, lost)) => {
@@ -623,7 +637,11 @@ impl Story {
                 );
             }
         }
-        let missing = self.numbers.lost
+        let before = self.gaps.len();
+        self.gaps.retain(|gap| !gap.is_one_of(hidden));
+        self.numbers.hidden = (before - self.gaps.len()) as u64;
+        let missing = self.numbers.hidden
+            + self.numbers.lost
             + self.numbers.lost_closes
             + self.numbers.lost_accepts
             + self.numbers.lost_time_waits;
@@ -646,7 +664,22 @@ impl Story {
     }
 }
 
+/// Local and remote, of whom a line is about.
+fn ports_of(text: &str) -> Option<[u16; 2]> {
+    let line: Line<'_> = serde_json::from_str(text).ok()?;
+    Some([line.lport?, line.rport.unwrap_or(0)])
+}
+
 impl Gap {
+    /// Whether what was hidden explains it.
+    fn is_one_of(&self, hidden: &[Hidden]) -> bool {
+        let from_us = self.from_us.saturating_sub(HIDDEN_APART_US);
+        let to_us = self.to_us.saturating_add(HIDDEN_APART_US);
+        hidden.iter().any(|hidden| {
+            Some(hidden.ports) == self.ports && (from_us..=to_us).contains(&hidden.at_us)
+        })
+    }
+
     fn is_in(&self, losses: &[(u64, u64)]) -> bool {
         losses
             .iter()

@@ -95,6 +95,5 @@ pub(super) fn read(
     if !text.is_empty() {
         story.read(str::from_utf8(&text)?);
     }
-    story.finish();
     Ok(story)
 }

@@ -329,11 +329,13 @@ impl<'a> Trial<'a> {
             self.tracer.kill()?;
         }
         let reader = self.reader.take().context("nobody has read")?;
-        let story = reader
+        let mut story = reader
             .join()
             .map_err(|_panic| anyhow!("the reader panicked"))??;
-        let hidden = truth.count()?.saturating_sub(truth.shown()?);
-        self.judge(&story, hidden, status, &said, said_at_rest);
+        let hidden = truth.hidden()?;
+        story.finish(&hidden);
+        let hidden = hidden.len() as u64;
+        self.judge(&story, status, &said, said_at_rest);
         self.judge_count(&story.numbers, after);
         match &left {
             Ok(left) => self.judge_maps(left, hidden),
@@ -382,22 +384,22 @@ impl<'a> Trial<'a> {
     fn judge(
         &mut self,
         story: &Story,
-        hidden: u64,
         status: Option<ExitStatus>,
         said: &str,
         said_at_rest: &[String],
     ) {
         let numbers = story.numbers;
-        // What the kernel shows to ftrace alone nobody can tell of; `judge_count` leaves out the same.
-        if hidden >= numbers.faults && story.faults.iter().all(|fault| is_of_missing(fault)) {
-            eprintln!("{hidden} transitions were shown to ftrace alone");
-        } else {
-            self.faults.extend(story.faults.iter().cloned());
-            let unshown = numbers.faults - story.faults.len() as u64;
-            if unshown > 0 {
-                self.faults
-                    .push(format!("and {unshown} more of the stream"));
-            }
+        if numbers.hidden > 0 {
+            eprintln!(
+                "{} records are missing because the kernel showed their transitions to ftrace alone",
+                numbers.hidden
+            );
+        }
+        self.faults.extend(story.faults.iter().cloned());
+        let unshown = numbers.faults - story.faults.len() as u64;
+        if unshown > 0 {
+            self.faults
+                .push(format!("and {unshown} more of the stream"));
         }
         let lost =
             numbers.lost + numbers.lost_accepts + numbers.lost_closes + numbers.lost_time_waits;
@@ -574,16 +576,4 @@ fn children_left() -> Result<Vec<String>> {
         }
     }
     Ok(left)
-}
-
-/// Whether a fault of the stream is that a record does not come.
-fn is_of_missing(fault: &str) -> bool {
-    let first = fault.lines().next().unwrap_or_default();
-    [
-        "evidently missing",
-        "a step is missing",
-        "its end was not told",
-    ]
-    .iter()
-    .any(|what| first.contains(what))
 }

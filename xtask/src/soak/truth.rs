@@ -17,6 +17,15 @@ const NAME_PREFIX: &str = "tcptrace-soak-";
 /// Room for what a processor writes while an interrupt keeps it from ending a record.
 const BUFFER_KIB: &str = "256";
 
+/// A change of state that every kernel shows to ftrace, but not to BPF programs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hidden {
+    /// `CLOCK_MONOTONIC`
+    pub(super) at_us: u64,
+    /// The local one, and the other
+    pub(super) ports: [u16; 2],
+}
+
 /// A running count.
 #[derive(Debug)]
 pub(super) struct Truth {
@@ -54,6 +63,15 @@ impl Truth {
         self.all.count()
     }
 
+    /// Those that interrupted the first process: a kernel may have hidden them.
+    pub(super) fn hidden(&self) -> Result<Vec<Hidden>> {
+        let trace = fs::read_to_string(self.over_init.0.join("trace"))?;
+        let lines = trace.lines().filter(|line| line.contains("sport="));
+        lines
+            .map(|line| parse(line).with_context(|| format!("not understood: {line}")))
+            .collect()
+    }
+
     /// Those that every kernel shows to BPF programs.
     pub(super) fn shown(&self) -> Result<u64> {
         Ok(self.all.count()?.saturating_sub(self.over_init.count()?))
@@ -66,6 +84,7 @@ impl Instance {
         let instance = Self(folder);
         for (file, text) in [
             ("buffer_size_kb", BUFFER_KIB),
+            ("trace_clock", "mono"),
             ("events/sock/inet_sock_set_state/filter", filter),
             ("events/sock/inet_sock_set_state/enable", "1"),
         ] {
@@ -100,6 +119,21 @@ impl Drop for Instance {
     }
 }
 
+/// As `task-pid [cpu] flags seconds.microseconds: inet_sock_set_state: … sport=1 dport=2 …`.
+fn parse(line: &str) -> Option<Hidden> {
+    let (head, fields) = line.split_once(": inet_sock_set_state: ")?;
+    let (seconds, micros) = head.rsplit(' ').next()?.split_once('.')?;
+    let at_us = seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?;
+    let port = |name: &str| {
+        let mut fields = fields.split(' ').filter_map(|field| field.split_once('='));
+        fields.find(|(key, _)| *key == name)?.1.parse().ok()
+    };
+    Some(Hidden {
+        at_us,
+        ports: [port("sport")?, port("dport")?],
+    })
+}
+
 /// Removes what runs that were killed have left.
 fn clear_away(instances: &Path) -> Result<()> {
     for entry in fs::read_dir(instances)? {
@@ -113,4 +147,20 @@ fn clear_away(instances: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_ftrace() {
+        let line = " init-1       [001] ..s2. 24655.278025: inet_sock_set_state: family=AF_INET \
+                    protocol=IPPROTO_TCP sport=49946 dport=7000 saddr=127.0.0.1 daddr=127.1.1.1";
+        let hidden = parse(line).unwrap();
+        assert_eq!(
+            (hidden.at_us, hidden.ports),
+            (24_655_278_025, [49946, 7000])
+        );
+    }
 }
