@@ -195,13 +195,14 @@ impl Pipeline {
         }
         self.tracer.detach();
         self.report_losses();
-        let unlisted = self.tracer.unlisted();
-        if unlisted > 0 {
+        // Still without its port, or its port can no longer be known.
+        let untold = self.tracer.unlisted() + left;
+        if untold > 0 {
             let mono_ns = kernel::mono_ns();
             self.lost(Lost {
                 mono_ns,
                 cause: "map_full",
-                count: unlisted,
+                count: untold,
                 accepts: 0,
                 closes: 0,
                 time_waits: 0,

@@ -405,23 +405,30 @@ fn kernel_version() -> (u32, u32) {
 
 /// Whether records of a storm lack something, which they may on one kind of kernels alone: from 7.0 on
 /// a task can be preempted in a tracepoint, and enough of them keep all of our programs busy. Then it
-/// is told how much.
-pub(crate) fn lacks(records: &Records) -> bool {
-    let lost = records.lost();
-    if lost == 0 {
-        return false;
-    }
-    let hidden = records
-        .of("lost")
-        .all(|record| record.text("cause") == Some("recursion"));
+/// is told how much. `beginning`: so many clients may have been between their first step and their port
+/// when the trace ended.
+pub(crate) fn lacks(records: &Records, beginning: u64) -> bool {
+    let of_cause = |cause| {
+        let lost = records.of("lost");
+        let lost = lost.filter(|record| record.text("cause") == Some(cause));
+        lost.map(|record| record.int("count").unwrap()).sum::<u64>()
+    };
+    let (hidden, portless) = (of_cause("recursion"), of_cause("map_full"));
     let transitions = records.end().int("transitions").unwrap();
     assert!(
-        hidden && kernel_version() >= (7, 0) && lost * 50 < transitions,
-        "{}",
+        records.lost() == hidden + portless
+            && portless <= beginning
+            && (hidden == 0 || kernel_version() >= (7, 0))
+            && hidden * 50 <= transitions,
+        "{hidden} hidden, {portless} without a port: {}",
         records.end().line
     );
-    crate::figure!("the kernel hid {lost} transitions of some {transitions}, which was told");
-    true
+    if hidden > 0 {
+        crate::figure!(
+            "the kernel hid {hidden} of some {transitions} transitions, and it was told"
+        );
+    }
+    hidden > 0
 }
 
 /// What the kernel has hidden was counted: as much at least as `records` lack of what happened.

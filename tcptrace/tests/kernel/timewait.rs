@@ -847,7 +847,7 @@ fn storm() {
     });
     let records = tracer.finish().fine();
     let ours = records.within(netns.inode);
-    if check::lacks(&records) {
+    if check::lacks(&records, 0) {
         return check::lost_is_counted(&lives, &records, &ours);
     }
     let count = |of: &dyn Fn(&Record) -> bool| ours.iter().filter(|record| of(record)).count();
@@ -886,7 +886,7 @@ fn stopped_behind() {
     tracer.signal(Signal::CONT);
     let records = tracer.wait().fine();
     let ours = records.within(netns.inode);
-    if check::lacks(&records) {
+    if check::lacks(&records, 0) {
         return check::lost_is_counted(&lives, &records, &ours);
     }
     check::same_transitions(&lives, &ours);
