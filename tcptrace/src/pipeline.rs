@@ -187,7 +187,9 @@ impl Pipeline {
             let woken = if records == 0 && !holds {
                 self.report_losses();
                 open = self.write()?;
-                self.tracer.sleep(look.into_iter().chain(listen).min())
+                let losses = self.tracer.next_look_at_losses();
+                self.tracer
+                    .sleep([look, listen, losses].into_iter().flatten().min())
             } else {
                 self.tracer.ring.wait_a_turn()
             };

@@ -147,6 +147,12 @@ impl Counts {
         }
     }
 
+    /// When to look again at the latest: what is missing may turn out to be lost.
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        let in_doubt = self.skips.open > self.skips.certain;
+        in_doubt.then_some(Duration::from_nanos(MISSING_NS))
+    }
+
     /// The second program is about to be called alone: what is lost by now stays lost.
     pub(super) fn settle(&mut self, ebpf: &Ebpf, now_ns: u64) {
         let mut best = self.skipped(ebpf);

@@ -201,6 +201,11 @@ impl Tracer {
         self.counts.losses(&self.ebpf, kernel::mono_ns())
     }
 
+    /// When to ask for them again at the latest.
+    pub fn next_look_at_losses(&self) -> Option<Duration> {
+        self.counts.next_look()
+    }
+
     fn attach_rest(&mut self) -> Result<(), Error> {
         self.idle = false;
         let ebpf = &mut self.ebpf;
