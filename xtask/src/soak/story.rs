@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::claim::{Claim, Kind};
 use super::line::{Line, State, hash};
-use super::truth::Hidden;
+use super::truth::{Hidden, What};
 
 /// Faults that are shown in full.
 const MOST_FAULTS: usize = 20;
@@ -31,6 +31,11 @@ const SWEEP_TURN_US: u64 = 30_000_000;
 
 /// More connections than close while an acceptance is on its way.
 const JUST_CLOSED: usize = 256;
+
+const NOT_LEFT: &str = "its TIME_WAIT did not end";
+
+/// How long the timer of `TIME_WAIT` takes, with the grain of the timer wheel.
+const WAIT_US: [u64; 2] = [60_000_000, 68_000_000];
 
 /// The clock of ftrace is read before the tracer's, or after it.
 const HIDDEN_APART_US: u64 = 50_000;
@@ -118,6 +123,8 @@ struct Gap {
     to_us: u64,
     /// Local and remote, where known
     ports: Option<[u16; 2]>,
+    /// It is the end of `TIME_WAIT`
+    expires: bool,
     what: String,
 }
 
@@ -324,6 +331,7 @@ impl Story {
                 from_us: since_us,
                 to_us: now_us,
                 ports: None,
+                expires: false,
                 what: String::new(),
             };
             since_us + SILENCE_US > now_us || !silence.is_in(losses)
@@ -343,6 +351,7 @@ impl Story {
             from_us,
             to_us,
             ports: ports_of(text),
+            expires: what == NOT_LEFT,
             what: String::new(),
         };
         if gap.is_in(&self.losses) {
@@ -629,12 +638,7 @@ impl Story {
         for ((cookie, _), waiting) in std::mem::take(&mut self.waiting) {
             if waiting.ours {
                 let since = [waiting.since_us, u64::MAX];
-                self.gap(
-                    since,
-                    "its TIME_WAIT did not end",
-                    cookie,
-                    "(nothing follows)",
-                );
+                self.gap(since, NOT_LEFT, cookie, "(nothing follows)");
             }
         }
         let before = self.gaps.len();
@@ -673,10 +677,18 @@ fn ports_of(text: &str) -> Option<[u16; 2]> {
 impl Gap {
     /// Whether what was hidden explains it.
     fn is_one_of(&self, hidden: &[Hidden]) -> bool {
-        let from_us = self.from_us.saturating_sub(HIDDEN_APART_US);
-        let to_us = self.to_us.saturating_add(HIDDEN_APART_US);
-        hidden.iter().any(|hidden| {
-            Some(hidden.ports) == self.ports && (from_us..=to_us).contains(&hidden.at_us)
+        let within = |[from_us, to_us]: [u64; 2], at_us: u64| {
+            at_us.saturating_add(HIDDEN_APART_US) >= from_us
+                && at_us <= to_us.saturating_add(HIDDEN_APART_US)
+        };
+        hidden.iter().any(|hidden| match hidden.what {
+            What::Transition(ports) => {
+                self.ports == Some(ports) && within([self.from_us, self.to_us], hidden.at_us)
+            }
+            What::Expiry => {
+                let expected = WAIT_US.map(|wait_us| self.from_us.saturating_add(wait_us));
+                self.expires && within(expected, hidden.at_us)
+            }
         })
     }
 

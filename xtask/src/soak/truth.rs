@@ -12,18 +12,30 @@ use anyhow::{Context as _, Result};
 
 use crate::workspace;
 
+/// What ends a time-wait socket in the end (`net/ipv4/inet_timewait_sock.c`).
+const TIME_WAIT_TIMER: &str = "tw_timer_handler";
+
+const STATES: &str = "sock/inet_sock_set_state";
+
 const NAME_PREFIX: &str = "tcptrace-soak-";
 
 /// Room for what a processor writes while an interrupt keeps it from ending a record.
 const BUFFER_KIB: &str = "256";
 
-/// A change of state that every kernel shows to ftrace, but not to BPF programs.
+/// What every kernel shows to ftrace, but not to BPF programs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hidden {
     /// `CLOCK_MONOTONIC`
     pub(super) at_us: u64,
-    /// The local one, and the other
-    pub(super) ports: [u16; 2],
+    pub(super) what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// A change of state between the local port and the other
+    Transition([u16; 2]),
+    /// A time-wait socket's time was over
+    Expiry,
 }
 
 /// A running count.
@@ -31,6 +43,8 @@ pub(super) struct Hidden {
 pub(super) struct Truth {
     all: Instance,
     over_init: Instance,
+    /// Ends of time-wait sockets, of the same kind
+    timers: Instance,
 }
 
 #[derive(Debug)]
@@ -51,10 +65,19 @@ impl Truth {
         let threads: Vec<_> = fs::read_dir("/proc/1/task")?
             .map(|thread| Ok(format!("common_pid == {}", thread?.file_name().display())))
             .collect::<Result<_>>()?;
-        let over_init = format!("protocol == 6 && ({})", threads.join(" || "));
+        let threads = threads.join(" || ");
+        let begin = |name, event, filter: &str| {
+            Instance::begin(instance.with_extension(name), event, filter)
+        };
+        let timer = function(TIME_WAIT_TIMER)?;
         Ok(Self {
-            all: Instance::begin(instance.with_extension("all"), "protocol == 6")?,
-            over_init: Instance::begin(instance.with_extension("init"), &over_init)?,
+            over_init: begin("init", STATES, &format!("protocol == 6 && ({threads})"))?,
+            timers: begin(
+                "timers",
+                "timer/timer_expire_entry",
+                &format!("function == {timer} && ({threads})"),
+            )?,
+            all: begin("all", STATES, "protocol == 6")?,
         })
     }
 
@@ -63,10 +86,12 @@ impl Truth {
         self.all.count()
     }
 
-    /// Those that interrupted the first process: a kernel may have hidden them.
+    /// What interrupted the first process: a kernel may have hidden it.
     pub(super) fn hidden(&self) -> Result<Vec<Hidden>> {
-        let trace = fs::read_to_string(self.over_init.0.join("trace"))?;
-        let lines = trace.lines().filter(|line| line.contains("sport="));
+        let [transitions, expiries] = [&self.over_init, &self.timers]
+            .map(|instance| fs::read_to_string(instance.0.join("trace")));
+        let trace = transitions? + &expiries?;
+        let lines = trace.lines().filter(|line| !line.starts_with('#'));
         lines
             .map(|line| parse(line).with_context(|| format!("not understood: {line}")))
             .collect()
@@ -79,19 +104,20 @@ impl Truth {
 }
 
 impl Instance {
-    fn begin(folder: PathBuf, filter: &str) -> Result<Self> {
+    fn begin(folder: PathBuf, event: &str, filter: &str) -> Result<Self> {
         fs::create_dir(&folder).context("cannot make an instance of ftrace")?;
         let instance = Self(folder);
-        for (file, text) in [
-            ("buffer_size_kb", BUFFER_KIB),
-            ("trace_clock", "mono"),
-            ("events/sock/inet_sock_set_state/filter", filter),
-            ("events/sock/inet_sock_set_state/enable", "1"),
-        ] {
-            let path = instance.0.join(file);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        for (file, text) in [("buffer_size_kb", BUFFER_KIB), ("trace_clock", "mono")] {
+            instance.write(file, text)?;
         }
+        instance.write(&format!("events/{event}/filter"), filter)?;
+        instance.write(&format!("events/{event}/enable"), "1")?;
         Ok(instance)
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.0.join(file);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn count(&self) -> Result<u64> {
@@ -121,17 +147,35 @@ impl Drop for Instance {
 
 /// As `task-pid [cpu] flags seconds.microseconds: inet_sock_set_state: … sport=1 dport=2 …`.
 fn parse(line: &str) -> Option<Hidden> {
-    let (head, fields) = line.split_once(": inet_sock_set_state: ")?;
+    let (head, fields) = line.split_once(": inet_sock_set_state: ").or_else(|| {
+        let expiry = line.split_once(": timer_expire_entry: ")?;
+        expiry.1.contains(TIME_WAIT_TIMER).then_some(expiry)
+    })?;
     let (seconds, micros) = head.rsplit(' ').next()?.split_once('.')?;
     let at_us = seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?;
     let port = |name: &str| {
         let mut fields = fields.split(' ').filter_map(|field| field.split_once('='));
         fields.find(|(key, _)| *key == name)?.1.parse().ok()
     };
-    Some(Hidden {
-        at_us,
-        ports: [port("sport")?, port("dport")?],
-    })
+    let what = if fields.contains(TIME_WAIT_TIMER) {
+        What::Expiry
+    } else {
+        What::Transition([port("sport")?, port("dport")?])
+    };
+    Some(Hidden { at_us, what })
+}
+
+/// The address of a function of the kernel.
+fn function(name: &str) -> Result<String> {
+    let symbols = fs::read_to_string("/proc/kallsyms")?;
+    let mut found = symbols
+        .lines()
+        .filter(|line| line.split(' ').nth(2) == Some(name));
+    let line = found
+        .next()
+        .with_context(|| format!("the kernel has no {name}"))?;
+    let address = line.split(' ').next().unwrap_or_default();
+    Ok(format!("0x{address}"))
 }
 
 /// Removes what runs that were killed have left.
@@ -158,9 +202,10 @@ mod tests {
         let line = " init-1       [001] ..s2. 24655.278025: inet_sock_set_state: family=AF_INET \
                     protocol=IPPROTO_TCP sport=49946 dport=7000 saddr=127.0.0.1 daddr=127.1.1.1";
         let hidden = parse(line).unwrap();
-        assert_eq!(
-            (hidden.at_us, hidden.ports),
-            (24_655_278_025, [49946, 7000])
-        );
+        assert_eq!(hidden.at_us, 24_655_278_025);
+        assert_eq!(hidden.what, What::Transition([49946, 7000]));
+        let line = " init-1       [000] ..s1.   100.000001: timer_expire_entry: timer=00000000c0ffee00 \
+                    function=tw_timer_handler now=4294950000 baseclk=4294950000";
+        assert_eq!(parse(line).unwrap().what, What::Expiry);
     }
 }
