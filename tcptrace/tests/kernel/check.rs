@@ -117,7 +117,7 @@ pub(crate) fn same_transitions(truth: &[Life], records: &[&Record]) {
         happened.entry(story_of_life(life)).or_default().push(life);
     }
 
-    let mut faults = Vec::new();
+    let [mut untold, mut faults] = [const { Vec::new() }; 2];
     for (story, lives) in &happened {
         let count = told.get(story).map_or(0, Vec::len);
         for life in lives.iter().skip(count) {
@@ -125,7 +125,7 @@ pub(crate) fn same_transitions(truth: &[Life], records: &[&Record]) {
             for step in &life.steps {
                 write!(fault, "\n    {step}").unwrap();
             }
-            faults.push(fault);
+            untold.push(fault);
         }
     }
     for (story, tellings) in &told {
@@ -139,12 +139,14 @@ pub(crate) fn same_transitions(truth: &[Life], records: &[&Record]) {
         }
     }
     assert!(
-        faults.is_empty(),
+        untold.is_empty() && faults.is_empty(),
         "{} connections happened, {} were told; {} differences, the first of them:\n{}",
         truth.len(),
         connections.len(),
-        faults.len(),
-        faults[..faults.len().min(6)].join("\n")
+        untold.len() + faults.len(),
+        [&untold, &faults]
+            .map(|faults| faults[..faults.len().min(3)].join("\n"))
+            .join("\n")
     );
 
     for (story, tellings) in &mut told {
