@@ -53,8 +53,9 @@ struct Skips {
 }
 
 impl Skips {
-    /// What is lost at `now_ns`, from how often the first was skipped and how often that was made up for. Until the end some of the difference may be on
-    /// its way: only what was missing at each look for a while is lost.
+    /// What is lost at `now_ns`, from how often the first was skipped and how often that was made up
+    /// for. Until the end some of the difference may be on its way: only what was missing at each look
+    /// for a while is lost.
     fn lost(&mut self, counted: [u64; 2], now_ns: u64) -> u64 {
         self.open = self.missing(counted);
         self.least = self.least.min(self.open);

@@ -853,6 +853,7 @@ fn storm_with(limit: &str) -> (usize, usize) {
     let lives = truth::lives_in(&truth.stop(), &netns, &[]);
     let entered = lives.iter().filter(|life| life.time_waits()).count();
     let sockets = lives.iter().filter(|life| !life.is_listener()).count();
+    assert_eq!(sockets, 4 * each, "two ends of each connection");
     drop(actors);
     netns.destroy();
 

@@ -350,13 +350,14 @@ impl Story {
         let mut gap = Gap {
             from_us,
             to_us,
-            ports: ports_of(text),
+            ports: None,
             expires: what == NOT_LEFT,
             what: String::new(),
         };
         if gap.is_in(&self.losses) {
             return;
         }
+        gap.ports = ports_of(text);
         if self.gaps.len() < 10 * MOST_FAULTS {
             gap.what = format!("{what}\n{}", self.context(Some(conn), text));
         }
@@ -446,7 +447,8 @@ impl Story {
         text: &str,
     ) {
         self.numbers.transitions += 1;
-        if !old.leads_to(new) {
+        let of_closing_listener = (old, new) == (State::Close, State::SynRecv);
+        if !old.leads_to(new) || (of_closing_listener && role != Role::Server) {
             self.fault("TCP has no such step", Some(cookie), text);
         }
         // Steps that were not seen happened before the present one, most of them at a known time.
@@ -502,7 +504,8 @@ impl Story {
         let after_it = open.accepted_us != 0 && open.accepted_us == open.last_us;
         let late =
             (line.event == "accept" || after_it) && line.mono_us + ACCEPT_LATE_US >= open.last_us;
-        self.numbers.accepts_late += u64::from(late && line.mono_us < open.last_us);
+        let is_late = line.event == "accept" && late && line.mono_us < open.last_us;
+        self.numbers.accepts_late += u64::from(is_late);
         if line.mono_us < open.last_us && !late {
             self.fault("time goes back", Some(cookie), text);
         }

@@ -1,8 +1,9 @@
 //! How many changes of state there were, as the kernel's own ftrace counts them.
 //!
 //! A private instance with small buffers. What is overwritten in them is counted as well as what
-//! is in them, so the sum is exact however much there was. A second instance counts what interrupted
-//! the threads of the first process: there are kernels that run no BPF program there.
+//! is in them, so the sum is exact however much there was. Two more instances keep what interrupted the
+//! threads of the first process, changes of state and ends of time-wait sockets: there are kernels that
+//! run no BPF program there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -147,21 +148,17 @@ impl Drop for Instance {
 
 /// As `task-pid [cpu] flags seconds.microseconds: inet_sock_set_state: … sport=1 dport=2 …`.
 fn parse(line: &str) -> Option<Hidden> {
-    let (head, fields) = line.split_once(": inet_sock_set_state: ").or_else(|| {
-        let expiry = line.split_once(": timer_expire_entry: ")?;
-        expiry.1.contains(TIME_WAIT_TIMER).then_some(expiry)
-    })?;
+    let (head, what) = if let Some((head, fields)) = line.split_once(": inet_sock_set_state: ") {
+        let port = |name: &str| {
+            let mut fields = fields.split(' ').filter_map(|field| field.split_once('='));
+            fields.find(|(key, _)| *key == name)?.1.parse().ok()
+        };
+        (head, What::Transition([port("sport")?, port("dport")?]))
+    } else {
+        (line.split_once(": timer_expire_entry: ")?.0, What::Expiry)
+    };
     let (seconds, micros) = head.rsplit(' ').next()?.split_once('.')?;
     let at_us = seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?;
-    let port = |name: &str| {
-        let mut fields = fields.split(' ').filter_map(|field| field.split_once('='));
-        fields.find(|(key, _)| *key == name)?.1.parse().ok()
-    };
-    let what = if fields.contains(TIME_WAIT_TIMER) {
-        What::Expiry
-    } else {
-        What::Transition([port("sport")?, port("dport")?])
-    };
     Some(Hidden { at_us, what })
 }
 
