@@ -3,34 +3,27 @@
 //! The kernel has no transition for either. What they should be is read from `/proc/net/tcp`,
 //! again and again while the connections live.
 
+mod course;
+mod storm;
+
 use std::{
-    net::{SocketAddr, SocketAddrV4},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
+    net::SocketAddrV4,
     time::{Duration, Instant},
 };
-
-use rustix::process::Signal;
 
 use crate::{
     Scenario,
     Scenario::Always,
-    actor::{Actor, Held, Listener, Who},
-    check::{self, CLOCK_TOLERANCE_US},
-    confinement,
-    netns::{self, Ip, Netns},
-    peer::First,
+    actor::{Actor, Held, Listener},
+    check::CLOCK_TOLERANCE_US,
+    netns::{Ip, Netns},
     reasons::meet_puppet,
-    record::{self, Record},
     stage::{Exchange, Stage, Told},
-    tracer::{Tracer, now_us},
-    truth::{self, Truth},
-    wait,
+    tracer::Tracer,
+    truth, wait,
     wire::{ACK, FIN, Puppet, RST, Wire},
 };
+use course::{Course, Watch, check_all};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("timewait::namespace_ends", Always(namespace_ends)),
@@ -39,274 +32,13 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("timewait::used_again", Always(used_again)),
     ("timewait::none_allowed", Always(none_allowed)),
     ("timewait::expiry", Always(expiry)),
-    ("timewait::storm", Always(storm)),
+    ("timewait::storm", Always(storm::storm)),
     (
         "timewait::storm_over_the_limit",
-        Always(storm_over_the_limit),
+        Always(storm::storm_over_the_limit),
     ),
-    ("timewait::stopped_behind", Always(stopped_behind)),
+    ("timewait::stopped_behind", Always(storm::stopped_behind)),
 ];
-
-/// The tracer may have to ask for it, too.
-const POLLED_US: u64 = 150_000;
-
-/// A pair of addresses that was seen in `TIME_WAIT`.
-#[derive(Clone, Debug)]
-struct Stay {
-    local: SocketAddr,
-    remote: SocketAddr,
-    /// When it was looked for in vain for the last time
-    before_us: u64,
-    first_us: u64,
-    last_us: u64,
-    /// When it was looked for in vain again
-    after_us: Option<u64>,
-}
-
-/// Looks into the namespace's table of connections.
-struct Watch {
-    enough: Arc<AtomicBool>,
-    stays: Arc<Mutex<Vec<Stay>>>,
-    thread: JoinHandle<()>,
-}
-
-impl Watch {
-    fn over(netns: &Netns, interval: Duration) -> Self {
-        let enough = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&enough);
-        let stays = Arc::new(Mutex::new(Vec::<Stay>::new()));
-        let shared = Arc::clone(&stays);
-        let thread = netns.spawn(move || {
-            let mut before_us = now_us();
-            while !told.load(Ordering::Relaxed) {
-                let look_us = now_us();
-                let table = netns::table();
-                let looked_us = now_us();
-                let waiting = table.iter().filter(|entry| entry.state == "TIME_WAIT");
-                let waiting: Vec<_> = waiting.map(|entry| (entry.local, entry.remote)).collect();
-                let mut stays = shared.lock().unwrap();
-                for stay in stays.iter_mut().filter(|stay| stay.after_us.is_none()) {
-                    if waiting.contains(&(stay.local, stay.remote)) {
-                        stay.last_us = look_us;
-                    } else {
-                        stay.after_us = Some(looked_us);
-                    }
-                }
-                for &(local, remote) in &waiting {
-                    let known = stays.iter().any(|stay| {
-                        (stay.local, stay.remote) == (local, remote) && stay.after_us.is_none()
-                    });
-                    if !known {
-                        stays.push(Stay {
-                            local,
-                            remote,
-                            before_us,
-                            first_us: looked_us,
-                            last_us: look_us,
-                            after_us: None,
-                        });
-                    }
-                }
-                drop(stays);
-                before_us = look_us;
-                std::thread::sleep(interval);
-            }
-        });
-        Self {
-            enough,
-            stays,
-            thread,
-        }
-    }
-
-    /// Until it has seen the connection in `TIME_WAIT`.
-    fn sees(&self, held: &Held) {
-        let ends = (held.local, held.remote);
-        let seen = wait::poll(SOON, || {
-            let stays = self.stays.lock().unwrap();
-            let mut stays = stays.iter();
-            stays
-                .find(|stay| (stay.local, stay.remote) == ends)
-                .map(drop)
-        });
-        assert!(
-            seen.is_some(),
-            "{} -> {} is not in TIME_WAIT",
-            held.local,
-            held.remote
-        );
-    }
-
-    fn stop(self) -> Vec<Stay> {
-        self.enough.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        std::mem::take(&mut *self.stays.lock().unwrap())
-    }
-}
-
-/// How one end of a connection should come to its end, from `ESTABLISHED` on.
-struct Course {
-    scene: &'static str,
-    held: Held,
-    who: Who,
-    states: &'static [&'static str],
-    /// The socket was gone when the peer's FIN came
-    orphan: bool,
-}
-
-impl Course {
-    fn new(scene: &'static str, held: &Held, who: &Who, states: &'static [&'static str]) -> Self {
-        Self {
-            scene,
-            held: held.clone(),
-            who: who.clone(),
-            states,
-            orphan: false,
-        }
-    }
-
-    fn orphan(mut self) -> Self {
-        self.orphan = true;
-        self
-    }
-
-    fn check(&self, told: &Told, stays: &[Stay]) {
-        let records: Vec<_> = told
-            .ours()
-            .into_iter()
-            .filter(|record| record.is_of(&self.held) && record.event() != "accept")
-            .collect();
-        let lines = || record::lines(&records);
-        let from = records
-            .iter()
-            .position(|record| record.text("old") == Some("ESTABLISHED"));
-        let end =
-            &records[from.unwrap_or_else(|| panic!("never left ESTABLISHED:\n{}", lines()))..];
-
-        let mut told_states = vec!["ESTABLISHED"];
-        for record in end.iter().filter(|record| record.event() == "transition") {
-            assert_eq!(
-                record.text("old"),
-                told_states.last().copied(),
-                "{}",
-                lines()
-            );
-            told_states.push(record.text("new").unwrap());
-        }
-        assert_eq!(told_states, self.states, "{}", lines());
-        for record in &records {
-            assert_eq!(record.conn(), records[0].conn(), "conn:\n{}", lines());
-            assert_eq!(
-                record.int("pid"),
-                Some(self.who.pid.into()),
-                "pid:\n{}",
-                lines()
-            );
-        }
-
-        // The totals come with the end of the socket.
-        let closes: Vec<_> = (0..end.len())
-            .filter(|at| end[*at].event() == "close")
-            .collect();
-        let [close] = closes[..] else {
-            panic!("{} close records:\n{}", closes.len(), lines());
-        };
-        let last = end[close - 1];
-        let out = self.states.iter().position(|state| *state == "TIME_WAIT");
-        let ends_in = if out.is_some() { "TIME_WAIT" } else { "CLOSE" };
-        assert_eq!(last.text("new"), Some(ends_in), "{}", lines());
-        assert_eq!(last.mono_us(), end[close].mono_us(), "{}", lines());
-
-        for record in &records {
-            let polled = record.get("inferred").is_some();
-            // On a slow machine a peer's FIN can come late without being told to.
-            let may_be =
-                record.text("old") == Some("FIN_WAIT2") && sees_by_timers(told.records.start());
-            assert!(
-                !polled || may_be || record.event() == "close",
-                "inferred:\n{}",
-                lines()
-            );
-        }
-        self.check_times(told, stays, end, last);
-    }
-
-    fn check_times(&self, told: &Told, stays: &[Stay], end: &[&Record], last: &Record) {
-        let lines = || record::lines(end);
-        let ends = (self.held.local, self.held.remote);
-        let stays: Vec<_> = stays
-            .iter()
-            .filter(|stay| (stay.local, stay.remote) == ends)
-            .collect();
-        if !self.states.contains(&"TIME_WAIT") {
-            assert!(
-                stays.is_empty(),
-                "it was in TIME_WAIT: {stays:?}\n{}",
-                lines()
-            );
-            return;
-        }
-        let [stay] = stays[..] else {
-            panic!("was in TIME_WAIT {} times:\n{}", stays.len(), lines());
-        };
-        let late_us = if last.get("inferred").is_some() {
-            POLLED_US
-        } else {
-            CLOCK_TOLERANCE_US
-        };
-        let entered_us = last.mono_us();
-        assert!(
-            (stay.before_us - CLOCK_TOLERANCE_US..=stay.first_us + late_us).contains(&entered_us),
-            "entered TIME_WAIT between: {stay:?}\n{}",
-            lines()
-        );
-        if !self.orphan {
-            let life = told.lives.iter().find(|life| life.ends() == ends).unwrap();
-            let at_us = life.steps.last().unwrap().at_ns / 1000;
-            assert!(
-                entered_us.abs_diff(at_us) <= CLOCK_TOLERANCE_US,
-                "entered TIME_WAIT at {at_us}:\n{}",
-                lines()
-            );
-        }
-        if let Some(exit) = end
-            .iter()
-            .find(|record| record.text("old") == Some("TIME_WAIT"))
-        {
-            let after_us = stay.after_us.unwrap_or(u64::MAX - CLOCK_TOLERANCE_US);
-            assert!(
-                (stay.last_us - CLOCK_TOLERANCE_US..=after_us + CLOCK_TOLERANCE_US)
-                    .contains(&exit.mono_us()),
-                "left TIME_WAIT between: {stay:?}\n{}",
-                lines()
-            );
-        }
-    }
-}
-
-fn sees_by_timers(start: &Record) -> bool {
-    let hooks = start.get("hooks");
-    let hook = hooks.and_then(|hooks| hooks.get("time_wait"));
-    let hook = hook.and_then(serde_json::Value::as_str);
-    hook.expect("hooks.time_wait in the start record")
-        .contains("timer")
-}
-
-/// What happened is what was told, and each of these took its course.
-fn check_all(told: &Told, courses: &[Course], stays: &[Stay]) {
-    assert_eq!(told.records.lost(), 0, "{}", told.records.end().line);
-    let ours = told.ours();
-    check::same_transitions(&told.lives, &ours);
-    record::each_end_has_its_close(&ours);
-    let mut faults = Vec::new();
-    for course in courses {
-        let check = std::panic::AssertUnwindSafe(|| course.check(told, stays));
-        if std::panic::catch_unwind(check).is_err() {
-            faults.push(format!("{}: {}", course.scene, crate::last_panic()));
-        }
-    }
-    assert!(faults.is_empty(), "{}", faults.join("\n\n"));
-}
 
 /// Until the tracer tells that `TIME_WAIT`, or what remained of `FIN_WAIT2`, is over.
 fn await_end(tracer: &Tracer, held: &Held, old: &str, time: Duration) {
@@ -811,106 +543,4 @@ fn expiry() {
             exit.line
         );
     }
-}
-
-/// As many come out as went in, and as the kernel counts.
-fn storm() {
-    let (sockets, entered) = storm_with("100000");
-    assert_eq!(entered, sockets / 2, "one end of each connection waits");
-}
-
-/// Most find no room to wait, and end at once.
-fn storm_over_the_limit() {
-    let (sockets, entered) = storm_with("100");
-    assert!(
-        (100..sockets / 4).contains(&entered),
-        "{entered} of {sockets} waited"
-    );
-}
-
-/// A storm with so many time-wait sockets allowed; how many sockets there were, and how many waited.
-fn storm_with(limit: &str) -> (usize, usize) {
-    let each: usize = if confinement::in_guest() { 500 } else { 1500 };
-    let mut netns = Netns::new();
-    netns.set("tcp_max_tw_buckets", limit);
-    let truth = Truth::with_buffer(16 << 10);
-    let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
-    let mut actors = Vec::new();
-    for first in [First::Client, First::Server] {
-        let mut client = Actor::spawn(&netns, "client");
-        let mut server = Actor::spawn(&netns, "server");
-        let listener = server.listen(netns.addr(Ip::V4, 0), "");
-        server.tell_serve(&listener, each, first);
-        client.tell_dial(listener.local, each, first);
-        actors.push((client, server, listener));
-    }
-    for (client, server, listener) in &mut actors {
-        assert_eq!(client.clients().len(), each);
-        assert_eq!(server.clients().len(), each);
-        server.unlisten(listener);
-    }
-    netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
-    let entered = lives.iter().filter(|life| life.time_waits()).count();
-    let sockets = lives.iter().filter(|life| !life.is_listener()).count();
-    assert_eq!(sockets, 4 * each, "two ends of each connection");
-    drop(actors);
-    netns.destroy();
-
-    let left = std::cell::Cell::new(0);
-    let told_all = tracer.look_for(Duration::from_mins(1), |record| {
-        let ours = record.is_about_a_connection() && record.int("netns") == Some(netns.inode);
-        if ours && record.text("old") == Some("TIME_WAIT") {
-            left.set(left.get() + 1);
-        }
-        left.get() == entered
-    });
-    let records = tracer.finish().fine();
-    let ours = records.within(netns.inode);
-    if check::lacks(&records, 0) {
-        check::lost_is_counted(&lives, &records, &ours);
-        return (sockets, entered);
-    }
-    let count = |of: &dyn Fn(&Record) -> bool| ours.iter().filter(|record| of(record)).count();
-    check::same_transitions(&lives, &ours);
-    let told_in = count(&|record| record.is("transition", "TIME_WAIT"));
-    let told_out = count(&|record| record.text("old") == Some("TIME_WAIT"));
-    assert_eq!((told_in, told_out), (entered, entered));
-    assert!(told_all.is_some(), "the last exit came after a minute");
-    record::each_end_has_its_close(&ours);
-    (sockets, entered)
-}
-
-/// Told to stop while it has thousands of time-wait sockets to look at, it looks at each.
-fn stopped_behind() {
-    let connections = if confinement::in_guest() {
-        2_500
-    } else {
-        10_000
-    };
-
-    let netns = Netns::new();
-    netns.set("tcp_max_tw_buckets", "100000");
-    let truth = Truth::with_buffer(16 << 10);
-    let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
-    tracer.signal(Signal::STOP);
-    let mut client = Actor::spawn(&netns, "client");
-    let mut server = Actor::spawn(&netns, "server");
-    let listener = server.listen(netns.addr(Ip::V4, 0), "");
-    server.tell_serve(&listener, connections, First::Client);
-    client.tell_dial(listener.local, connections, First::Client);
-    assert_eq!(client.clients().len(), connections);
-    assert_eq!(server.clients().len(), connections);
-    server.unlisten(&listener);
-    netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
-    tracer.signal(Signal::INT);
-    tracer.signal(Signal::CONT);
-    let records = tracer.wait().fine();
-    let ours = records.within(netns.inode);
-    if check::lacks(&records, 0) {
-        return check::lost_is_counted(&lives, &records, &ours);
-    }
-    check::same_transitions(&lives, &ours);
-    record::each_end_has_its_close(&ours);
 }

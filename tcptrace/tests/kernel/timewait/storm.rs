@@ -1,0 +1,117 @@
+//! More time-wait sockets than can be looked at one by one.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::{
+    actor::Actor,
+    check, confinement,
+    netns::{Ip, Netns},
+    peer::First,
+    record::{self, Record},
+    tracer::Tracer,
+    truth::{self, Truth},
+};
+
+/// As many come out as went in, and as the kernel counts.
+pub(super) fn storm() {
+    let (sockets, entered) = storm_with("100000");
+    assert_eq!(entered, sockets / 2, "one end of each connection waits");
+}
+
+/// Most find no room to wait, and end at once.
+pub(super) fn storm_over_the_limit() {
+    let (sockets, entered) = storm_with("100");
+    assert!(
+        (100..sockets / 4).contains(&entered),
+        "{entered} of {sockets} waited"
+    );
+}
+
+/// A storm with so many time-wait sockets allowed; how many sockets there were, and how many waited.
+fn storm_with(limit: &str) -> (usize, usize) {
+    let each: usize = if confinement::in_guest() { 500 } else { 1500 };
+    let mut netns = Netns::new();
+    netns.set("tcp_max_tw_buckets", limit);
+    let truth = Truth::with_buffer(16 << 10);
+    let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
+    let mut actors = Vec::new();
+    for first in [First::Client, First::Server] {
+        let mut client = Actor::spawn(&netns, "client");
+        let mut server = Actor::spawn(&netns, "server");
+        let listener = server.listen(netns.addr(Ip::V4, 0), "");
+        server.tell_serve(&listener, each, first);
+        client.tell_dial(listener.local, each, first);
+        actors.push((client, server, listener));
+    }
+    for (client, server, listener) in &mut actors {
+        assert_eq!(client.clients().len(), each);
+        assert_eq!(server.clients().len(), each);
+        server.unlisten(listener);
+    }
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let entered = lives.iter().filter(|life| life.time_waits()).count();
+    let sockets = lives.iter().filter(|life| !life.is_listener()).count();
+    assert_eq!(sockets, 4 * each, "two ends of each connection");
+    drop(actors);
+    netns.destroy();
+
+    let left = std::cell::Cell::new(0);
+    let told_all = tracer.look_for(Duration::from_mins(1), |record| {
+        let ours = record.is_about_a_connection() && record.int("netns") == Some(netns.inode);
+        if ours && record.text("old") == Some("TIME_WAIT") {
+            left.set(left.get() + 1);
+        }
+        left.get() == entered
+    });
+    let records = tracer.finish().fine();
+    let ours = records.within(netns.inode);
+    if check::lacks(&records, 0) {
+        check::lost_is_counted(&lives, &records, &ours);
+        return (sockets, entered);
+    }
+    let count = |of: &dyn Fn(&Record) -> bool| ours.iter().filter(|record| of(record)).count();
+    check::same_transitions(&lives, &ours);
+    let told_in = count(&|record| record.is("transition", "TIME_WAIT"));
+    let told_out = count(&|record| record.text("old") == Some("TIME_WAIT"));
+    assert_eq!((told_in, told_out), (entered, entered));
+    assert!(told_all.is_some(), "the last exit came after a minute");
+    record::each_end_has_its_close(&ours);
+    (sockets, entered)
+}
+
+/// Told to stop while it has thousands of time-wait sockets to look at, it looks at each.
+pub(super) fn stopped_behind() {
+    let connections = if confinement::in_guest() {
+        2_500
+    } else {
+        10_000
+    };
+
+    let netns = Netns::new();
+    netns.set("tcp_max_tw_buckets", "100000");
+    let truth = Truth::with_buffer(16 << 10);
+    let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
+    tracer.signal(Signal::STOP);
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    server.tell_serve(&listener, connections, First::Client);
+    client.tell_dial(listener.local, connections, First::Client);
+    assert_eq!(client.clients().len(), connections);
+    assert_eq!(server.clients().len(), connections);
+    server.unlisten(&listener);
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    tracer.signal(Signal::INT);
+    tracer.signal(Signal::CONT);
+    let records = tracer.wait().fine();
+    let ours = records.within(netns.inode);
+    if check::lacks(&records, 0) {
+        return check::lost_is_counted(&lives, &records, &ours);
+    }
+    check::same_transitions(&lives, &ours);
+    record::each_end_has_its_close(&ours);
+}
