@@ -136,8 +136,10 @@ fn prepare_and_measure(args: &Args) -> Result<()> {
     let programs = build()?;
     let mut trials = workspace::as_root("unshare");
     let rounds = choice.rounds.to_string();
+    // Whoever starts this in the background of a script has SIGINT ignored, and so would have every tool
+    // that does not ask for it.
     trials
-        .args(["--mount", "--"])
+        .args(["--mount", "--", "env", "--default-signal=INT"])
         .arg(env::current_exe()?)
         .args(["bench", "trials", "--rounds", &rounds])
         .args(choice.quick.then_some("--quick"));
