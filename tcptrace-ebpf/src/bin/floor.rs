@@ -1,7 +1,7 @@
 //! What any tracer on this hook costs at least, for `cargo xtask bench` to compare with.
 //!
-//! Three programs on `tp_btf/inet_sock_set_state`, of which one is attached at a time: nothing at
-//! all, a record into a ring, and a count.
+//! Three programs on `tp_btf/inet_sock_set_state`: nothing at all, a record into a ring, and a count;
+//! and nothing at all in the other places where tcptrace has to be.
 #![no_std]
 #![no_main]
 #![expect(
@@ -17,9 +17,9 @@ use aya_ebpf::{
     Global,
     bindings::BPF_RB_NO_WAKEUP,
     helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel},
-    macros::{btf_tracepoint, map},
+    macros::{btf_tracepoint, map, tracepoint},
     maps::{PerCpuArray, RingBuf},
-    programs::BtfTracePointContext,
+    programs::{BtfTracePointContext, TracePointContext},
 };
 
 /// As long as tcptrace's own record of a transition.
@@ -49,6 +49,24 @@ static PORTS: Global<[u32; 4]> = Global::new([0; 4]);
 /// Calls nothing, does nothing.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn empty(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
+/// Where a kernel without trampolines and kprobes tells that a time-wait socket's timer is stopped.
+#[btf_tracepoint(function = "timer_cancel")]
+pub(crate) fn empty_timer(_ctx: BtfTracePointContext) -> i32 {
+    0
+}
+
+/// Where such a kernel tells who accepted.
+#[tracepoint]
+pub(crate) fn empty_accept(_ctx: TracePointContext) -> u32 {
+    0
+}
+
+/// See [`empty_accept`].
+#[tracepoint]
+pub(crate) fn empty_accept4(_ctx: TracePointContext) -> u32 {
     0
 }
 

@@ -196,12 +196,13 @@ pub(super) fn against_floor(comparison: &Comparison) -> String {
     };
     let throughput = |own: &Sample, base: &Sample| own.throughput / base.throughput;
     let agent = |own: &Sample, _base: &Sample| own.agent_s;
-    compare(
-        "throughput",
-        "tcptrace --json",
-        "floor-ring-lazy",
-        throughput,
-    );
+    for [own, floor] in [
+        ["tcptrace --json", "floor-ring-lazy"],
+        ["floor-hooks", "floor-ring-lazy"],
+        ["tcptrace --json", "floor-hooks"],
+    ] {
+        compare("throughput", own, floor, throughput);
+    }
     compare("added", "tcptrace --json", "floor-print", added);
     compare(
         "added, with agent",

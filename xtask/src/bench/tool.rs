@@ -77,11 +77,12 @@ const fn tool(name: &'static str, source: Source, prints: Prints) -> Tool {
 
 /// All of them. The first is what the others are compared with; the second is the same once more,
 /// for the noise.
-pub(super) const ALL: [Tool; 13] = [
+pub(super) const ALL: [Tool; 14] = [
     tool("none", Source::Nobody, Prints::Nothing),
     tool("none-2", Source::Nobody, Prints::Nothing),
     tool("floor-empty", Source::Floor("empty"), Prints::Nothing),
     tool("floor-ring-lazy", Source::Floor("ring"), Prints::Nothing),
+    tool("floor-hooks", Source::Floor("hooks"), Prints::Nothing),
     // Its lines have no ports, so nobody can tell which are of the load.
     tool("floor-print", Source::Floor("print"), Prints::Nothing),
     tool(
