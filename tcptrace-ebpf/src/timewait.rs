@@ -155,13 +155,12 @@ pub(crate) fn find(sk: Typed) -> Option<TimeWait> {
     if off!(tw_timer) == ABSENT {
         return None;
     }
-    let net = Typed(sk.read::<*const u8>(off!(sk_net)));
-    let hashinfo = if off!(net_hashinfo) == ABSENT {
-        Typed(net.read::<*const u8>(off!(net_death_row))).read(off!(death_row_hashinfo))
+    let net = sk.probe(off!(sk_net));
+    let hashinfo = Probed(if off!(net_hashinfo) == ABSENT {
+        Probed(net.read(off!(net_death_row))).read(off!(death_row_hashinfo))
     } else {
-        net.read::<*const u8>(off!(net_hashinfo))
-    };
-    let hashinfo = Typed(hashinfo);
+        net.read(off!(net_hashinfo))
+    });
     let buckets: u64 = hashinfo.read(off!(hashinfo_ehash));
     let mask: u32 = hashinfo.read(off!(hashinfo_mask));
     let hash: u32 = sk.read(off!(sk_hash));

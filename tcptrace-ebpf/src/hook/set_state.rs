@@ -328,8 +328,7 @@ fn listener_of(child: Typed) -> Option<(u64, *mut Sock)> {
 
 #[inline(always)]
 fn netns_of(sk: Typed) -> u32 {
-    let net = Typed(sk.read::<*const u8>(off!(sk_net)));
-    net.read(off!(net_inum))
+    sk.probe(off!(sk_net)).read(off!(net_inum))
 }
 
 /// Whether a record is of an earlier socket at this address: both its end and the beginning of this

@@ -1,12 +1,12 @@
 //! Which program serves which fact on this kernel: decided by what loads and attaches, never by
 //! version.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, thread};
 
 use aya::{
     Btf, Ebpf,
     programs::{
-        BtfTracePoint, FEntry, Iter, KProbe, ProgramError, RawTracePoint, TracePoint,
+        BtfTracePoint, FEntry, Iter, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
         tp_btf::BtfTracePointLink,
     },
 };
@@ -15,7 +15,10 @@ use tcptrace_common::{
     layout::{ABSENT, Layout},
 };
 
-use crate::{cli::HookKind, kernel::tracefs};
+use crate::{
+    cli::HookKind,
+    kernel::{memory, tracefs},
+};
 
 /// How the accepting process is learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +215,7 @@ impl Hooks {
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, ProgramError>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {
     ebpf.program_mut(name)
         .ok_or(ProgramError::NotLoaded)?
@@ -221,14 +224,39 @@ where
 
 /// Loads the programs that nothing can replace.
 pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result<(), ProgramError> {
-    for name in ["set_state"].iter().chain(rescuers) {
-        program::<BtfTracePoint>(ebpf, name)?.load("inet_sock_set_state", btf)?;
-    }
+    load_state_programs(ebpf, btf, rescuers)?;
     program::<BtfTracePoint>(ebpf, "destroy")?.load("tcp_destroy_sock", btf)?;
     program::<Iter>(ebpf, "seed_files")?.load("task_file", btf)?;
     program::<Iter>(ebpf, "seed_tcp")?.load("tcp", btf)?;
     program::<RawTracePoint>(ebpf, "send_held")?.load()?;
     program::<RawTracePoint>(ebpf, "flush")?.load()
+}
+
+/// Loads the programs of all transitions, each on a thread of its own where there is memory for it: the
+/// verifier takes longer over them than over all others together, and does not wait for one to begin with
+/// the next.
+fn load_state_programs(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result<(), ProgramError> {
+    let load = |program: &mut Program| {
+        let program: &mut BtfTracePoint = program.try_into()?;
+        program.load("inet_sock_set_state", btf)
+    };
+    let mut programs = ebpf
+        .programs_mut()
+        .filter(|(name, _)| *name == "set_state" || rescuers.contains(name))
+        .map(|(_, program)| program);
+    if !memory::is_ample() {
+        return programs.try_for_each(load);
+    }
+    thread::scope(|scope| {
+        let loads: Vec<_> = programs
+            .map(|program| thread::Builder::new().spawn_scoped(scope, move || load(program)))
+            .collect();
+        loads.into_iter().try_for_each(|load| {
+            load?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
 }
 
 /// The programs that record what the first one is skipped for, in their order: where a task can be

@@ -23,6 +23,9 @@ const SOCKETS_LEAST: u64 = 1024;
 /// A cgroup is not filled to its last page, over which we would be killed.
 const CGROUP_SHARE: u64 = 2;
 
+/// So much leaves room for verifying several programs at once.
+const AMPLE_BYTES: u64 = 512 << 20;
+
 const MIB: u64 = 1 << 20;
 
 /// How many sockets to keep a record of: as many as were asked for, or as memory allows. Refuses
@@ -47,6 +50,14 @@ pub fn sockets(asked: Option<u32>, ring_bytes: u32) -> Result<u32, Error> {
         );
     }
     Ok(u32::try_from(sockets).unwrap_or(u32::MAX))
+}
+
+/// Whether programs may be verified side by side, which takes several times the memory of one after the
+/// other: not counted in what [`sockets`] leaves.
+pub fn is_ample() -> bool {
+    let info = rustix::system::sysinfo();
+    let machine = info.totalram.saturating_mul(u64::from(info.mem_unit));
+    room().unwrap_or(machine).min(machine) >= AMPLE_BYTES
 }
 
 /// The number of sockets, or how many bytes there would have to be.
