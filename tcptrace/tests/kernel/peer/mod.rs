@@ -57,6 +57,10 @@ impl First {
 /// Runs a peer. `args`: the control socket's descriptor, then spare ones for forked children.
 pub(crate) fn main(args: &[String]) -> ExitCode {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    // As services are. The scheduler shares the processors between sessions first: on 6.18, a storm from
+    // the session of the tracer and the harness kept kernel threads, which both wait for, from running
+    // for up to minutes.
+    rustix::process::setsid().unwrap();
     allow_files();
     let mut controls = args.iter().map(|fd| {
         let fd: RawFd = fd.parse().unwrap();
