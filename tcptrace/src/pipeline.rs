@@ -118,8 +118,19 @@ impl Pipeline {
         }
     }
 
-    /// Runs until stopped, until the reader is gone, or until the wanted count is reached.
-    pub fn run(mut self) -> Result<Outcome, Error> {
+    /// Runs until stopped, until the reader is gone, or until the wanted count is reached. Everything
+    /// is written by then; the kernel takes its time over what is detached when this is dropped.
+    pub fn run(&mut self) -> Result<Outcome, Error> {
+        let outcome = self.trace();
+        if let Some(recorder) = self.recorder.take()
+            && let Err(why) = recorder.finish()
+        {
+            log::warn!("the recording of the ring is not whole: {why}");
+        }
+        outcome
+    }
+
+    fn trace(&mut self) -> Result<Outcome, Error> {
         kernel::priority::raise();
         let begin_ns = kernel::mono_ns();
         self.sink.set_clock(kernel::wall_minus_mono_ns());

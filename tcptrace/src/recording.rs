@@ -38,6 +38,11 @@ impl Recorder {
         self.file.write_all(&len.to_ne_bytes())?;
         self.file.write_all(record)
     }
+
+    /// Writes what has gathered.
+    pub fn finish(mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// A recording in memory.

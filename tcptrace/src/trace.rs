@@ -4,7 +4,7 @@ use std::{
     io::Write as _,
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -92,8 +92,11 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
         output,
         Arc::clone(&supervisor.control),
     );
-    let outcome = runtime.block_on(supervisor.supervise(pipeline, logger))?;
-    Ok(finish(&settings, &outcome))
+    let (outcome, ring_thread) = runtime.block_on(supervisor.supervise(pipeline, logger))?;
+    let status = finish(&settings, &outcome);
+    // Nothing is left behind: what is attached goes before we do.
+    let _panicked = ring_thread.join();
+    Ok(status)
 }
 
 /// What SIGHUP means.
@@ -163,14 +166,14 @@ const SAME_SIGNAL: Duration = Duration::from_millis(250);
 impl Supervisor {
     async fn supervise(
         mut self,
-        pipeline: Pipeline,
+        mut pipeline: Pipeline,
         logger: Option<bpf::Logger>,
-    ) -> Result<Outcome, Error> {
+    ) -> Result<(Outcome, JoinHandle<()>), Error> {
         if let Some(logger) = logger {
             tokio::spawn(forward(logger));
         }
         let (done, mut outcome) = oneshot::channel();
-        thread::Builder::new()
+        let ring_thread = thread::Builder::new()
             .name("tcptrace-ring".to_owned())
             .spawn(move || {
                 // Nobody listens any more only when the process is about to end anyway.
@@ -182,7 +185,8 @@ impl Supervisor {
         loop {
             tokio::select! {
                 outcome = &mut outcome => {
-                    return outcome.context("the reading thread failed")?;
+                    let outcome = outcome.context("the reading thread failed")??;
+                    return Ok((outcome, ring_thread));
                 }
                 () = &mut timer, if !self.stopping() => self.stop(),
                 _ = self.signals.hangup.recv() => match self.on_hangup {

@@ -10,7 +10,10 @@ use aya::{
     maps::{Array, HashMap, MapData},
     programs::{ProgramError, tp_btf::BtfTracePointLink},
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{MembarrierCommand, membarrier},
+};
 use tcptrace_common::config::{
     Config, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION,
     PIN_TRACEPOINTS, PIN_TRAMPOLINES, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
@@ -327,6 +330,7 @@ impl Tracer {
         self.counts.settle(&self.ebpf, kernel::mono_ns());
         self.state_links.clear();
         self.links.clear();
+        let_programs_end();
         self.counts.end();
     }
 
@@ -374,6 +378,18 @@ impl Tracer {
     /// Call it once, after [`start`]: live events that came first are kept.
     pub fn snapshot(&mut self, kernel: &Kernel) -> Result<snapshot::Snapshot, Error> {
         snapshot::take(&mut self.ebpf, kernel)
+    }
+}
+
+/// Waits until programs that were running when they were detached have ended: one that is in the middle
+/// of a record holds up all that come after it in the ring, and they would look like its end.
+///
+/// `bpf_trace_run*()` runs programs as readers of RCU; `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu()`
+/// where there is more than one processor (`kernel/sched/membarrier.c`, 5.10 to 7.3).
+fn let_programs_end() {
+    if let Err(why) = membarrier(MembarrierCommand::Global) {
+        // With `nohz_full`: what is left are microseconds.
+        log::debug!("programs may still run when the ring is read for the last time: {why}");
     }
 }
 
