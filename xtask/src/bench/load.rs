@@ -3,17 +3,20 @@
 //! The client is told what to do line by line and answers each, so that nothing of it happens
 //! before the tracer is ready: `ready`; `open` for the connections that stay, `opened`; `go`, the
 //! numbers as JSON; then it keeps the namespace, and the sockets in `TIME_WAIT`, until it is let go.
+//! Of an endless load it says with each `count` what it has done by then, until `end`.
 
 use std::env;
 use std::fs;
 use std::io::{self, BufRead, Lines, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::dialogue::Dialogue;
@@ -27,6 +30,9 @@ pub(super) const PORT_MASK: u16 = !63;
 
 /// Threads on either side.
 const THREADS: u16 = 4;
+
+/// Connections of an endless load to one address: fewer than there are local ports.
+const PORTS_USED: u32 = 20_000;
 
 /// So many clients in one namespace have ports for their servers.
 const MOST_PARTS: u64 = 15;
@@ -46,6 +52,9 @@ pub(super) struct Plan {
     /// Connections that stay open
     #[arg(long, default_value_t = 0)]
     pub(super) hold: u32,
+    /// Short connections without end, as many as can be
+    #[arg(long)]
+    pub(super) endless: bool,
     /// Which of several clients in one namespace it is for
     #[arg(long, default_value_t = 0)]
     pub(super) part: u16,
@@ -55,13 +64,15 @@ impl Plan {
     /// The command line that says so.
     pub(super) fn args(self) -> Vec<String> {
         let of = |name: &str, number: u32| [format!("--{name}"), number.to_string()];
-        [
+        let mut args = [
             of("connections", self.connections),
             of("rate", self.rate),
             of("hold", self.hold),
             of("part", self.part.into()),
         ]
-        .concat()
+        .concat();
+        args.extend(self.endless.then(|| "--endless".to_owned()));
+        args
     }
 
     /// The port for those of one thread's connections that stay.
@@ -119,6 +130,9 @@ pub(super) fn client(plan: Plan) -> Result<()> {
     let mut others = others?;
     let mut orders = io::stdin().lock().lines();
 
+    if plan.endless {
+        return go_on(orders, &server);
+    }
     expect(&mut orders, "open", "ready")?;
     let held = hold(plan)?;
     for other in &mut others {
@@ -172,6 +186,38 @@ pub(super) fn client(plan: Plan) -> Result<()> {
     Ok(())
 }
 
+/// Connects without end, and says how far it is whenever it is asked.
+fn go_on(mut orders: Lines<impl BufRead>, server: &Dialogue) -> Result<()> {
+    static DONE: AtomicU64 = AtomicU64::new(0);
+    expect(&mut orders, "go", "ready")?;
+    let begin = Instant::now();
+    let threads: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            thread::spawn(move || -> Result<()> {
+                for number in 0.. {
+                    let place = u32::from(thread) + number / PORTS_USED * u32::from(THREADS);
+                    ask(&TcpStream::connect((address(place), PORT)).context("connect")?)?;
+                    DONE.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    for order in orders {
+        if order? != "count" || threads.iter().any(JoinHandle::is_finished) {
+            break;
+        }
+        let cpu_ns = process::cpu_ns(std::process::id())? + process::cpu_ns(server.pid())?;
+        let progress = Progress {
+            connections: DONE.load(Ordering::Relaxed),
+            elapsed_ns: u64::try_from(begin.elapsed().as_nanos())?,
+            cpu_ns,
+        };
+        say(&serde_json::to_string(&progress)?)?;
+    }
+    Ok(())
+}
+
 /// Says `answer`, and waits for the next order, which has to be this one.
 fn expect(orders: &mut Lines<impl BufRead>, order: &str, answer: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
@@ -215,6 +261,15 @@ fn start(what: &str, plan: Plan) -> Result<Dialogue> {
     Ok(process)
 }
 
+/// How far an endless load is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Progress {
+    pub(super) connections: u64,
+    pub(super) elapsed_ns: u64,
+    /// Client and server together
+    pub(super) cpu_ns: u64,
+}
+
 /// What the client's threads have measured.
 #[derive(Default)]
 struct Measured {
@@ -238,9 +293,9 @@ fn on_threads<T: Send + 'static>(
         .collect()
 }
 
-/// An address of the server's for each thread, so that each has all local ports to itself.
-fn address(thread: u16) -> Ipv4Addr {
-    Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::from(thread))
+/// An address of the server's, each with all local ports to itself.
+fn address(place: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + place)
 }
 
 /// Makes the short connections.
@@ -256,7 +311,7 @@ fn connect(plan: Plan) -> Result<Measured> {
 
 fn connect_one_by_one(plan: Plan, thread: u16) -> Result<Measured> {
     let number = Plan::share(plan.connections, thread);
-    let to = (address(thread), PORT);
+    let to = (address(thread.into()), PORT);
     let mut connects_ns = Vec::with_capacity(number.try_into()?);
     let pause = Duration::from_secs(u64::from(THREADS))
         .checked_div(plan.rate)
@@ -292,7 +347,7 @@ fn answer(mut stream: &TcpStream) -> Result<()> {
 /// Opens connections that stay.
 fn hold(plan: Plan) -> Result<Vec<Vec<TcpStream>>> {
     on_threads(move |thread| {
-        let to = (address(thread), plan.hold_port(thread));
+        let to = (address(thread.into()), plan.hold_port(thread));
         (0..Plan::share(plan.hold, thread))
             .map(|_| {
                 let stream = TcpStream::connect(to).context("connect")?;
@@ -323,7 +378,7 @@ fn close(held: Vec<Vec<TcpStream>>) -> Result<u64> {
 /// The server: `ready` once it listens, `closed` for each thread whose last connection is gone.
 pub(super) fn server(plan: Plan) -> Result<()> {
     allow_files()?;
-    if plan.connections > 0 {
+    if plan.connections > 0 || plan.endless {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
         for _ in 0..THREADS {
             let listener = listener.try_clone()?;

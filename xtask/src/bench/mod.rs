@@ -8,6 +8,7 @@ mod load;
 mod report;
 mod tool;
 mod trial;
+mod turns;
 
 use std::env;
 use std::fmt::Write as _;
@@ -26,11 +27,15 @@ use load::Plan;
 use report::{Comparison, Series};
 use tool::{Prints, Programs, Tool};
 use trial::{Output, Promptness};
+use turns::Turns;
 
 /// Where the tables go.
 const PAGE: &str = "docs/performance.md";
 const BEGIN: &str = "<!-- written by cargo xtask bench --write-docs -->\n";
 const END: &str = "<!-- end -->\n";
+
+/// Loads that tools take turns beside, for each round of trials.
+const LOADS_PER_ROUND: usize = 6;
 
 /// Makes the kernel count runs of programs, and their time.
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -80,7 +85,7 @@ struct Choice {
     /// Only these tools, beside none: tcptrace, tcplife, ...
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these tables: speed, programs, losses, idle, promptness
+    /// Only these tables: turns, speed, programs, losses, idle, promptness
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     tables: Vec<Table>,
 }
@@ -88,6 +93,8 @@ struct Choice {
 /// A part of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Table {
+    /// In turns beside one load
+    Turns,
     /// As many connections as can be
     Speed,
     /// What the kernel counts of the programs
@@ -101,7 +108,8 @@ enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
+        Self::Turns,
         Self::Speed,
         Self::Programs,
         Self::Losses,
@@ -310,6 +318,11 @@ impl<'a> Bench<'a> {
             ..Plan::default()
         };
         Ok(match table {
+            Table::Turns => format!(
+                "## In turns beside one load\n\nConnections as fast as they go, output to \
+                 `/dev/null`; means, and their standard errors.\n\n{}\n",
+                report::turns(&self.turns())
+            ),
             Table::Speed => {
                 let speed = self.compare("max", at_most, Output::Discarded, |_| true)?;
                 format!(
@@ -383,6 +396,28 @@ impl<'a> Bench<'a> {
                 self.compare(&name, plan, Output::Counted, prints)
             })
             .collect()
+    }
+
+    /// So many loads, beside each of which all tools that were asked for take turns.
+    fn turns(&self) -> Vec<(Tool, Vec<Turns>)> {
+        let tools: Vec<Tool> = self
+            .tools
+            .iter()
+            .copied()
+            .filter(|tool| tool.takes_turns())
+            .collect();
+        let mut all: Vec<_> = tools.iter().map(|tool| (*tool, Vec::new())).collect();
+        for round in 0..usize::from(self.choice.rounds) * LOADS_PER_ROUND {
+            match turns::measure(&tools, self.programs, round) {
+                Ok(turns) => {
+                    for ((_, all), turns) in all.iter_mut().zip(turns) {
+                        all.push(turns);
+                    }
+                }
+                Err(why) => eprintln!("turns, load {}: {why:#}", round + 1),
+            }
+        }
+        all
     }
 
     /// All rounds of one load, for the tools that `wanted` picks.

@@ -137,6 +137,11 @@ impl Tool {
         !matches!(self.source, Source::Nobody)
     }
 
+    /// Whether it takes turns with others beside one load: what has to be told apart by a few per cent.
+    pub(super) fn takes_turns(self) -> bool {
+        self.name == "none" || !matches!(self.source, Source::Nobody | Source::Peer(..))
+    }
+
     /// Whether it is tcptrace.
     pub(super) fn is_ours(self) -> bool {
         matches!(self.source, Source::Tcptrace(_))
@@ -190,16 +195,7 @@ impl Tool {
         let Some(mut tracer) = self.spawn(programs, output)? else {
             return Ok(None);
         };
-        let start = Instant::now();
-        while !bpf(tracer.pid())?.attached {
-            if let Some(status) = tracer.ended()? {
-                bail!("{} ended ({status}): {}", self.name, tracer.last_words()?);
-            }
-            if start.elapsed() > START_LIMIT {
-                bail!("{} does not attach", self.name);
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
+        tracer.wait_until_attached().context(self.name)?;
         wait_until_idle(tracer.pid(), START_LIMIT)?;
         Ok(Some(tracer))
     }
@@ -229,6 +225,21 @@ pub(super) struct Tracer {
 impl Tracer {
     pub(super) fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Waits until a program of its is attached.
+    pub(super) fn wait_until_attached(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while !bpf(self.pid())?.attached {
+            if let Some(status) = self.ended()? {
+                bail!("it ended ({status}): {}", self.last_words()?);
+            }
+            if start.elapsed() > START_LIMIT {
+                bail!("it does not attach");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     pub(super) fn output(&mut self) -> Option<process::ChildStdout> {

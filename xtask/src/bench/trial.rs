@@ -291,7 +291,7 @@ fn watch(tool: Tool, tracer: &mut Tracer) -> Result<Receiver<Instant>> {
 }
 
 /// The load, in a network namespace of its own; its server listens.
-fn start_load(plan: Plan) -> Result<Dialogue> {
+pub(super) fn start_load(plan: Plan) -> Result<Dialogue> {
     let mut load = Dialogue::start(
         Command::new("unshare")
             .args(["--net", "--"])
