@@ -106,10 +106,11 @@ pub const TIME_WAIT_BY_TIMER: u64 = 2;
 /// Time-wait sockets that one run of the program `watch` looks at.
 pub const LOOKS_PER_RUN: u64 = 8;
 
-/// Words in one row of the `HINTS` map.
-pub const HINTS_IN_ROW: usize = 512;
+/// Words in one row of the `HINTS` map. The agent reads a row with each call, for which 5.10 wants as
+/// much memory in one piece: `kmalloc()` finds 32 KiB without searching for long.
+pub const HINTS_IN_ROW: usize = 4096;
 /// Rows in the `HINTS` map.
-pub const HINT_ROWS: u32 = 16;
+pub const HINT_ROWS: u32 = 2;
 /// Sockets that one run of the program `send_held` takes.
 pub const HELD_PER_RUN: usize = 4;
 

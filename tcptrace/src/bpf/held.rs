@@ -111,7 +111,15 @@ impl Held {
         }
         for row in 0..HINT_ROWS {
             match self.hints.get(&row, 0) {
-                Ok(keys) => self.seen.extend(keys.iter().filter(|key| **key != 0)),
+                Ok(keys) => {
+                    // Most of it is empty, and looked at eight words at a time.
+                    let any = keys
+                        .as_chunks::<8>()
+                        .0
+                        .iter()
+                        .filter(|keys| **keys != [0; 8]);
+                    self.seen.extend(any.flatten().filter(|key| **key != 0));
+                }
                 Err(why) => log::debug!("what is held: {why}"),
             }
         }
