@@ -385,10 +385,10 @@ impl Tracer {
 /// of a record holds up all that come after it in the ring, and they would look like its end.
 ///
 /// `bpf_trace_run*()` runs programs as readers of RCU; `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu()`
-/// where there is more than one processor (`kernel/sched/membarrier.c`, 5.10 to 7.3).
+/// where there is more than one processor (`kernel/sched/membarrier.c`).
 fn let_programs_end() {
     if let Err(why) = membarrier(MembarrierCommand::Global) {
-        // With `nohz_full`: what is left are microseconds.
+        // With `nohz_full` it is refused.
         log::debug!("programs may still run when the ring is read for the last time: {why}");
     }
 }

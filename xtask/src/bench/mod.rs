@@ -318,11 +318,15 @@ impl<'a> Bench<'a> {
             ..Plan::default()
         };
         Ok(match table {
-            Table::Turns => format!(
-                "## In turns beside one load\n\nConnections as fast as they go, output to \
-                 `/dev/null`; means, and their standard errors.\n\n{}\n",
-                report::turns(&self.turns())
-            ),
+            Table::Turns => {
+                let turns = self.turns();
+                format!(
+                    "## In turns beside one load\n\nConnections as fast as they go, output to \
+                     `/dev/null`; means of {} loads, and their standard errors.\n\n{}\n",
+                    turns.first().map_or(0, |(_, loads)| loads.len()),
+                    report::turns(&turns)
+                )
+            }
             Table::Speed => {
                 let speed = self.compare("max", at_most, Output::Discarded, |_| true)?;
                 format!(
