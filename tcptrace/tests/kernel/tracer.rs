@@ -245,6 +245,10 @@ impl Tracer {
         self.shared.resumed.notify_all();
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its own memory, without what it shares with files and the kernel.
     pub(crate) fn anonymous_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());

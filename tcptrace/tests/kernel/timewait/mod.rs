@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     Scenario,
-    Scenario::Always,
+    Scenario::{Always, WherePossible},
     actor::{Actor, Held, Listener},
     check::CLOCK_TOLERANCE_US,
     netns::{Ip, Netns},
@@ -33,6 +33,10 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("timewait::none_allowed", Always(none_allowed)),
     ("timewait::expiry", Always(expiry)),
     ("timewait::storm", Always(storm::storm)),
+    (
+        "timewait::storm_under_watch",
+        WherePossible(storm::storm_under_watch),
+    ),
     (
         "timewait::storm_over_the_limit",
         Always(storm::storm_over_the_limit),

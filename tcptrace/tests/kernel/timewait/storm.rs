@@ -1,12 +1,23 @@
 //! More time-wait sockets than can be looked at one by one.
 
-use std::time::Duration;
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 
 use rustix::process::Signal;
 
 use crate::{
+    Impossible,
     actor::Actor,
-    check, confinement,
+    check, confinement, leftovers,
     netns::{Ip, Netns},
     peer::First,
     record::{self, Record},
@@ -16,26 +27,46 @@ use crate::{
 
 /// As many come out as went in, and as the kernel counts.
 pub(super) fn storm() {
-    let (sockets, entered) = storm_with("100000");
+    let (sockets, entered) = storm_with("100000", |_| ());
     assert_eq!(entered, sockets / 2, "one end of each connection waits");
+}
+
+/// The moment at which a timer is stopped tells of no end before the timer is off, which is a little
+/// later: also one that is looked at in between comes out.
+pub(super) fn storm_under_watch() -> Result<(), Impossible> {
+    let mut possible = false;
+    storm_with("100000", |tracer| {
+        let looker = Looker::beside(tracer);
+        possible = looker.is_some();
+        looker
+    });
+    if possible {
+        Ok(())
+    } else {
+        Err(Impossible(
+            "here no time-wait socket has to be looked at".to_owned(),
+        ))
+    }
 }
 
 /// Most find no room to wait, and end at once.
 pub(super) fn storm_over_the_limit() {
-    let (sockets, entered) = storm_with("100");
+    let (sockets, entered) = storm_with("100", |_| ());
     assert!(
         (100..sockets / 4).contains(&entered),
         "{entered} of {sockets} waited"
     );
 }
 
-/// A storm with so many time-wait sockets allowed; how many sockets there were, and how many waited.
-fn storm_with(limit: &str) -> (usize, usize) {
+/// A storm with so many time-wait sockets allowed, and with company; how many sockets there were, and how
+/// many waited.
+fn storm_with<Company>(limit: &str, company: impl FnOnce(&Tracer) -> Company) -> (usize, usize) {
     let each: usize = if confinement::in_guest() { 500 } else { 1500 };
     let mut netns = Netns::new();
     netns.set("tcp_max_tw_buckets", limit);
     let truth = Truth::with_buffer(16 << 10);
     let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
+    let company = company(&tracer);
     let mut actors = Vec::new();
     for first in [First::Client, First::Server] {
         let mut client = Actor::spawn(&netns, "client");
@@ -66,6 +97,7 @@ fn storm_with(limit: &str) -> (usize, usize) {
         }
         left.get() == entered
     });
+    drop(company);
     let records = tracer.finish().fine();
     let ours = records.within(netns.inode);
     if check::lacks(&records, 0) {
@@ -114,4 +146,38 @@ pub(super) fn stopped_behind() {
     }
     check::same_transitions(&lives, &ours);
     record::each_end_has_its_close(&ours);
+}
+
+/// Looks at the time-wait sockets on the tracer's list as it does itself, but all the time.
+struct Looker {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Looker {
+    /// None if the tracer has no need to look.
+    fn beside(tracer: &Tracer) -> Option<Self> {
+        let programs = leftovers::held_by(&tracer.pid().to_string());
+        let info = aya::programs::loaded_programs().flatten().find(|program| {
+            program.name_as_str() == Some("watch")
+                && programs.contains(&("prog".to_owned(), program.id()))
+        })?;
+        let program = RawTracePoint::from_program_info(info, Cow::Borrowed("watch")).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&over);
+        let look = move || {
+            while !is_over.load(Ordering::Relaxed) {
+                program.test_run(RawTracePointRunOptions::new()).unwrap();
+            }
+        };
+        let thread = Some(std::thread::spawn(look));
+        Some(Self { over, thread })
+    }
+}
+
+impl Drop for Looker {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let _panicked = self.thread.take().map(JoinHandle::join);
+    }
 }
