@@ -28,9 +28,9 @@ use crate::{
 
 /// Nodes of a hash chain that are looked at. A new one is put at the head.
 const CHAIN_MAX: u32 = 8;
-/// Longer than a timer can be between `timer_cancel` and being off, or set anew, with interrupts
-/// disabled.
-const STOPPING_NS: u64 = 5_000_000;
+/// Longer than a timer is between `timer_cancel` and being off, or set anew, with interrupts disabled:
+/// also on a virtual CPU that is taken away in between.
+const STOPPING_NS: u64 = 50_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 /// `TCP_TIMEWAIT_LEN` (include/net/tcp.h), in seconds
 const TIMEWAIT_S: u64 = 60;
@@ -433,7 +433,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
     }
 }
 
-/// Looks at a time-wait socket on the list. Returns whether it is to stay there.
+/// Looks at a time-wait socket that was taken off the list. Returns whether it was put back.
 #[inline(always)]
 pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
     let key = tw.address();
@@ -445,7 +445,8 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
             let entered_ns = sock.step(sock.path_len.wrapping_sub(1)).mono_ns();
             fin(tw, sock, tw.fin_ns(entered_ns, now_ns), FLAG_INFERRED);
         } else if ours && tw.is_pending() {
-            return true;
+            // Without room, its end shows when its timer stops.
+            return WATCH.push(&key, 0).is_ok();
         } else {
             let at_ns = if sock.seen_ns == 0 {
                 now_ns
@@ -460,11 +461,15 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         // SAFETY: a live record; only read.
         let pair = unsafe { &*pair };
         let runs = tw.is_of(pair.conn, pair.tuple.lport, pair.tuple.rport) && tw.is_pending();
-        if !runs && pair.ended_ns != 0 {
+        // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
+        let is_open = runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS;
+        if is_open && WATCH.push(&key, 0).is_ok() {
+            return true;
+        }
+        // Without room, rather too early than never.
+        if pair.ended_ns != 0 && (is_open || !runs) {
             emit::pair_ended(pair, pair.ended_ns, || PAIRS.remove(key).is_ok());
         }
-        // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
-        return runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS;
     }
     false
 }

@@ -72,11 +72,11 @@ pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
 /// Run by the agent: looks at a few of the time-wait sockets on the list.
 #[raw_tracepoint]
 pub(crate) fn watch(_ctx: RawTracePointContext) -> i32 {
-    let now_ns = kernel::now_ns();
-    timewait::begin(now_ns);
+    timewait::begin(kernel::now_ns());
     for _ in 0..LOOKS_PER_RUN {
         let Ok(Some(key)) = WATCH.pop() else { break };
-        let stays = timewait::look(TimeWait::at(key), now_ns) && WATCH.push(&key, 0).is_ok();
+        // Read after the pop, so that what was put there meanwhile is not of the future.
+        let stays = timewait::look(TimeWait::at(key), kernel::now_ns());
         maps::count(count::UNWATCHED, u64::from(!stays));
     }
     0
