@@ -114,6 +114,17 @@ pub const HINT_ROWS: u32 = 2;
 /// Sockets that one run of the program `send_held` takes.
 pub const HELD_PER_RUN: usize = 4;
 
+/// Words of a record in the `SOCKS` map.
+pub const SOCK_WORDS: usize = 42;
+/// Words of a record in the `PAIRS` map.
+pub const PAIR_WORDS: usize = 13;
+/// The records in the `SOCKS` map: an argument of `find_hidden` and `tell_hidden`.
+pub const HIDDEN_SOCKS: u64 = 0;
+/// The records in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.
+pub const HIDDEN_PAIRS: u64 = 1;
+/// Records that one run of the program `find_hidden` looks at.
+pub const FINDS_PER_RUN: usize = 11;
+
 /// Index into the `HOLDING` map: not 0 while steps are to be held, to be sent with those that follow
 /// soon. Set by the agent.
 pub const HOLDING_ON: u32 = 0;

@@ -28,7 +28,10 @@ pub const UNWATCHED: u32 = 11;
 pub const RING_FULL_PAIR: u32 = 12;
 /// Ends of `TIME_WAIT` that will not be told: their pair found no room in the `PAIRS` map.
 pub const PAIRS_FULL: u32 = 13;
-/// Transitions never told, because the end of their socket was hidden and another has its address.
+/// Transitions never told, because the end of their socket was hidden.
 pub const UNTOLD: u32 = 14;
+/// Ends of sockets that no program saw. Where the kernel counts what it skips a program for, it has
+/// counted them as well.
+pub const UNSEEN_END: u32 = 15;
 /// Length of the array.
 pub const COUNTS: u32 = 16;

@@ -73,8 +73,8 @@ pub const FLAG_FIRST: u8 = 1;
 pub const FLAG_PARTIAL: u8 = 2;
 /// Set in [`Record::flags`]: an IPv6 socket with IPv4-mapped addresses.
 pub const FLAG_MAPPED: u8 = 4;
-/// Set in [`Record::flags`]: the close was deduced from the socket's destruction; its last
-/// transition went unseen and is counted as lost.
+/// Set in [`Record::flags`]: the close was deduced from the socket's destruction, or from the kernel's
+/// memory of it; its last transition went unseen and is counted as lost, and when it was is not known.
 pub const FLAG_DEDUCED: u8 = 8;
 /// Set in [`Record::flags`]: the kernel gave no direct sight of this state change, and its time is
 /// when it was found.

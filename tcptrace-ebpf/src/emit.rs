@@ -209,8 +209,9 @@ pub(crate) fn moved(
 }
 
 /// Sends that a pair has left `TIME_WAIT`, at `now_ns`, if `claim` says that nobody else does.
+/// `inferred`: `FLAG_INFERRED` or 0.
 #[inline(always)]
-pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, claim: impl FnOnce() -> bool) {
+pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, inferred: u8, claim: impl FnOnce() -> bool) {
     if config!(emit) & EMIT_TRANSITION == 0 {
         claim();
         return;
@@ -225,7 +226,7 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, claim: impl FnOnce() -> bool)
     let record = unsafe { &mut *slot.as_mut_ptr() };
     record.mono_ns = now_ns;
     record.conn = pair.conn;
-    record.span_ns = now_ns - pair.since_ns;
+    record.span_ns = now_ns.saturating_sub(pair.since_ns);
     copy(&mut record.owner, &pair.owner);
     copy(&mut record.laddr, &pair.tuple.laddr);
     copy(&mut record.raddr, &pair.tuple.raddr);
@@ -236,7 +237,7 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, claim: impl FnOnce() -> bool)
     record.kind = KIND_TRANSITION;
     record.old = tcp::TIME_WAIT;
     record.new = tcp::CLOSE;
-    record.flags = (pair.flags & FLAG_PARTIAL) | pair.tuple.mapped;
+    record.flags = (pair.flags & FLAG_PARTIAL) | pair.tuple.mapped | inferred;
     record.family = pair.tuple.family;
     record.role = pair.role;
     record.source = pair.source;
@@ -382,15 +383,17 @@ pub(crate) fn accept(sock: &Sock, now_ns: u64, backlog: [u32; 2]) {
     );
 }
 
-/// Sends the totals of a socket whose last transition went unseen.
+/// Sends the totals of a socket whose last transition went unseen, if `claim` says that nobody else
+/// does. Returns what it says.
 #[inline(always)]
-pub(crate) fn deduced_close(sock: &Sock, now_ns: u64) {
+pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, claim: impl FnOnce() -> bool) -> bool {
     if config!(emit) & EMIT_CLOSE == 0 {
-        return;
+        return claim();
     }
     let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
-        maps::count(count::RING_FULL_CLOSE, 1);
-        return;
+        let ours = claim();
+        maps::count(count::RING_FULL_CLOSE, u64::from(ours));
+        return ours;
     };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
@@ -403,8 +406,14 @@ pub(crate) fn deduced_close(sock: &Sock, now_ns: u64) {
     head.new = tcp::CLOSE;
     head.seq = sock.path_len;
     head.span_ns = SPAN_UNKNOWN;
-    head.flags |= FLAG_DEDUCED;
+    head.flags |= FLAG_DEDUCED | FLAG_INFERRED;
     fill_path(&mut record.path, sock, sock.path_len, sock.path_len, 0);
     copy(&mut record.counters, &sock.counters);
-    slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
+    let ours = claim();
+    if ours {
+        slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
+    } else {
+        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
+    }
+    ours
 }

@@ -242,6 +242,20 @@ pub(crate) fn take_back(sock: &mut Sock) {
     }
 }
 
+/// The first step that nobody has sent, in a record that is only read.
+#[inline(always)]
+pub(crate) fn first_unsent(sock: &Sock) -> u8 {
+    if config!(exchanges) == 0 || sock.flags & HOLDS == 0 {
+        return sock.sent;
+    }
+    let token = Token::of(sock);
+    if token.is_none() {
+        sock.flushed
+    } else {
+        token.from()
+    }
+}
+
 /// Leaves it to whoever sends what is held to tell that it was accepted; false if nothing is held.
 /// All that is to be told has been written.
 #[inline(always)]

@@ -32,6 +32,7 @@ mod counters;
 mod emit;
 mod filter;
 mod held;
+mod hidden;
 mod hook;
 mod kernel;
 mod listener;

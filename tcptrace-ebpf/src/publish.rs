@@ -208,20 +208,24 @@ pub(crate) fn forget(key: u64, sock: &mut Sock) {
 pub(crate) fn replaced(key: u64, sock: &mut Sock) {
     settle(sock);
     let flushed = unlist(key, sock);
-    if config!(emit) & EMIT_TRANSITION != 0 && sock.is_shown() && sock.life == LIVES {
-        let untold = sock
-            .path_len
-            .wrapping_sub(sock.sent)
-            .wrapping_sub(sock.gaps)
-            .wrapping_sub(u8::from(flushed));
-        maps::count(count::UNTOLD, u64::from(untold));
+    if sock.is_shown() && sock.life == LIVES {
+        let ended = sock.state() != tcp::CLOSE && sock.is_told();
+        maps::count(count::UNSEEN_END, u64::from(ended));
+        if config!(emit) & EMIT_TRANSITION != 0 {
+            let untold = sock
+                .path_len
+                .wrapping_sub(sock.sent)
+                .wrapping_sub(sock.gaps)
+                .wrapping_sub(u8::from(flushed));
+            maps::count(count::UNTOLD, u64::from(untold));
+        }
     }
 }
 
 /// Removes what waits for a record that is about to be replaced or removed. Returns whether its first
 /// step waited and `hook::flush` has sent it.
 #[inline(always)]
-fn unlist(key: u64, sock: &Sock) -> bool {
+pub(crate) fn unlist(key: u64, sock: &Sock) -> bool {
     if sock.flags & UNLISTED != 0 {
         maps::count(count::UNLISTED_SENT, 1);
     }

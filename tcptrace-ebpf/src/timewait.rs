@@ -80,6 +80,12 @@ impl TimeWait {
         self.timer().read::<u64>(off!(timer_pprev)) != 0
     }
 
+    /// Whether this pair of ends still waits in it.
+    #[inline(always)]
+    fn is_running(self, pair: &Pair) -> bool {
+        self.is_of(pair.conn, pair.tuple.lport, pair.tuple.rport) && self.is_pending()
+    }
+
     /// Whether its time is over, by the kernel's own clock.
     #[inline(always)]
     fn is_due(self) -> bool {
@@ -282,12 +288,12 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
         if let Some(former) = PAIRS.get_ptr(key) {
             // SAFETY: a live record. Another's, whose end nobody has told of yet.
             let former = unsafe { &*former };
-            let at_ns = if former.ended_ns == 0 {
-                pair.since_ns
+            let (at_ns, inferred) = if former.ended_ns == 0 {
+                (pair.since_ns, FLAG_INFERRED)
             } else {
-                former.ended_ns
+                (former.ended_ns, 0)
             };
-            emit::pair_ended(former, at_ns, || PAIRS.remove(key).is_ok());
+            emit::pair_ended(former, at_ns, inferred, || PAIRS.remove(key).is_ok());
         }
         if PAIRS.insert(key, pair, 0).is_err() {
             maps::count(count::PAIRS_FULL, 1);
@@ -304,7 +310,7 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
 fn pair_ended(key: u64, now_ns: u64) {
     if let Some(pair) = PAIRS.get_ptr(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
-        emit::pair_ended(unsafe { &*pair }, now_ns, || PAIRS.remove(key).is_ok());
+        emit::pair_ended(unsafe { &*pair }, now_ns, 0, || PAIRS.remove(key).is_ok());
     }
 }
 
@@ -460,7 +466,7 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
     if let Some(pair) = PAIRS.get_ptr(key) {
         // SAFETY: a live record; only read.
         let pair = unsafe { &*pair };
-        let runs = tw.is_of(pair.conn, pair.tuple.lport, pair.tuple.rport) && tw.is_pending();
+        let runs = tw.is_running(pair);
         // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
         let is_open = runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS;
         if is_open && WATCH.push(&key, 0).is_ok() {
@@ -468,8 +474,18 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         }
         // Without room, rather too early than never.
         if pair.ended_ns != 0 && (is_open || !runs) {
-            emit::pair_ended(pair, pair.ended_ns, || PAIRS.remove(key).is_ok());
+            emit::pair_ended(pair, pair.ended_ns, 0, || PAIRS.remove(key).is_ok());
         }
     }
     false
+}
+
+/// The pair at this address, if its end went unseen. Its timer may have been stopped a moment ago, by
+/// somebody who is about to tell.
+#[inline(always)]
+pub(crate) fn unseen_end(key: u64) -> Option<*const Pair> {
+    let pointer = PAIRS.get_ptr(key)?;
+    // SAFETY: a live record; only read.
+    let pair = unsafe { &*pointer };
+    (pair.ended_ns == 0 && !TimeWait::at(key).is_running(pair)).then_some(pointer)
 }

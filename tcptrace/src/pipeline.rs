@@ -191,6 +191,9 @@ impl Pipeline {
             let holds = self.tracer.holds();
             let look = self.tracer.look_at_time_wait(false);
             let listen = self.look_at_listeners(&mut listeners);
+            if records > 0 {
+                self.tracer.look_for_hidden();
+            }
             if looked.elapsed() >= LOSS_TURN {
                 looked = Instant::now();
                 self.report_losses();

@@ -7,6 +7,7 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcptrace_common::{
+    count,
     record::{ROLE_LISTENER, ROLE_SERVER},
     tcp,
 };
@@ -15,7 +16,7 @@ use crate::{
     constants::{config, off},
     counters, emit, filter,
     kernel::{self, Object as _, Probed, Typed},
-    maps::SOCKS,
+    maps::{self, SOCKS},
     preempt, publish,
     sock::LIVES,
     tuple::Tuple,
@@ -67,7 +68,8 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
         }
         publish::finish(key, sock);
         if lives && sock.state() != tcp::CLOSE && sock.is_told() {
-            emit::deduced_close(sock, kernel::now_ns());
+            maps::count(count::UNSEEN_END, 1);
+            emit::deduced_close(sock, kernel::now_ns(), || true);
         }
     }
     publish::forget(key, sock);

@@ -161,9 +161,10 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     if filter::is_ending() && (known.is_none() || transition.is_birth()) {
         if let Some(former) = known {
             // SAFETY: a live record, under this socket's lock.
-            let former = unsafe { &mut *former };
-            publish::settle(former);
-            publish::forget(key, former);
+            if unsafe { (*former).role } == ROLE_LISTENER {
+                listener::end(key);
+            }
+            end_former(key);
         }
         return;
     }

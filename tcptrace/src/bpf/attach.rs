@@ -228,7 +228,9 @@ pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result
     program::<BtfTracePoint>(ebpf, "destroy")?.load("tcp_destroy_sock", btf)?;
     program::<Iter>(ebpf, "seed_files")?.load("task_file", btf)?;
     program::<Iter>(ebpf, "seed_tcp")?.load("tcp", btf)?;
-    program::<RawTracePoint>(ebpf, "send_held")?.load()?;
+    for name in ["send_held", "find_hidden", "tell_hidden"] {
+        program::<RawTracePoint>(ebpf, name)?.load()?;
+    }
     program::<RawTracePoint>(ebpf, "flush")?.load()
 }
 

@@ -25,6 +25,7 @@ use super::{
     counts::{Counts, Losses},
     exchange,
     held::Held,
+    hidden::Hidden,
     kfunc,
     object::{brief, chain, map, take},
     ring::{Ring, Woken},
@@ -65,6 +66,8 @@ pub struct Tracer {
     links: Vec<attach::Link>,
     /// When to look at time-wait sockets
     looks: Looks,
+    /// What the kernel lets nobody see
+    hidden: Hidden,
     /// Which connections the kernel side follows
     selection: Array<MapData, u32>,
     /// Programs that stand in for the first
@@ -188,6 +191,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
             next: Instant::now(),
             watched: 0,
         },
+        hidden: Hidden::new(),
         selection,
         rescuers,
         idle: true,
@@ -314,6 +318,11 @@ impl Tracer {
         Some(self.looks.next.saturating_duration_since(now))
     }
 
+    /// Has the kernel side tell of ends that it could not see, if it is time to look for them.
+    pub fn look_for_hidden(&mut self) {
+        self.hidden.turn(&self.ebpf);
+    }
+
     /// Has the kernel side tell what goes wrong at listeners.
     pub fn look_at_listeners(&self) {
         self.ring.look_at_listeners(&self.ebpf);
@@ -325,6 +334,8 @@ impl Tracer {
             return;
         }
         self.end_beginnings();
+        // While whoever else is about to tell of an end still can.
+        self.hidden.end(&self.ebpf);
         self.tell(OVER);
         // From here on the rescuer may be called alone.
         self.counts.settle(&self.ebpf, kernel::mono_ns());

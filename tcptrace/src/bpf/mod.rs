@@ -5,6 +5,7 @@ mod attach;
 mod counts;
 mod exchange;
 mod held;
+mod hidden;
 mod kfunc;
 mod load;
 mod object;

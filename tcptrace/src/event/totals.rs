@@ -132,10 +132,11 @@ impl Totals {
         (self.path.head.peer_pid != 0).then_some(self.path.head.peer_pid)
     }
 
-    /// From the first step to the end; none if the beginning went unseen
+    /// From the first step to the end; none if either went unseen
     pub fn duration_us(&self) -> Option<u64> {
         let first = self.path().first()?;
-        (first.mono_ns() != 0).then(|| self.end_ns().saturating_sub(first.mono_ns()) / 1000)
+        (first.mono_ns() != 0 && !self.is_deduced())
+            .then(|| self.end_ns().saturating_sub(first.mono_ns()) / 1000)
     }
 
     /// From the SYN to ESTABLISHED, as the client saw it, or until that failed
@@ -163,7 +164,7 @@ impl Totals {
     }
 
     /// Each state it was in and for how long, µs, in the order they were entered; a state entered
-    /// before we came is left out. `close()` after `shutdown()` reports the present state once
+    /// before we came is left out, and one whose end went unseen. `close()` after `shutdown()` reports the present state once
     /// more: its two parts are one.
     pub fn states(&self) -> impl Iterator<Item = (State, u64)> {
         let path = self.path();
@@ -172,7 +173,7 @@ impl Totals {
         for (at, step) in path.iter().enumerate() {
             let next = path.get(at + 1);
             let ends = matches!(step.state(), tcp::CLOSE | tcp::TIME_WAIT);
-            if step.mono_ns() == 0 || (next.is_none() && ends) {
+            if step.mono_ns() == 0 || (next.is_none() && (ends || self.is_deduced())) {
                 continue;
             }
             let left_ns = next.map_or(self.end_ns(), |next| next.mono_ns());

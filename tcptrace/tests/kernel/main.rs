@@ -25,6 +25,7 @@ mod filters;
 mod flood;
 mod handover;
 mod held;
+mod hidden;
 mod hostile;
 mod leftovers;
 mod limits;
@@ -259,6 +260,7 @@ fn main() -> ExitCode {
         .chain(outcomes::SCENARIOS)
         .chain(limits::SCENARIOS)
         .chain(leftovers::SCENARIOS)
+        .chain(hidden::SCENARIOS)
         .chain(abuse::SCENARIOS)
         .chain(clock::SCENARIOS)
         .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))

@@ -1,0 +1,133 @@
+//! Ends that the kernel let no program see.
+//!
+//! A program that the kernel skips sees nothing, and neither do the others if it skips them all. If that
+//! was the last step of a socket, its record goes on saying that it lives. The kernel's own memory says
+//! otherwise: what has been a TCP socket stays one, or is given to another (`SLAB_TYPESAFE_BY_RCU` of
+//! `tcp_prot`, net/ipv4/tcp_ipv4.c), and begins without a cookie then (`sk_prot_alloc`, `sk_clone_lock`).
+//!
+//! Nobody calls these for an event: the agent goes through the records now and then.
+
+use core::ptr::read_volatile;
+
+use tcptrace_common::{
+    config::{EMIT_TRANSITION, PAIR_WORDS, SOCK_WORDS},
+    count,
+    record::{FLAG_INFERRED, ROLE_LISTENER, ROLE_SERVER},
+    tcp,
+};
+
+use crate::{
+    atomic::compare_exchange,
+    constants::{config, off},
+    emit, filter, held,
+    kernel::{Object as _, Probed},
+    listener,
+    maps::{self, PAIRS, SOCKS},
+    publish,
+    sock::{LIVES, Pair, Sock},
+    timewait,
+};
+
+const _: () = assert!(size_of::<Sock>() == SOCK_WORDS * 8);
+const _: () = assert!(size_of::<Pair>() == PAIR_WORDS * 8);
+
+/// Longer than it takes from a socket's first transition until the kernel writes its new state: a task
+/// may be preempted in between.
+const BIRTH_NS: u64 = 1_000_000_000;
+
+/// The id of a record whose end has been told. No cookie is that high.
+const TOLD: u64 = u64::MAX;
+
+/// The record at this address, and its connection, if the kernel's memory says that the connection is
+/// over and the record does not. Needs cookies and exchanges.
+#[inline(always)]
+fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
+    if config!(exchanges) == 0 || config!(cookie_helper) == 0 {
+        return None;
+    }
+    let pointer = SOCKS.get_ptr_mut(key)?;
+    // SAFETY: a live record.
+    let conn = unsafe { read_volatile(&raw const (*pointer).conn) };
+    if conn == 0 || conn == TOLD {
+        return None;
+    }
+    let sk = Probed(key);
+    // Its tracepoint comes before the state is written: who reads `CLOSE` finds it in the record as
+    // well, if any program saw it.
+    let closed = sk.read::<u8>(off!(sk_state)) == tcp::CLOSE;
+    let another = sk.read::<u64>(off!(sk_cookie)) != conn;
+    // SAFETY: a live record. A full barrier, which changes nothing: what is read below is not older.
+    if unsafe { compare_exchange(&raw mut (*pointer).conn, conn, conn) } != conn {
+        return None;
+    }
+    // SAFETY: a live record, only read. If it is replaced meanwhile, `claim` finds another's id.
+    let sock = unsafe { &*pointer };
+    let begins = sock.path_len == 1 && now_ns.saturating_sub(sock.step(0).mono_ns()) < BIRTH_NS;
+    let says_so = sock.life == LIVES && sock.state() != tcp::CLOSE;
+    (says_so && (another || (closed && !begins))).then_some((pointer, conn))
+}
+
+/// Whether the socket that the record at this address is of has ended unseen.
+#[inline(always)]
+pub(crate) fn is_over(key: u64, now_ns: u64) -> bool {
+    over(key, now_ns).is_some()
+}
+
+/// Whether the pair at this address has left `TIME_WAIT` unseen.
+#[inline(always)]
+pub(crate) fn has_left(key: u64) -> bool {
+    timewait::unseen_end(key).is_some()
+}
+
+/// Tells of the end of a pair that has left `TIME_WAIT` unseen, found at `now_ns`.
+#[inline(always)]
+pub(crate) fn tell_pair(key: u64, now_ns: u64) {
+    if let Some(pair) = timewait::unseen_end(key) {
+        // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
+        let pair = unsafe { &*pair };
+        emit::pair_ended(pair, now_ns, FLAG_INFERRED, || PAIRS.remove(key).is_ok());
+    }
+}
+
+/// Tells of the end of a socket that has ended unseen, found at `now_ns`, and counts what of it nobody
+/// will tell.
+#[inline(always)]
+pub(crate) fn tell_sock(key: u64, now_ns: u64) {
+    let Some((pointer, conn)) = over(key, now_ns) else {
+        return;
+    };
+    // SAFETY: a live record, only read. If it is replaced meanwhile, `claim` finds another's id.
+    let sock = unsafe { &*pointer };
+    let untold = sock
+        .path_len
+        .wrapping_sub(held::first_unsent(sock))
+        .wrapping_sub(sock.gaps);
+    // Never accepted: the listener's owner is the only owner it had.
+    let queued = config!(by_pid) != 0
+        && sock.selected == 0
+        && sock.role == ROLE_SERVER
+        && filter::takes_process(sock.owners[0].tgid);
+    let wanted = sock.is_told() && (sock.selected != 0 || queued);
+    let claim = || {
+        // SAFETY: a live word. The id is no other's: with it in its place, the record is still this one.
+        unsafe { compare_exchange(&raw mut (*pointer).conn, conn, TOLD) == conn }
+    };
+    // Whether it failed, or how long it took, nobody knows: then it is counted only.
+    let ours = if wanted && !filter::judges() && sock.tuple.whole != 0 {
+        emit::deduced_close(sock, now_ns, claim)
+    } else {
+        claim()
+    };
+    if !ours {
+        return;
+    }
+    maps::count(count::UNSEEN_END, u64::from(wanted));
+    if wanted && config!(emit) & EMIT_TRANSITION != 0 {
+        maps::count(count::UNTOLD, u64::from(untold));
+    }
+    publish::unlist(key, sock);
+    if sock.role == ROLE_LISTENER {
+        listener::end(key);
+    }
+    let _gone = SOCKS.remove(key);
+}

@@ -1,0 +1,148 @@
+//! Ends that the kernel let no program see: finding the records that they leave behind.
+//!
+//! The kernel side knows a record of something that is no more when it is asked. That costs as much as
+//! there are records, so it is done seldom, and only when something has happened.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, MapData},
+};
+use tcptrace_common::config::{FINDS_PER_RUN, HIDDEN_PAIRS, HIDDEN_SOCKS, PAIR_WORDS, SOCK_WORDS};
+
+use super::ring::run;
+
+/// How often all records are looked at, if it does not take long.
+const TURN: Duration = Duration::from_secs(10);
+/// At most one part in so many of the time.
+const SHARE: u32 = 200;
+/// How long one look takes at most: the ring fills meanwhile. What is left comes with the next one, as a
+/// map that changes is not gone through in the same order twice.
+const AT_MOST: Duration = Duration::from_millis(100);
+/// How long somebody who is about to tell of an end may take, before the trace ends.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What the kernel side keeps a record of.
+#[derive(Clone, Copy)]
+struct Kind {
+    map: &'static str,
+    number: u64,
+}
+
+const SOCKS: Kind = Kind {
+    map: "SOCKS",
+    number: HIDDEN_SOCKS,
+};
+const PAIRS: Kind = Kind {
+    map: "PAIRS",
+    number: HIDDEN_PAIRS,
+};
+
+/// Records that seem to be of what has ended.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    next: Instant,
+    /// Found at the last look. An end that is about to be told looks the same, but not twice.
+    sockets: HashSet<u64>,
+    pairs: HashSet<u64>,
+}
+
+impl Hidden {
+    pub(super) fn new() -> Self {
+        Self {
+            next: Instant::now() + TURN,
+            sockets: HashSet::new(),
+            pairs: HashSet::new(),
+        }
+    }
+
+    /// Looks at all records if it is time to.
+    pub(super) fn turn(&mut self, ebpf: &Ebpf) {
+        let begun = Instant::now();
+        if begun < self.next {
+            return;
+        }
+        self.look(ebpf);
+        self.next = begun + TURN.max(begun.elapsed() * SHARE);
+    }
+
+    /// Looks at all records for the last time.
+    pub(super) fn end(&mut self, ebpf: &Ebpf) {
+        self.look(ebpf);
+        if self.sockets.is_empty() && self.pairs.is_empty() {
+            return;
+        }
+        std::thread::sleep(PATIENCE);
+        for (kind, suspects) in [(SOCKS, &self.sockets), (PAIRS, &self.pairs)] {
+            for key in find(ebpf, kind, suspects.iter().copied()) {
+                tell(ebpf, kind, key);
+            }
+        }
+    }
+
+    fn look(&mut self, ebpf: &Ebpf) {
+        look::<SOCK_WORDS>(ebpf, SOCKS, &mut self.sockets);
+        look::<PAIR_WORDS>(ebpf, PAIRS, &mut self.pairs);
+    }
+}
+
+/// Looks at all records of a kind, and has those told of that were among the `suspects` before.
+fn look<const WORDS: usize>(ebpf: &Ebpf, kind: Kind, suspects: &mut HashSet<u64>)
+where
+    [u64; WORDS]: Pod,
+{
+    let Some(Ok(records)) = ebpf
+        .map(kind.map)
+        .map(HashMap::<&MapData, u64, [u64; WORDS]>::try_from)
+    else {
+        log::debug!("{}: no such map", kind.map);
+        return;
+    };
+    let begun = Instant::now();
+    let keys = records
+        .keys()
+        .flatten()
+        .take_while(|_| begun.elapsed() < AT_MOST);
+    let mut found = find(ebpf, kind, keys);
+    found.retain(|key| {
+        let again = suspects.contains(key);
+        if again {
+            tell(ebpf, kind, *key);
+        }
+        !again
+    });
+    *suspects = found;
+}
+
+/// Those of these records that seem to be of what has ended.
+fn find(ebpf: &Ebpf, kind: Kind, keys: impl Iterator<Item = u64>) -> HashSet<u64> {
+    let mut found = HashSet::new();
+    let mut keys = keys.fuse();
+    loop {
+        let mut args = [0; FINDS_PER_RUN + 1];
+        args[0] = kind.number;
+        let mut any = false;
+        for (place, key) in args[1..].iter_mut().zip(&mut keys) {
+            *place = key;
+            any = true;
+        }
+        if !any {
+            return found;
+        }
+        let bits = run(ebpf, "find_hidden", &args).unwrap_or(0);
+        if bits != 0 {
+            let hidden = args[1..].iter().enumerate();
+            found.extend(hidden.filter_map(|(at, key)| (bits >> at & 1 != 0).then_some(*key)));
+        }
+    }
+}
+
+/// Has the end told of that this record has not seen.
+fn tell(ebpf: &Ebpf, kind: Kind, key: u64) {
+    log::debug!("{} {key:x}: its end was hidden", kind.map);
+    run(ebpf, "tell_hidden", &[kind.number, key]);
+}

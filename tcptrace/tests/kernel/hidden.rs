@@ -1,0 +1,154 @@
+//! Ends that the kernel lets no program see. A kernel that does so cannot be had for every test: the
+//! records in the tracer's maps are put back after the end, which leaves it with what it has there.
+
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use tcptrace_common::config::{PAIR_WORDS, SOCK_WORDS};
+
+use crate::{
+    Impossible, Scenario,
+    Scenario::WherePossible,
+    actor::Actor,
+    leftovers,
+    netns::{Ip, Netns},
+    record::Record,
+    stage::Exchange,
+    tracer::Tracer,
+    wait,
+};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[("hidden::ends", WherePossible(ends))];
+
+const TRIES: usize = 8;
+
+/// One of the tracer's maps.
+struct Records<const WORDS: usize>(HashMap<MapData, u64, [u64; WORDS]>);
+
+impl<const WORDS: usize> Records<WORDS>
+where
+    [u64; WORDS]: aya::Pod,
+{
+    fn of(tracer: &Tracer, name: &str) -> Self {
+        let (_, id) = leftovers::held_by(&tracer.pid().to_string())
+            .into_iter()
+            .filter(|(kind, _)| kind == "map")
+            .find(|(_, id)| MapInfo::from_id(*id).unwrap().name_as_str() == Some(name))
+            .unwrap_or_else(|| panic!("no map {name}"));
+        let map = Map::HashMap(MapData::from_id(id).unwrap());
+        Self(HashMap::try_from(map).unwrap())
+    }
+
+    /// Those that have the namespace in them.
+    fn within(&self, netns: &Netns) -> Vec<(u64, [u64; WORDS])> {
+        let inode = u32::try_from(netns.inode).unwrap();
+        let is_in = |words: &[u64; WORDS]| {
+            words.iter().any(|word| {
+                let [low, high] = [*word as u32, (*word >> 32) as u32];
+                low == inode || high == inode
+            })
+        };
+        let all = self.0.iter().flatten();
+        all.filter(|(_, words)| is_in(words)).collect()
+    }
+
+    /// Waits until the tracer has so many of them.
+    fn until(&self, netns: &Netns, number: usize) -> Vec<(u64, [u64; WORDS])> {
+        let mut last = 0;
+        let records = wait::poll(Duration::from_secs(10), || {
+            let records = self.within(netns);
+            last = records.len();
+            (last == number).then_some(records)
+        });
+        records.unwrap_or_else(|| panic!("{last} records, not {number}"))
+    }
+
+    fn put_back(&mut self, records: &[(u64, [u64; WORDS])]) {
+        for (key, words) in records {
+            self.0.insert(key, words, 0).unwrap();
+        }
+    }
+}
+
+/// Each is told, as something that was found, and the transitions that brought the closes are counted.
+fn ends() -> Result<(), Impossible> {
+    for _ in 0..TRIES {
+        if both_are_told()? {
+            return Ok(());
+        }
+    }
+    panic!("each of {TRIES} times a record's place was taken before it was found");
+}
+
+/// False if others were given the memory of these sockets before the records were found: then it has to be
+/// counted, and no more.
+fn both_are_told() -> Result<bool, Impossible> {
+    let mut netns = Netns::new();
+    let tracer = Tracer::start(&["--no-existing"]);
+    let start = tracer.await_start();
+    let hooks = start.get("hooks").unwrap();
+    if hooks.get("conn").and_then(serde_json::Value::as_str) != Some("bpf_get_socket_cookie") {
+        return Err(Impossible(
+            "here a socket that is no more cannot be told from another".to_owned(),
+        ));
+    }
+    let mut sockets: Records<SOCK_WORDS> = Records::of(&tracer, "SOCKS");
+    let mut pairs: Records<PAIR_WORDS> = Records::of(&tracer, "PAIRS");
+
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    let listening = sockets.until(&netns, 1);
+    server.tell_accept(&listener, "");
+    let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
+    let mut both = sockets.until(&netns, 3);
+    // With one step alone it looks like one that is just being made.
+    both.retain(|(key, _)| *key != listening[0].0);
+    client.close(&near);
+    server.act("eof", &far);
+    server.close(&far);
+    netns.settle(0);
+    let waiting = pairs.until(&netns, 1);
+    server.unlisten(&listener);
+    sockets.until(&netns, 0);
+    drop((client, server));
+    netns.destroy();
+    pairs.until(&netns, 0);
+
+    sockets.put_back(&both);
+    pairs.put_back(&waiting);
+    let inode = netns.inode;
+    let finished = tracer.finish();
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let records = finished.records;
+    let inferred = |event: &str| -> Vec<&Record> {
+        let ours = records.within(inode).into_iter();
+        ours.filter(|record| {
+            record.event() == event
+                && record.get("inferred").is_some()
+                // Where late FINs are found by looking, they are inferred as well.
+                && record.text("newstate") != Some("TIME_WAIT")
+        })
+        .collect()
+    };
+    let closes = inferred("close");
+    let all = || {
+        let ours = records.within(inode).into_iter();
+        let ours = ours.chain(records.of("lost"));
+        let lines: Vec<_> = ours.map(|record| &*record.line).collect();
+        lines.join("\n")
+    };
+    assert!(closes.len() <= 2, "{}", all());
+    let both = closes.len() == 2;
+    for close in closes {
+        assert_eq!(close.text("reason"), Some("unknown"), "{}", close.line);
+        assert!(close.get("duration_us").is_none(), "{}", close.line);
+        let states = close.get("states").unwrap().as_object().unwrap();
+        assert!(!states.contains_key("ESTABLISHED"), "{}", close.line);
+    }
+    let ends = inferred("transition");
+    assert_eq!(ends.len(), 1, "{}", all());
+    assert_eq!(ends[0].text("old"), Some("TIME_WAIT"), "{}", ends[0].line);
+    assert_eq!(records.lost(), 2, "{}", all());
+    Ok(both)
+}
