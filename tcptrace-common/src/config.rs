@@ -65,8 +65,10 @@ pub struct Config {
     /// 1: the kernel lets programs exchange words (5.12 and later), so that steps can be held in the
     /// record of their socket.
     pub exchanges: u8,
+    /// 1: connections that are open at start are told.
+    pub lists: u8,
     /// Zero
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 1],
 }
 
 impl Config {
@@ -89,7 +91,8 @@ impl Config {
         only_pid: 0,
         typed_task: 1,
         exchanges: 1,
-        reserved: [0; 2],
+        lists: 1,
+        reserved: [0; 1],
     };
 }
 
@@ -117,7 +120,7 @@ pub const HELD_PER_RUN: usize = 4;
 /// Words of a record in the `SOCKS` map.
 pub const SOCK_WORDS: usize = 42;
 /// Words of a record in the `PAIRS` map.
-pub const PAIR_WORDS: usize = 13;
+pub const PAIR_WORDS: usize = 14;
 /// The records in the `SOCKS` map: an argument of `find_hidden` and `tell_hidden`.
 pub const HIDDEN_SOCKS: u64 = 0;
 /// The records in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.

@@ -252,8 +252,10 @@ pub struct PathRecord {
     pub accepted: u8,
     /// The step that makes the connection's first record
     pub first: u8,
+    /// The state before `path[0]`; 0: not said, as in recordings of earlier versions
+    pub origin: u8,
     /// Zero
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
 }
 
 /// Set in [`Counters::known`]: what the kernel counts.

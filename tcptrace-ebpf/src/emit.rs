@@ -112,7 +112,7 @@ fn fill_change(record: &mut Record, before: Step, step: Step, index: u8) {
     record.seq = index;
     record.span_ns = SPAN_UNKNOWN;
     if before.mono_ns() != 0 {
-        record.span_ns = record.mono_ns - before.mono_ns();
+        record.span_ns = record.mono_ns.saturating_sub(before.mono_ns());
     }
 }
 
@@ -140,14 +140,15 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8, accepted
     };
     record.accepted = accepted;
     record.first = sock.first();
-    record.reserved = [0; 4];
+    record.origin = sock.origin;
+    record.reserved = [0; 3];
 }
 
 /// Counts so many steps of a socket, and perhaps the totals, that found the ring full, and the accept
 /// that was to be told with them. Of those that stand for what was hidden the kernel has counted the loss.
 #[inline(always)]
-pub(crate) fn count_lost(sock: &Sock, number: u8, closes: bool) {
-    maps::count(count::RING_FULL_ACCEPT, u64::from(sock.untold_accepts()));
+pub(crate) fn count_lost(sock: &Sock, number: u8, accepted: u8, closes: bool) {
+    maps::count(count::RING_FULL_ACCEPT, u64::from(accepted));
     if config!(emit) & EMIT_TRANSITION != 0 {
         let number = number.wrapping_sub(sock.gaps);
         maps::count(count::RING_FULL_TRANSITION, u64::from(number));
@@ -177,6 +178,7 @@ pub(crate) fn moved(
             count_lost(
                 sock,
                 len.wrapping_sub(sock.sent).wrapping_add(1),
+                sock.untold_accepts(),
                 wanted & EMIT_CLOSE != 0,
             );
         }
@@ -185,7 +187,14 @@ pub(crate) fn moved(
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
     fill(&mut record.path.head, sock, &sock.tuple);
-    fill_path(&mut record.path, sock, sock.sent, len.wrapping_add(1), 0);
+    let accepted = sock.untold_accepts();
+    fill_path(
+        &mut record.path,
+        sock,
+        sock.sent,
+        len.wrapping_add(1),
+        accepted,
+    );
     record.path.path[len as usize & (PATH_LEN - 1)] = last;
     record.path.moved = 1;
     copy(&mut record.counters, &sock.counters);
@@ -280,9 +289,9 @@ pub(crate) fn noted(
 }
 
 /// Sends the steps from `from` on up to `len`, in one record; with the totals if the last leads to
-/// `CLOSE`. The path may grow meanwhile: what comes after `len` is the next one's to send.
+/// `CLOSE`. `accepted`: 1 if it is to tell of the accept, too. The path may grow meanwhile: what comes after `len` is the next one's to send.
 #[inline(always)]
-pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
+pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) {
     let wanted = config!(emit);
     let number = len.wrapping_sub(from);
     let index = len.wrapping_sub(1);
@@ -293,28 +302,28 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8) {
     }
     if closes {
         let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
-            count_lost(sock, number, closes);
+            count_lost(sock, number, accepted, closes);
             return;
         };
         // SAFETY: every field is written below before the record is submitted.
         let record = unsafe { &mut *slot.as_mut_ptr() };
         fill(&mut record.path.head, sock, &sock.tuple);
         fill_step(&mut record.path.head, sock, index);
-        fill_path(&mut record.path, sock, from, len, sock.untold_accepts());
+        fill_path(&mut record.path, sock, from, len, accepted);
         record.path.head.kind = KIND_CLOSE;
         record.path.head.peer_pid = sock.closer;
         copy(&mut record.counters, &sock.counters);
         slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
-    } else if number > 1 || sock.untold_accepts() != 0 {
+    } else if number > 1 || accepted != 0 {
         let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
-            count_lost(sock, number, closes);
+            count_lost(sock, number, accepted, closes);
             return;
         };
         // SAFETY: every field is written below before the record is submitted.
         let record = unsafe { &mut *slot.as_mut_ptr() };
         fill(&mut record.head, sock, &sock.tuple);
         fill_step(&mut record.head, sock, index);
-        fill_path(record, sock, from, len, sock.untold_accepts());
+        fill_path(record, sock, from, len, accepted);
         record.head.kind = KIND_STEPS;
         slot.submit(submit_flags(size_of::<PathRecord>() as u64));
     } else {
@@ -375,7 +384,7 @@ pub(crate) fn accept(sock: &Sock, now_ns: u64, backlog: [u32; 2]) {
             // The queue is entered by the step into ESTABLISHED: the second of a child's path.
             let queued = sock.step(1);
             if sock.path_len >= 2 && queued.state() == tcp::ESTABLISHED && queued.mono_ns() != 0 {
-                head.span_ns = now_ns - queued.mono_ns();
+                head.span_ns = now_ns.saturating_sub(queued.mono_ns());
             }
             numbers[0] = backlog[0];
             numbers[1] = backlog[1];
@@ -407,7 +416,14 @@ pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, claim: impl FnOnce() -> bo
     head.seq = sock.path_len;
     head.span_ns = SPAN_UNKNOWN;
     head.flags |= FLAG_DEDUCED | FLAG_INFERRED;
-    fill_path(&mut record.path, sock, sock.path_len, sock.path_len, 0);
+    let accepted = sock.untold_accepts();
+    fill_path(
+        &mut record.path,
+        sock,
+        sock.path_len,
+        sock.path_len,
+        accepted,
+    );
     copy(&mut record.counters, &sock.counters);
     let ours = claim();
     if ours {

@@ -217,6 +217,9 @@ fn begin(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
         let any = unsafe { &mut *any };
         if *any == 0 {
             *any = 1;
+            // The agent says that it sleeps, and then looks here; we the other way round.
+            // SAFETY: a live field. A full barrier: no token is 0 by now.
+            unsafe { compare_exchange(&raw mut sock.token, 0, 0) };
             emit::nudge();
         }
     }

@@ -51,6 +51,10 @@ fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     if conn == 0 || conn == TOLD {
         return None;
     }
+    // SAFETY: a live record. Others are not kept under the address of a socket.
+    if unsafe { read_volatile(&raw const (*pointer).life) } != LIVES {
+        return None;
+    }
     let sk = Probed(key);
     // Its tracepoint comes before the state is written: who reads `CLOSE` finds it in the record as
     // well, if any program saw it.
@@ -105,6 +109,7 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
     // Never accepted: the listener's owner is the only owner it had.
     let queued = config!(by_pid) != 0
         && sock.selected == 0
+        && sock.slot == 0
         && sock.role == ROLE_SERVER
         && filter::takes_process(sock.owners[0].tgid);
     let wanted = sock.is_told() && (sock.selected != 0 || queued);

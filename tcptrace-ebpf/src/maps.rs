@@ -23,18 +23,17 @@ use crate::{
 #[map]
 pub(crate) static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(1, 0);
 
-/// One record per time-wait socket whose connection was shown, keyed by the address of its
-/// `struct inet_timewait_sock`.
+/// One record per time-wait socket whose connection was shown, under `TimeWait::key`.
 ///
 /// Inserted by `timewait`, removed by whoever tells of its end. A pair whose peer has not sent its
-/// FIN yet still has its whole record, in [`SOCKS`], under the same address. Sized by the agent.
+/// FIN yet still has its whole record, in [`SOCKS`], under the same key. Sized by the agent.
 #[map]
 pub(crate) static PAIRS: HashMap<u64, Pair> = HashMap::with_max_entries(1, 0);
 
-/// Time-wait sockets that `hook::watch` must look at, where nothing else tells what becomes of
+/// Time-wait sockets (address and cookie) that `hook::watch` must look at, where nothing else tells what becomes of
 /// them. Pushed by `timewait` and `hook::timer_cancel`.
 #[map]
-pub(crate) static WATCH: Queue<u64> = Queue::with_max_entries(65536, 0);
+pub(crate) static WATCH: Queue<[u64; 2]> = Queue::with_max_entries(65536, 0);
 
 /// Index into [`TIME_WAIT`]: a `TIME_WAIT_*` of the configuration, or 0 if nothing tells what becomes
 /// of time-wait sockets. Written by the agent.
@@ -100,7 +99,7 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 pub(crate) static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The listeners that `hook::seed` came by: network namespace and port to the address of the
-/// `struct sock`, or to 0 where several processes listen. Read in the same walk for the
+/// `struct sock`, or to 0 where several processes listen, or to 1 where none does that was asked for. Read in the same walk for the
 /// connections in their accept queues.
 #[map]
 pub(crate) static LISTENERS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);

@@ -31,9 +31,10 @@ fn send(sock: &mut Sock) {
     let len = unsafe { core::ptr::read_volatile(&raw const sock.path_len) };
     if from < len {
         sock.sent = len;
-        emit::steps(sock, from, len);
+        let accepted = sock.untold_accepts();
+        emit::steps(sock, from, len, accepted);
         sock.gaps = 0;
-        sock.flags &= !ACCEPTED;
+        accept_told(sock, accepted);
     }
 }
 
@@ -83,17 +84,21 @@ fn settle_held(sock: &mut Sock) {
         return;
     }
     sock.sent = len;
-    if !emit::held(
-        sock,
-        &sock.tuple,
-        [from, len],
-        sock.untold_accepts(),
-        || [true; 2],
-    ) {
-        emit::count_lost(sock, len.wrapping_sub(from), false);
+    let accepted = sock.untold_accepts();
+    if !emit::held(sock, &sock.tuple, [from, len], accepted, || [true; 2]) {
+        emit::count_lost(sock, len.wrapping_sub(from), accepted, false);
     }
     sock.gaps = 0;
+    accept_told(sock, accepted);
+}
+
+/// That it was accepted is told, if it was before.
+#[inline(always)]
+fn accept_told(sock: &mut Sock, accepted: u8) {
     sock.flags &= !ACCEPTED;
+    if accepted != 0 {
+        sock.accept_untold = 0;
+    }
 }
 
 /// Sends what is left of a socket that is about to be freed: nothing can bring it out later.

@@ -5,7 +5,7 @@ use tcptrace_common::{
     tcp,
 };
 
-use crate::{filter, tuple::Tuple};
+use crate::{constants::config, filter, tuple::Tuple};
 
 /// Open before tracing began, or first seen half-way.
 pub(crate) const PARTIAL: u8 = FLAG_PARTIAL;
@@ -38,6 +38,8 @@ pub(crate) struct Pair {
     pub since_ns: u64,
     /// When its timer was last stopped; 0: it runs
     pub ended_ns: u64,
+    /// Address of the `struct inet_timewait_sock`
+    pub tw: u64,
     /// Owner
     pub owner: Owner,
     /// The four-tuple
@@ -128,8 +130,10 @@ pub(crate) struct Sock {
     pub err: u32,
     /// The accept queue of the listener when it was accepted, and its limit (`accept`)
     pub backlog: [u32; 2],
+    /// 1: that it was accepted is to be told with the next record (`accept`, `publish`)
+    pub accept_untold: u8,
     /// Zero
-    pub reserved: u32,
+    pub reserved: [u8; 3],
     /// When `accept()` returned it (`accept`)
     pub accept_ns: u64,
     /// Of a live socket, the start time of its holder, of several the first (`seed`); of one that lives
@@ -169,7 +173,8 @@ impl Sock {
         closer: 0,
         err: 0,
         backlog: [0; 2],
-        reserved: 0,
+        accept_untold: 0,
+        reserved: [0; 3],
         accept_ns: 0,
         seen_ns: 0,
         listener: 0,
@@ -203,7 +208,9 @@ impl Sock {
     /// Whether the next record is to tell that it was accepted, as 1 or 0.
     #[inline(always)]
     pub(crate) fn untold_accepts(&self) -> u8 {
-        u8::from(self.flags & ACCEPTED != 0)
+        // SAFETY: a live field, which an accept hook writes.
+        let waits = unsafe { core::ptr::read_volatile(&raw const self.accept_untold) };
+        u8::from(self.flags & ACCEPTED != 0) | waits
     }
 
     /// A step. The mask is for the verifier: `index` is always below `PATH_LEN`.
@@ -252,6 +259,6 @@ impl Sock {
         // A partial record's path begins with the state it was found in, which is no step; its
         // first record may have been a `socket` record.
         let partial = u8::from(self.flags & PARTIAL != 0);
-        partial + partial * self.listed * 0x40
+        partial + partial * self.listed * config!(lists) * 0x40
     }
 }

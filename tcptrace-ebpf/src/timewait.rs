@@ -7,6 +7,9 @@
 //!
 //! Several hooks may learn of one event on different CPUs. Each reserves its place in the ring
 //! first, then removes the record; who succeeds is the one who tells.
+//!
+//! The memory of one that has ended is soon another's, often before anybody has looked. So the key of its
+//! record is not its address alone, see [`TimeWait::key`].
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
 use tcptrace_common::{
@@ -20,7 +23,7 @@ use tcptrace_common::{
 use crate::{
     constants::{config, off},
     emit,
-    kernel::{Object as _, Probed, Typed, copy},
+    kernel::{Object as _, Probed, Typed, copy, number},
     maps::{self, BEGIN_JIFFIES, BEGIN_NS, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH},
     sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
     tuple::Tuple,
@@ -35,42 +38,66 @@ const NS_PER_S: u64 = 1_000_000_000;
 /// `TCP_TIMEWAIT_LEN` (include/net/tcp.h), in seconds
 const TIMEWAIT_S: u64 = 60;
 
-/// A time-wait socket.
+/// A time-wait socket: where it is, or was, and its cookie, the one of its connection; 0 if nobody had
+/// asked for that.
 #[derive(Clone, Copy)]
-pub(crate) struct TimeWait(Probed);
+pub(crate) struct TimeWait {
+    address: u64,
+    cookie: u64,
+}
 
 impl TimeWait {
-    /// The one at this address.
+    /// The one that is at this address now.
     #[inline(always)]
     pub(crate) fn at(address: u64) -> Self {
-        Self(Probed(address))
+        let address = number(address);
+        let cookie = if config!(cookie_helper) == 0 {
+            0
+        } else {
+            Probed(address).read(off!(sk_cookie))
+        };
+        Self { address, cookie }
+    }
+
+    /// As it stands on the list.
+    #[inline(always)]
+    pub(crate) fn listed([address, cookie]: [u64; 2]) -> Self {
+        Self { address, cookie }
     }
 
     #[inline(always)]
-    fn address(self) -> u64 {
-        self.0.0
+    fn probe(self) -> Probed {
+        Probed(self.address)
+    }
+
+    /// Under what its records are kept: its address mixed with its cookie. The address alone comes again
+    /// with another connection, the cookie alone with the same socket's next one. Of 100,000 records two
+    /// have the same key once in a billion times. Without a cookie, its address.
+    #[inline(always)]
+    pub(crate) fn key(self) -> u64 {
+        self.address ^ self.cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     /// Whether it still waits for the peer's FIN.
     #[inline(always)]
     fn waits_for_fin(self) -> bool {
-        self.0.read::<u8>(off!(tw_substate)) == tcp::FIN_WAIT2
+        self.probe().read::<u8>(off!(tw_substate)) == tcp::FIN_WAIT2
     }
 
     #[inline(always)]
     fn timer(self) -> Probed {
-        Probed(self.address() + u64::from(off!(tw_timer)))
+        Probed(self.address + u64::from(off!(tw_timer)))
     }
 
-    /// Whether what is at this address is still this connection's: its memory may have been given
-    /// to another.
+    /// Whether it is still there, with these ports: its memory may have been given to another.
     #[inline(always)]
-    fn is_of(self, conn: u64, lport: u16, rport: u16) -> bool {
-        if config!(cookie_helper) != 0 {
-            return self.0.read::<u64>(off!(sk_cookie)) == conn;
+    fn is_there(self, lport: u16, rport: u16) -> bool {
+        let there = self.probe();
+        if self.cookie != 0 {
+            return there.read::<u64>(off!(sk_cookie)) == self.cookie;
         }
-        self.0.read::<u16>(off!(sk_dport)) == rport.to_be()
-            && self.0.read::<u16>(off!(sk_num)) == lport
+        there.read::<u16>(off!(sk_dport)) == rport.to_be()
+            && there.read::<u16>(off!(sk_num)) == lport
     }
 
     /// Whether its timer runs. It does from before the socket reports `CLOSE` until
@@ -83,7 +110,7 @@ impl TimeWait {
     /// Whether this pair of ends still waits in it.
     #[inline(always)]
     fn is_running(self, pair: &Pair) -> bool {
-        self.is_of(pair.conn, pair.tuple.lport, pair.tuple.rport) && self.is_pending()
+        self.is_there(pair.tuple.lport, pair.tuple.rport) && self.is_pending()
     }
 
     /// Whether its time is over, by the kernel's own clock.
@@ -104,7 +131,7 @@ impl TimeWait {
         let expires: u64 = self.timer().read(off!(timer_expires));
         let set = expires.wrapping_sub(TIMEWAIT_S * hz);
         let since_ns = jiffies().wrapping_sub(set).wrapping_mul(NS_PER_S / hz);
-        if since_ns > now_ns - entered_ns {
+        if since_ns > now_ns.saturating_sub(entered_ns) {
             return entered_ns;
         }
         now_ns - since_ns
@@ -127,7 +154,8 @@ fn hz(now_ns: u64) -> Option<u64> {
     if ticks < 25 || ns < NS_PER_S / 50 {
         return None;
     }
-    let about = (ticks * NS_PER_S).checked_div(ns)?;
+    // In microseconds, or ten years of ticks would not fit.
+    let about = (ticks * 1_000_000).checked_div(ns / 1000)?;
     Some(match about {
         0..175 => 100,
         175..275 => 250,
@@ -186,7 +214,15 @@ pub(crate) fn find(sk: Typed) -> Option<TimeWait> {
                 || (found.read::<u32>(off!(sk_hash)) == hash
                     && found.read::<u16>(off!(sk_dport)) == dport))
         {
-            return Some(TimeWait(found));
+            let cookie = if config!(cookie_helper) == 0 {
+                0
+            } else {
+                cookie
+            };
+            return Some(TimeWait {
+                address: found.0,
+                cookie,
+            });
         }
         node = Probed(node).read(0);
     }
@@ -202,7 +238,7 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
         sock.life = GONE;
         if sock.is_shown() && mode() != 0 {
             let index = sock.path_len.wrapping_sub(1);
-            insert_pair(tw, &pair_of(sock, index, sock.step(index)));
+            insert_pair(tw, &pair_of(tw, sock, index, sock.step(index)));
         }
     }
 }
@@ -212,22 +248,22 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
 #[inline(always)]
 pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock) -> bool {
     learn_handler(tw);
+    let now_ns = sock.step(sock.path_len.wrapping_sub(1)).mono_ns();
     // Another's, whose end nobody has told of yet: its memory was given away before somebody looked.
-    if let Some(former) = waiting(tw.address()) {
+    if let Some(former) = waiting(tw) {
         // SAFETY: a live record; only read.
         let former = unsafe { &*former };
-        let now_ns = sock.step(sock.path_len.wrapping_sub(1)).mono_ns();
         let at_ns = if former.seen_ns == 0 {
             now_ns
         } else {
             former.seen_ns
         };
         let step = Step::new(at_ns, tcp::CLOSE);
-        emit::moved(former, step, 0, 0, 0, || SOCKS.remove(tw.address()).is_ok());
+        emit::moved(former, step, 0, 0, 0, || SOCKS.remove(tw.key()).is_ok());
     }
     sock.life = MOVED;
     sock.seen_ns = 0;
-    let inserted = SOCKS.insert(tw.address(), &*sock, 0);
+    let inserted = SOCKS.insert(tw.key(), &*sock, 0);
     sock.life = LIVES;
     if inserted.is_err() {
         return false;
@@ -235,10 +271,16 @@ pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock) -> bool {
     sock.life = GONE;
     sock.sent = sock.path_len;
     // Without room on the list, its end shows when its timer stops.
-    let _listed = mode() == TIME_WAIT_BY_TIMER && watch(tw.address());
-    // It may have ended on another CPU, where nothing was known of it.
+    let _listed = mode() == TIME_WAIT_BY_TIMER && watch(tw);
+    // What happened to it on another CPU before it had its record, nobody told: it may have ended, or
+    // its FIN may have come.
     if !tw.is_pending() {
-        ended(tw, sock.step(sock.path_len.wrapping_sub(1)).mono_ns());
+        ended(tw, now_ns);
+    } else if !tw.waits_for_fin()
+        && let Some(moved) = waiting(tw)
+    {
+        // SAFETY: a live record; only read.
+        fin(tw, unsafe { &*moved }, now_ns, FLAG_INFERRED);
     }
     true
 }
@@ -257,12 +299,13 @@ fn mode() -> u64 {
 }
 
 #[inline(always)]
-fn pair_of(sock: &Sock, seq: u8, entered: Step) -> Pair {
+fn pair_of(tw: TimeWait, sock: &Sock, seq: u8, entered: Step) -> Pair {
     let slot = usize::from(sock.slot & 1);
     let mut pair = Pair {
         conn: sock.conn,
         since_ns: entered.mono_ns(),
         ended_ns: 0,
+        tw: tw.address,
         owner: tcptrace_common::record::Owner::NONE,
         tuple: Tuple::EMPTY,
         netns: sock.netns,
@@ -283,7 +326,7 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
     if config!(emit) & EMIT_TRANSITION == 0 || config!(failed) != 0 {
         return;
     }
-    let key = tw.address();
+    let key = tw.key();
     if PAIRS.insert(key, pair, u64::from(BPF_NOEXIST)).is_err() {
         if let Some(former) = PAIRS.get_ptr(key) {
             // SAFETY: a live record. Another's, whose end nobody has told of yet.
@@ -297,17 +340,19 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
         }
         if PAIRS.insert(key, pair, 0).is_err() {
             maps::count(count::PAIRS_FULL, 1);
+            emit::nudge();
             return;
         }
     }
     // It may have ended on another CPU, where nothing was known of it.
     if !tw.is_pending() {
-        pair_ended(key, pair.since_ns);
+        pair_ended(tw, pair.since_ns);
     }
 }
 
 #[inline(always)]
-fn pair_ended(key: u64, now_ns: u64) {
+fn pair_ended(tw: TimeWait, now_ns: u64) {
+    let key = tw.key();
     if let Some(pair) = PAIRS.get_ptr(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
         emit::pair_ended(unsafe { &*pair }, now_ns, 0, || PAIRS.remove(key).is_ok());
@@ -316,8 +361,8 @@ fn pair_ended(key: u64, now_ns: u64) {
 
 /// The record of a connection that waits in this time-wait socket for its peer's FIN.
 #[inline(always)]
-fn waiting(key: u64) -> Option<*mut Sock> {
-    let pointer = SOCKS.get_ptr_mut(key)?;
+fn waiting(tw: TimeWait) -> Option<*mut Sock> {
+    let pointer = SOCKS.get_ptr_mut(tw.key())?;
     // SAFETY: a live record.
     (unsafe { (*pointer).life } == MOVED).then_some(pointer)
 }
@@ -325,9 +370,9 @@ fn waiting(key: u64) -> Option<*mut Sock> {
 /// The peer's FIN has come: `TIME_WAIT` from `now_ns` on.
 #[inline(always)]
 fn fin(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
-    let key = tw.address();
+    let key = tw.key();
     let step = Step::new(now_ns, tcp::TIME_WAIT);
-    let pair = pair_of(sock, sock.path_len, step);
+    let pair = pair_of(tw, sock, sock.path_len, step);
     let shown = sock.is_shown();
     if emit::moved(sock, step, flags, 0, 0, || SOCKS.remove(key).is_ok()) && shown {
         insert_pair(tw, &pair);
@@ -337,7 +382,7 @@ fn fin(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
 /// A time-wait socket's timer was set again, as it is when a segment comes.
 #[inline(always)]
 pub(crate) fn rescheduled(tw: TimeWait, now_ns: u64) {
-    if let Some(sock) = waiting(tw.address())
+    if let Some(sock) = waiting(tw)
         && !tw.waits_for_fin()
     {
         // SAFETY: a live record; only read.
@@ -348,9 +393,8 @@ pub(crate) fn rescheduled(tw: TimeWait, now_ns: u64) {
 /// A time-wait socket is no more.
 #[inline(always)]
 pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
-    let key = tw.address();
-    let Some(sock) = waiting(key) else {
-        pair_ended(key, now_ns);
+    let Some(sock) = waiting(tw) else {
+        pair_ended(tw, now_ns);
         return;
     };
     // SAFETY: a live record; only read.
@@ -366,10 +410,12 @@ pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
 /// It ended without the peer's FIN: after `tcp_fin_timeout`, by an RST, or with its namespace.
 #[inline(always)]
 fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64) {
-    let key = tw.address();
+    let key = tw.key();
     let mut known = 0;
     let mut reset = 0;
-    if tw.is_due() {
+    if !tw.is_there(sock.tuple.lport, sock.tuple.rport) {
+        // What is there now says nothing of it.
+    } else if tw.is_due() {
         known = KNOWN_EXPIRED;
     } else if config!(reset_reason) != 0 && sock.counters.reset == 0 && !net_is_dying(tw) {
         // Where the kernel tells of every RST we send, for time-wait sockets as well, this was
@@ -386,20 +432,26 @@ fn net_is_dying(tw: TimeWait) -> bool {
     if off!(net_count) == ABSENT {
         return true;
     }
-    let net = Probed(tw.0.read(off!(sk_net)));
+    let net = Probed(tw.probe().read(off!(sk_net)));
     net.read::<u32>(off!(net_count)) == 0
 }
 
 /// Puts a time-wait socket on the list of those that `hook::time_wait::watch` looks at. Returns
 /// whether there was room.
 #[inline(always)]
-fn watch(key: u64) -> bool {
-    if WATCH.push(&key, 0).is_err() {
+fn watch(tw: TimeWait) -> bool {
+    if !put_back(tw) {
         return false;
     }
     maps::count(count::WATCHED, 1);
     emit::nudge();
     true
+}
+
+/// The same, for one that was just taken off.
+#[inline(always)]
+fn put_back(tw: TimeWait) -> bool {
+    WATCH.push(&[tw.address, tw.cookie], 0).is_ok()
 }
 
 #[inline(always)]
@@ -417,24 +469,23 @@ fn learn_handler(tw: TimeWait) {
 /// afterwards.
 #[inline(always)]
 pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
-    let key = tw.address();
-    if let Some(sock) = waiting(key) {
+    if let Some(sock) = waiting(tw) {
         // SAFETY: a live record; `seen_ns` is this hook's alone.
         let sock = unsafe { &mut *sock };
         sock.seen_ns = now_ns;
         if !tw.waits_for_fin() {
             fin(tw, sock, now_ns, FLAG_INFERRED);
-        } else if !watch(key) {
+        } else if !watch(tw) {
             // Set anew is only the timer of one whose FIN has come.
             never_finished(tw, sock, now_ns);
         }
     }
-    if let Some(pair) = PAIRS.get_ptr_mut(key) {
+    if let Some(pair) = PAIRS.get_ptr_mut(tw.key()) {
         // SAFETY: a live record; `ended_ns` is this hook's alone.
         unsafe { (*pair).ended_ns = now_ns };
-        if !watch(key) {
+        if !watch(tw) {
             // Rather too early than never: it ends within a minute.
-            pair_ended(key, now_ns);
+            pair_ended(tw, now_ns);
         }
     }
 }
@@ -442,17 +493,16 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
 /// Looks at a time-wait socket that was taken off the list. Returns whether it was put back.
 #[inline(always)]
 pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
-    let key = tw.address();
-    if let Some(sock) = waiting(key) {
+    if let Some(sock) = waiting(tw) {
         // SAFETY: a live record; only read.
         let sock = unsafe { &*sock };
-        let ours = tw.is_of(sock.conn, sock.tuple.lport, sock.tuple.rport);
-        if ours && !tw.waits_for_fin() {
+        let there = tw.is_there(sock.tuple.lport, sock.tuple.rport);
+        if there && !tw.waits_for_fin() {
             let entered_ns = sock.step(sock.path_len.wrapping_sub(1)).mono_ns();
             fin(tw, sock, tw.fin_ns(entered_ns, now_ns), FLAG_INFERRED);
-        } else if ours && tw.is_pending() {
+        } else if there && tw.is_pending() {
             // Without room, its end shows when its timer stops.
-            return WATCH.push(&key, 0).is_ok();
+            return put_back(tw);
         } else {
             let at_ns = if sock.seen_ns == 0 {
                 now_ns
@@ -463,13 +513,14 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         }
         return false;
     }
+    let key = tw.key();
     if let Some(pair) = PAIRS.get_ptr(key) {
         // SAFETY: a live record; only read.
         let pair = unsafe { &*pair };
         let runs = tw.is_running(pair);
         // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
         let is_open = runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS;
-        if is_open && WATCH.push(&key, 0).is_ok() {
+        if is_open && put_back(tw) {
             return true;
         }
         // Without room, rather too early than never.
@@ -480,12 +531,14 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
     false
 }
 
-/// The pair at this address, if its end went unseen. Its timer may have been stopped a moment ago, by
+/// The pair with this key, if its end went unseen. Its timer may have been stopped a moment ago, by
 /// somebody who is about to tell.
 #[inline(always)]
 pub(crate) fn unseen_end(key: u64) -> Option<*const Pair> {
     let pointer = PAIRS.get_ptr(key)?;
     // SAFETY: a live record; only read.
     let pair = unsafe { &*pointer };
-    (pair.ended_ns == 0 && !TimeWait::at(key).is_running(pair)).then_some(pointer)
+    let cookie = if key == pair.tw { 0 } else { pair.conn };
+    let tw = TimeWait::listed([pair.tw, cookie]);
+    (pair.ended_ns == 0 && !tw.is_running(pair)).then_some(pointer)
 }

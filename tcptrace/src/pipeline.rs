@@ -23,7 +23,7 @@ use crate::{
     output::{Output, Written},
     recording::Recorder,
     settings::Settings,
-    sink::{End, Lost, Sink, Start},
+    sink::{End, Lost, Sink, Start, text},
 };
 
 /// Lines gather up to this before they are written.
@@ -56,6 +56,8 @@ pub struct Outcome {
     pub closed: bool,
     /// Whether anything was lost, accept records and totals included
     pub anything_lost: bool,
+    /// Records that were lost and are not among those that `end` counts
+    pub lost_beside: u64,
     /// Records that could not be understood
     pub malformed: u64,
 }
@@ -89,8 +91,11 @@ struct Tally {
     transitions: u64,
     connections: u64,
     lost: u64,
+    lost_beside: u64,
     anything_lost: bool,
     malformed: u64,
+    /// Of `records`, those that are written
+    written: u64,
 }
 
 impl Pipeline {
@@ -122,12 +127,53 @@ impl Pipeline {
     /// is written by then; the kernel takes its time over what is detached when this is dropped.
     pub fn run(&mut self) -> Result<Outcome, Error> {
         let outcome = self.trace();
+        if outcome.is_err() {
+            self.count_unwritten();
+        }
         if let Some(recorder) = self.recorder.take()
             && let Err(why) = recorder.finish()
         {
             log::warn!("the recording of the ring is not whole: {why}");
         }
         outcome
+    }
+
+    /// Says how much of what has happened by now will not be written.
+    fn count_unwritten(&mut self) {
+        self.tracer.detach();
+        self.tracer.flush_all_held();
+        let mut unseen = None;
+        loop {
+            unseen = Some(self.tracer.look_for_the_last_time(unseen));
+            let Self {
+                tracer,
+                sink,
+                settings,
+                tally,
+                lines,
+                ..
+            } = self;
+            let records = tracer.ring.drain(|record| {
+                // What they would be is needed for nothing but their number.
+                lines.clear();
+                print_record(record, settings, &mut None, &mut **sink, tally, lines)
+            });
+            if self.is_full() || (records == 0 && unseen == Some(0)) {
+                break;
+            }
+        }
+        self.report_losses();
+        let unwritten = self.tally.records.saturating_sub(self.tally.written);
+        let lost = self.tally.lost + self.tally.lost_beside;
+        log::error!(
+            "{} records were not written{}",
+            text::count(unwritten),
+            if lost == 0 {
+                String::new()
+            } else {
+                format!(", and {} were lost", text::count(lost))
+            }
+        );
     }
 
     fn trace(&mut self) -> Result<Outcome, Error> {
@@ -162,6 +208,7 @@ impl Pipeline {
         let mut looked = Instant::now();
         let mut listeners = Instant::now();
         let (mut left, mut waiting) = (0, 0);
+        let mut unseen = None;
         let mut told = 0;
         while open && !self.is_full() {
             let stopping = self.control.stop.load(Ordering::Acquire);
@@ -171,16 +218,20 @@ impl Pipeline {
             if stopping {
                 // First no more records, then those that are left: what happened before the
                 // signal is printed, and the loop ends however busy the host is.
+                if unseen.is_none() && self.settings.emit & EMIT_LISTENER != 0 {
+                    self.tracer.look_at_listeners();
+                }
                 self.tracer.detach();
                 // What waits is sent a part at a time.
                 left = self.tracer.flush_all_held();
-                self.tracer.look_at_time_wait(true);
+                unseen = Some(self.tracer.look_for_the_last_time(unseen));
+            } else {
+                self.tracer.look_for_connections()?;
             }
-            self.tracer.look_for_connections()?;
             let (records, still_open) = self.turn()?;
             open = still_open;
             if stopping {
-                if records == 0 && (left == 0 || left == waiting) {
+                if records == 0 && unseen == Some(0) && (left == 0 || left == waiting) {
                     break;
                 }
                 waiting = left;
@@ -189,11 +240,9 @@ impl Pipeline {
             let events = self.tally.events - std::mem::replace(&mut told, self.tally.events);
             self.tracer.flush_held(kernel::mono_ns(), events);
             let holds = self.tracer.holds();
-            let look = self.tracer.look_at_time_wait(false);
+            let look = self.tracer.look_at_time_wait();
             let listen = self.look_at_listeners(&mut listeners);
-            if records > 0 {
-                self.tracer.look_for_hidden();
-            }
+            let hidden = self.tracer.look_for_hidden(records > 0);
             if looked.elapsed() >= LOSS_TURN {
                 looked = Instant::now();
                 self.report_losses();
@@ -203,7 +252,7 @@ impl Pipeline {
                 open = self.write()?;
                 let losses = self.tracer.next_look_at_losses();
                 self.tracer
-                    .sleep([look, listen, losses].into_iter().flatten().min())
+                    .sleep([look, listen, hidden, losses].into_iter().flatten().min())
             } else {
                 self.tracer.ring.wait_a_turn()
             };
@@ -241,6 +290,7 @@ impl Pipeline {
             end,
             closed: !open,
             anything_lost: self.tally.anything_lost,
+            lost_beside: self.tally.lost_beside,
             malformed: self.tally.malformed,
         })
     }
@@ -337,6 +387,7 @@ impl Pipeline {
         }
         let written = self.output.write(&self.lines)?;
         self.lines.clear();
+        self.tally.written = self.tally.records;
         Ok(written == Written::Whole)
     }
 
@@ -345,9 +396,11 @@ impl Pipeline {
         let now = self.tracer.losses();
         let before = std::mem::replace(&mut self.reported, now);
         let mono_ns = kernel::mono_ns();
-        let accepts = now.ring_accepts - before.ring_accepts;
-        let closes = now.ring_closes - before.ring_closes;
-        let transitions = now.ring_transitions - before.ring_transitions;
+        // A counter that cannot be read is 0.
+        let since = u64::saturating_sub;
+        let accepts = since(now.ring_accepts, before.ring_accepts);
+        let closes = since(now.ring_closes, before.ring_closes);
+        let transitions = since(now.ring_transitions, before.ring_transitions);
         let ring = Lost {
             mono_ns,
             cause: "ring_full",
@@ -358,8 +411,8 @@ impl Pipeline {
             },
             accepts,
             closes,
-            time_waits: now.ring_pairs - before.ring_pairs,
-            others: now.ring_noted - before.ring_noted,
+            time_waits: since(now.ring_pairs, before.ring_pairs),
+            others: since(now.ring_noted, before.ring_noted),
         };
         if ring.count + accepts + closes + ring.time_waits + ring.others > 0 {
             self.lost(ring);
@@ -374,14 +427,14 @@ impl Pipeline {
             others: 0,
         };
         let map = Lost {
-            time_waits: now.map_pairs - before.map_pairs,
-            ..plain("map_full", now.map_full - before.map_full)
+            time_waits: since(now.map_pairs, before.map_pairs),
+            ..plain("map_full", since(now.map_full, before.map_full))
         };
         if map.count + map.time_waits > 0 {
             self.lost(map);
         }
         if now.recursion > before.recursion {
-            self.lost(plain("recursion", now.recursion - before.recursion));
+            self.lost(plain("recursion", since(now.recursion, before.recursion)));
         } else {
             // Skipped a moment ago and recorded since: what was told stands.
             self.reported.recursion = before.recursion;
@@ -391,6 +444,13 @@ impl Pipeline {
     fn lost(&mut self, lost: Lost) {
         self.tally.anything_lost = true;
         self.tally.lost += lost.count;
+        let beside = if self.settings.print & EMIT_TRANSITION != 0 {
+            lost.accepts + lost.closes
+        } else {
+            // These are what `count` counts.
+            0
+        };
+        self.tally.lost_beside += beside + lost.time_waits + lost.others;
         self.sink.lost(&lost, &mut self.lines);
     }
 }
@@ -413,7 +473,7 @@ fn print_record(
     tally: &mut Tally,
     lines: &mut Vec<u8>,
 ) -> bool {
-    if settings.failed && !has_failed(record) {
+    if settings.failed && !may_have_failed(record) {
         return true;
     }
     let told = Event::decode(record, |event| {
@@ -448,16 +508,16 @@ fn filter_states(event: &Event, states: u16) -> Option<Event> {
     }
 }
 
-/// Whether a record is the end of a connection that failed.
-fn has_failed(record: &[u8]) -> bool {
+/// Whether a record is the end of a connection that failed, or not to be understood.
+fn may_have_failed(record: &[u8]) -> bool {
     let mut failed = false;
-    let _malformed = Event::decode(record, |event| {
+    let understood = Event::decode(record, |event| {
         if let Event::Close(_, totals) = event {
             failed = totals.is_failure();
         }
         true
     });
-    failed
+    failed || understood.is_err()
 }
 
 fn print_event(

@@ -114,6 +114,10 @@ fn syscall_exit(ctx: &TracePointContext) {
 
 #[inline(always)]
 fn accepted(mut key: u64) {
+    // Nobody has been told since whose record is out of date.
+    if filter::is_over() {
+        return;
+    }
     let mut known = SOCKS.get_ptr_mut(key);
     if known.is_none()
         && off!(mptcp_first) != ABSENT
@@ -129,6 +133,10 @@ fn accepted(mut key: u64) {
     // SAFETY: a live record: the accepting process holds a reference to the socket. The fields
     // written here are this hook's alone.
     let sock = unsafe { &mut *pointer };
+    // An earlier socket's, whose end nobody saw.
+    if sock.conn != 0 && !publish::is_still(Probed(key), sock.conn) {
+        return;
+    }
     // Only what was in a queue can be accepted. After the system call, the descriptor may already
     // stand for another socket of this process (`dup2` by another thread).
     let queued = sock.role == ROLE_SERVER
@@ -150,16 +158,17 @@ fn accepted(mut key: u64) {
 
     let backlog = taken_from(sock.listener, now_ns);
     sock.backlog = backlog;
+    // Its record stays as long as the socket: another hook may be in the middle of it.
     if config!(by_pid) != 0 && !filter::takes_process(sock.owners[1].tgid) {
-        publish::forget(key, sock);
+        sock.selected = 0;
         return;
     }
     sock.selected = u8::from(filter::takes_role(ROLE_SERVER));
     if config!(slower_ns) != 0 && sock.verdict == 0 {
         let queued = sock.step(1);
-        let waited_ns = now_ns.wrapping_sub(queued.mono_ns());
+        let waited_ns = now_ns.saturating_sub(queued.mono_ns());
         if queued.mono_ns() == 0 || waited_ns < config!(slower_ns) {
-            publish::forget(key, sock);
+            sock.selected = 0;
             return;
         }
         sock.verdict = u8::from(config!(failed) == 0);
@@ -168,15 +177,17 @@ fn accepted(mut key: u64) {
         publish::contended(key, sock);
     }
     // A connection that ended in the queue has had its last record.
-    // Without an id yet, nobody could tell whose it is: the next record brings both.
     if config!(emit) & EMIT_ACCEPT != 0
         && sock.is_shown()
-        && sock.tuple.whole != 0
         && sock.state() != tcp::CLOSE
-        && sock.conn != 0
         && !held::mark_accepted(sock)
     {
-        emit::accept(sock, now_ns, backlog);
+        if sock.tuple.whole != 0 && sock.conn != 0 {
+            emit::accept(sock, now_ns, backlog);
+        } else {
+            // Nobody could tell whose it is: the next record brings both.
+            sock.accept_untold = 1;
+        }
     }
 }
 

@@ -41,6 +41,9 @@ pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
     }
     told.drops_told = drops;
     told.unanswered_told = told.unanswered;
+    // Before the clock: somebody may be accepting right now.
+    // SAFETY: a live field, which an acceptor writes.
+    let accept_ns = unsafe { core::ptr::read_volatile(&raw const told.accept_ns) };
     let now_ns = kernel::now_ns();
     emit::noted(
         sock,
@@ -49,8 +52,8 @@ pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
         now_ns,
         count::RING_FULL_NOTED,
         |head, numbers| {
-            if told.accept_ns != 0 {
-                head.span_ns = now_ns - told.accept_ns;
+            if accept_ns != 0 {
+                head.span_ns = now_ns.saturating_sub(accept_ns);
             }
             numbers[0] = queued;
             numbers[1] = limit;

@@ -39,6 +39,7 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     // Never accepted: the listener's owner is the only owner it had.
     if config!(by_pid) != 0
         && sock.selected == 0
+        && sock.slot == 0
         && sock.role == ROLE_SERVER
         && filter::takes_process(sock.owners[0].tgid)
     {

@@ -8,9 +8,17 @@ use tcptrace_common::{
     config::EMIT_RESET,
     count,
     record::{KIND_RESET, RESET_RECEIVED, RESET_SENT, UNKNOWN},
+    tcp,
 };
 
-use crate::{constants::config, emit, kernel, maps::SOCKS, preempt, publish};
+use crate::{
+    constants::{config, off},
+    emit,
+    kernel::{self, Object as _, Probed},
+    maps::SOCKS,
+    preempt, publish,
+    timewait::TimeWait,
+};
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
@@ -37,7 +45,13 @@ pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn note(key: u64, direction: u8, reason: u32) {
+fn note(address: u64, direction: u8, reason: u32) {
+    // A time-wait socket sends them, too.
+    let key = if Probed(kernel::number(address)).read::<u8>(off!(sk_state)) == tcp::TIME_WAIT {
+        TimeWait::at(address).key()
+    } else {
+        address
+    };
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {
         return;
     };

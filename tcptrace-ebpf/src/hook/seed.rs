@@ -57,6 +57,9 @@ struct Tcp {
     uid: u64,
 }
 
+/// In `LISTENERS`, of a port on which nobody listens that somebody asked for. No address.
+const STRANGERS: u64 = 1;
+
 /// `struct bpf_iter_meta`
 #[repr(C)]
 struct Meta {
@@ -145,8 +148,12 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
         return 0;
     }
     let cookie = kernel::cookie(typed, kernel::now_ns());
-    if SOCKS.get_ptr_mut(sk.0).is_none() && may_be_wanted(sk, state) {
-        insert(sk, None, cookie);
+    if SOCKS.get_ptr_mut(sk.0).is_none() {
+        if may_be_wanted(sk, state) {
+            insert(sk, None, cookie);
+        } else if state == tcp::LISTEN {
+            note_stranger(sk);
+        }
     }
     if let Some(pointer) = SOCKS.get_ptr_mut(sk.0) {
         // SAFETY: a live record: the iterator holds the socket.
@@ -181,8 +188,22 @@ fn may_be_wanted(sk: Probed, state: u8) -> bool {
     }
     let netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
     let key = listener_key(netns, sk.read(off!(sk_num)));
-    // SAFETY: the value is not read; only this walk writes the map.
-    unsafe { LISTENERS.get(key) }.is_some()
+    // SAFETY: the value is copied at once; only this walk writes the map.
+    unsafe { LISTENERS.get(key) }.is_some_and(|address| *address != STRANGERS)
+}
+
+/// With `-p`: remembers a listener that no process asked for holds. A connection in a queue of its port
+/// may be in its queue.
+#[inline(always)]
+fn note_stranger(sk: Probed) {
+    let netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
+    let port = listener_key(netns, sk.read(off!(sk_num)));
+    // SAFETY: the value is copied at once; only this walk writes the map.
+    let address = match unsafe { LISTENERS.get(port) } {
+        Some(known) if *known != STRANGERS => 0,
+        _ => STRANGERS,
+    };
+    let _full = LISTENERS.insert(port, address, 0);
 }
 
 /// Remembers a listener. The kernel walks the listeners of a namespace before its connections.

@@ -19,7 +19,7 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    counters, filter, held,
+    counters, emit, filter, held,
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, CURRENT, SOCKS},
@@ -218,6 +218,8 @@ fn fresh(key: u64) -> Option<*mut Sock> {
         end_former(key);
         if SOCKS.insert(key, &NOTHING, 0).is_err() {
             maps::count(count::MAP_FULL, 1);
+            // It is told at once.
+            emit::nudge();
             return None;
         }
     }
@@ -418,14 +420,6 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         None
     };
     let waits = successor.is_some_and(timewait::waits);
-    if !waits {
-        let state = if successor.is_some() {
-            tcp::TIME_WAIT
-        } else {
-            new
-        };
-        sock.push(Step::new(now_ns, state));
-    }
     if ends {
         sock.err = sk.read::<u32>(off!(sk_err));
         sock.shutdown = sk.read::<u8>(off!(sk_shutdown));
@@ -441,6 +435,17 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         || (ends && (sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK || sock.err == 0));
     if closes && sock.closer == 0 && !sock.was_closed_before() && owner::proven(sk) {
         sock.closer = owner::current_tgid();
+    }
+    if !waits {
+        let state = if successor.is_some() {
+            tcp::TIME_WAIT
+        } else {
+            new
+        };
+        // SAFETY: an empty instruction: it keeps the compiler from moving the step, which an accept hook
+        // on another CPU may send at once, before what is to be sent with it.
+        unsafe { core::arch::asm!("") };
+        sock.push(Step::new(now_ns, state));
     }
 
     if sock.tuple.whole == 0 {
@@ -502,6 +507,10 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
 fn judge(sock: &mut Sock, new: u8, now_ns: u64) -> bool {
     let ends = new == tcp::CLOSE;
     if config!(slower_ns) != 0 && sock.verdict == 0 {
+        // How long it took to connect nobody knows, or it is no connection.
+        if sock.role != ROLE_CLIENT && sock.role != ROLE_SERVER {
+            return !ends;
+        }
         // A client's time runs from its first step, that of a server's connection from the step
         // into ESTABLISHED until `hook::accept` decides.
         let (from, decides) = if sock.role == ROLE_CLIENT {

@@ -74,9 +74,9 @@ pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
 pub(crate) fn watch(_ctx: RawTracePointContext) -> i32 {
     timewait::begin(kernel::now_ns());
     for _ in 0..LOOKS_PER_RUN {
-        let Ok(Some(key)) = WATCH.pop() else { break };
+        let Ok(Some(listed)) = WATCH.pop() else { break };
         // Read after the pop, so that what was put there meanwhile is not of the future.
-        let stays = timewait::look(TimeWait::at(key), kernel::now_ns());
+        let stays = timewait::look(TimeWait::listed(listed), kernel::now_ns());
         maps::count(count::UNWATCHED, u64::from(!stays));
     }
     0

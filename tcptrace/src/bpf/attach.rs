@@ -228,10 +228,8 @@ pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result
     program::<BtfTracePoint>(ebpf, "destroy")?.load("tcp_destroy_sock", btf)?;
     program::<Iter>(ebpf, "seed_files")?.load("task_file", btf)?;
     program::<Iter>(ebpf, "seed_tcp")?.load("tcp", btf)?;
-    for name in ["send_held", "find_hidden", "tell_hidden"] {
-        program::<RawTracePoint>(ebpf, name)?.load()?;
-    }
-    program::<RawTracePoint>(ebpf, "flush")?.load()
+    load_own(ebpf, "send_held")?;
+    load_own(ebpf, "flush")
 }
 
 /// Loads the programs of all transitions, each on a thread of its own where there is memory for it: the
@@ -379,7 +377,7 @@ fn attach_time_wait(
             }
         }
         TimeWait::Timer => {
-            program::<RawTracePoint>(ebpf, "watch")?.load()?;
+            load_own(ebpf, "watch")?;
             // Every timer that is stopped would run it: `attach_rest` attaches it.
             program::<BtfTracePoint>(ebpf, "timer_cancel")?.load("timer_cancel", btf)?;
         }
@@ -399,9 +397,9 @@ pub(super) fn load_and_attach_tracepoint(
     Ok(Box::new(attach_tracepoint(ebpf, name)?))
 }
 
-/// Loads the program that the agent runs for each listener.
-pub(super) fn load_backlog(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
-    program::<RawTracePoint>(ebpf, "backlog")?.load()
+/// Loads a program that the agent runs.
+pub(super) fn load_own(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
+    program::<RawTracePoint>(ebpf, name)?.load()
 }
 
 /// Why a hook cannot be had, in the words of who has to mend it.

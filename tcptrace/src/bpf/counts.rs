@@ -184,6 +184,11 @@ impl Counts {
         [skipped, self.read(count::RESCUED)]
     }
 
+    /// What found no room in a map so far, of which no record tells.
+    pub(super) fn without_room(&self) -> u64 {
+        self.read(count::MAP_FULL) + self.read(count::PAIRS_FULL)
+    }
+
     /// Steps held back that found no room to wait: they come with the next transition, or never.
     pub fn unlisted(&self) -> u64 {
         let sent = self.read(count::UNLISTED_SENT);

@@ -14,7 +14,7 @@ use aya::{
 };
 use tcptrace_common::config::{FINDS_PER_RUN, HIDDEN_PAIRS, HIDDEN_SOCKS, PAIR_WORDS, SOCK_WORDS};
 
-use super::ring::run;
+use super::{attach::load_own, object::chain, ring::run};
 
 /// How often all records are looked at, if it does not take long.
 const TURN: Duration = Duration::from_secs(10);
@@ -46,6 +46,9 @@ const PAIRS: Kind = Kind {
 #[derive(Debug)]
 pub(super) struct Hidden {
     next: Instant,
+    /// Something has happened since the last look, or is in doubt
+    due: bool,
+    loaded: bool,
     /// Found at the last look. An end that is about to be told looks the same, but not twice.
     sockets: HashSet<u64>,
     pairs: HashSet<u64>,
@@ -55,23 +58,32 @@ impl Hidden {
     pub(super) fn new() -> Self {
         Self {
             next: Instant::now() + TURN,
+            due: false,
+            loaded: false,
             sockets: HashSet::new(),
             pairs: HashSet::new(),
         }
     }
 
-    /// Looks at all records if it is time to.
-    pub(super) fn turn(&mut self, ebpf: &Ebpf) {
-        let begun = Instant::now();
-        if begun < self.next {
-            return;
+    /// Looks at all records if it is time to. `active`: something has happened since the last call.
+    /// Returns how long to wait until the next look; none if there is no need for one.
+    pub(super) fn turn(&mut self, ebpf: &mut Ebpf, active: bool) -> Option<Duration> {
+        self.due |= active;
+        if !self.due {
+            return None;
         }
-        self.look(ebpf);
-        self.next = begun + TURN.max(begun.elapsed() * SHARE);
+        let begun = Instant::now();
+        if begun >= self.next {
+            self.look(ebpf);
+            self.due = !self.sockets.is_empty() || !self.pairs.is_empty();
+            self.next = begun + TURN.max(begun.elapsed() * SHARE);
+        }
+        self.due
+            .then(|| self.next.saturating_duration_since(Instant::now()))
     }
 
     /// Looks at all records for the last time.
-    pub(super) fn end(&mut self, ebpf: &Ebpf) {
+    pub(super) fn end(&mut self, ebpf: &mut Ebpf) {
         self.look(ebpf);
         if self.sockets.is_empty() && self.pairs.is_empty() {
             return;
@@ -84,7 +96,16 @@ impl Hidden {
         }
     }
 
-    fn look(&mut self, ebpf: &Ebpf) {
+    fn look(&mut self, ebpf: &mut Ebpf) {
+        if !self.loaded {
+            // Not before: at the start every millisecond and every file counts.
+            self.loaded = true;
+            for name in ["find_hidden", "tell_hidden"] {
+                if let Err(why) = load_own(ebpf, name) {
+                    log::debug!("{name}: {}", chain(&why));
+                }
+            }
+        }
         look::<SOCK_WORDS>(ebpf, SOCKS, &mut self.sockets);
         look::<PAIR_WORDS>(ebpf, PAIRS, &mut self.pairs);
     }

@@ -74,6 +74,8 @@ pub struct Tracer {
     rescuers: &'static [&'static str],
     /// With `-p`: no connection has been seen that may be shown
     idle: bool,
+    /// What found no room when losses were last asked for
+    without_room: u64,
 }
 
 /// When to look at the time-wait sockets on the kernel side's list: soon after something changed,
@@ -195,6 +197,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         selection,
         rescuers,
         idle: true,
+        without_room: 0,
     };
     if settings.pids.is_empty() {
         tracer.attach_rest()?;
@@ -205,7 +208,9 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
 impl Tracer {
     /// What is lost by now.
     pub fn losses(&mut self) -> Losses {
-        self.counts.losses(&self.ebpf, kernel::mono_ns())
+        let losses = self.counts.losses(&self.ebpf, kernel::mono_ns());
+        self.without_room = losses.map_full + losses.map_pairs;
+        losses
     }
 
     /// When to ask for them again at the latest.
@@ -275,12 +280,14 @@ impl Tracer {
             looks,
             selection,
             idle,
+            without_room,
             ..
         } = self;
         let watched = looks.watched;
         ring.sleep(
             || {
-                counts.held() > 0
+                counts.without_room() > *without_room
+                    || counts.held() > 0
                     || held.has_begun()
                     || counts.watched() > watched
                     || (*idle && has_begun(selection))
@@ -291,7 +298,7 @@ impl Tracer {
 
     /// Looks at the time-wait sockets on the list, if it is time to. Returns how long to wait until
     /// the next look; none if the list is empty.
-    pub fn look_at_time_wait(&mut self, at_once: bool) -> Option<Duration> {
+    pub fn look_at_time_wait(&mut self) -> Option<Duration> {
         let watched = self.counts.watched();
         let looks = &mut self.looks;
         let now = Instant::now();
@@ -303,7 +310,7 @@ impl Tracer {
         if watched == 0 {
             return None;
         }
-        if at_once || now >= looks.next {
+        if now >= looks.next {
             Ring::look(&self.ebpf, watched);
             let left = self.counts.watched();
             let looks = &mut self.looks;
@@ -318,9 +325,18 @@ impl Tracer {
         Some(self.looks.next.saturating_duration_since(now))
     }
 
-    /// Has the kernel side tell of ends that it could not see, if it is time to look for them.
-    pub fn look_for_hidden(&mut self) {
-        self.hidden.turn(&self.ebpf);
+    /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
+    /// the list once, as many at a time as the ring has room for. `left`: what the call before returned,
+    /// how many there are still to look at.
+    pub fn look_for_the_last_time(&self, left: Option<u64>) -> u64 {
+        let left = left.unwrap_or_else(|| self.counts.watched());
+        left.saturating_sub(Ring::look(&self.ebpf, left))
+    }
+
+    /// Has the kernel side tell of ends that it could not see, if it is time to look for them. `active`:
+    /// something has happened since the last call. Returns how long to wait until the next look.
+    pub fn look_for_hidden(&mut self, active: bool) -> Option<Duration> {
+        self.hidden.turn(&mut self.ebpf, active)
     }
 
     /// Has the kernel side tell what goes wrong at listeners.
@@ -335,7 +351,7 @@ impl Tracer {
         }
         self.end_beginnings();
         // While whoever else is about to tell of an end still can.
-        self.hidden.end(&self.ebpf);
+        self.hidden.end(&mut self.ebpf);
         self.tell(OVER);
         // From here on the rescuer may be called alone.
         self.counts.settle(&self.ebpf, kernel::mono_ns());
@@ -448,7 +464,7 @@ fn attach_optional(
     }
     if wants(EMIT_LISTENER)
         && !hooks.lacks("listener")
-        && let Err(why) = attach::load_backlog(ebpf)
+        && let Err(why) = attach::load_own(ebpf, "backlog")
     {
         hooks.lacking.push(("listener", chain(&why)));
     }
@@ -527,6 +543,7 @@ fn config(settings: &Settings, kernel: &Kernel) -> Config {
         },
         roles: settings.roles,
         failed: u8::from(settings.failed),
+        lists: u8::from(settings.sockets),
         slower_ns: settings.slower.map_or(0, |slower| {
             u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX)
         }),

@@ -186,11 +186,13 @@ impl Ring {
     }
 
     /// Looks once at each of the `watched` time-wait sockets on the list, as far as time allows: the
-    /// others come first at the next look.
-    pub(super) fn look(ebpf: &Ebpf, watched: u64) {
-        for _ in 0..watched.min(LOOKS_AT_ONCE).div_ceil(LOOKS_PER_RUN) {
+    /// others come first at the next look. Returns at how many.
+    pub(super) fn look(ebpf: &Ebpf, watched: u64) -> u64 {
+        let looks = watched.min(LOOKS_AT_ONCE);
+        for _ in 0..looks.div_ceil(LOOKS_PER_RUN) {
             run(ebpf, "watch", &[]);
         }
+        looks
     }
 
     /// Has each listener looked at.

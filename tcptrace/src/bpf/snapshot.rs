@@ -1,6 +1,9 @@
 //! The connections that are open when tracing begins.
 
-use std::{fs::File, io::Read as _};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+};
 
 use aya::{
     Ebpf,
@@ -77,6 +80,14 @@ fn iterate(ebpf: &mut Ebpf, name: &str, records: &mut Vec<u8>) -> Result<(), Err
 
 fn read(file: anyhow::Result<File>) -> anyhow::Result<Vec<u8>> {
     let mut records = Vec::new();
-    file?.read_to_end(&mut records)?;
-    Ok(records)
+    let mut file = file?;
+    loop {
+        match file.read_to_end(&mut records) {
+            Ok(_) => return Ok(records),
+            // The kernel pauses after a million objects without a word (`bpf_seq_read`), and goes on from
+            // there.
+            Err(why) if why.kind() == io::ErrorKind::WouldBlock => {}
+            Err(why) => return Err(why.into()),
+        }
+    }
 }

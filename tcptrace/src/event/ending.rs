@@ -31,6 +31,8 @@ impl Totals {
             (ECONNABORTED, _) => "reset_sent",
             (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED) => "reset_received",
             (0, RESET_SENT) => "reset_sent",
+            // What else the socket says of its end may be from before it, or gone.
+            (0, _) if self.is_deduced() => "unknown",
             (0, _) if from == tcp::SYN_SENT => "canceled",
             // The peer's FIN never came.
             (0, _) if self.counters.known & KNOWN_EXPIRED != 0 => "timeout",
@@ -43,13 +45,12 @@ impl Totals {
                 if self.path.head.role == ROLE_SERVER
                     && self.path.accept_ns == 0
                     && self.path.shutdown != SHUTDOWN_BOTH
-                    && !self.is_deduced()
                     && open =>
             {
                 "listener_closed"
             }
             // `tcp_disconnect`, which resets.
-            (0, _) if open && !self.is_deduced() => "reset_sent",
+            (0, _) if open => "reset_sent",
             _ => "unknown",
         }
     }

@@ -118,10 +118,10 @@ impl Totals {
             }
         } else {
             // A life begins in CLOSE, or as a clone of a listener.
-            record.old = if record.role == ROLE_SERVER {
-                tcp::LISTEN
-            } else {
-                tcp::CLOSE
+            record.old = match self.path.origin {
+                0 if record.role == ROLE_SERVER => tcp::LISTEN,
+                0 => tcp::CLOSE,
+                origin => origin,
             };
         }
         Connection(self.owned(record))
@@ -150,17 +150,20 @@ impl Totals {
         let done = rest
             .iter()
             .find(|step| matches!(step.state(), tcp::ESTABLISHED | tcp::CLOSE))?;
-        Some(done.mono_ns().saturating_sub(syn.mono_ns()) / 1000)
+        // 0: that it was there is all that is known.
+        let both = syn.mono_ns() != 0 && done.mono_ns() != 0;
+        both.then(|| done.mono_ns().saturating_sub(syn.mono_ns()) / 1000)
     }
 
-    /// Time in the accept queue
+    /// Time in the accept queue; none if it was not accepted, or before it was established
     pub fn accept_wait_us(&self) -> Option<u64> {
         let queued = self
             .path()
             .iter()
             .find(|step| step.state() == tcp::ESTABLISHED && step.mono_ns() != 0)?;
-        (self.path.accept_ns != 0)
-            .then(|| self.path.accept_ns.saturating_sub(queued.mono_ns()) / 1000)
+        // With Fast Open it can be accepted before.
+        let waited_ns = self.path.accept_ns.checked_sub(queued.mono_ns())?;
+        Some(waited_ns / 1000)
     }
 
     /// Each state it was in and for how long, µs, in the order they were entered; a state entered
@@ -177,6 +180,9 @@ impl Totals {
                 continue;
             }
             let left_ns = next.map_or(self.end_ns(), |next| next.mono_ns());
+            if left_ns == 0 {
+                continue;
+            }
             let us = left_ns.saturating_sub(step.mono_ns()) / 1000;
             let state = State(step.state());
             // By name: a name is a key in JSON.

@@ -441,6 +441,7 @@ fn a_million_connections() {
             .to_vec();
         left.iter().all(|left| *left == 0).then_some(())
     });
+    let words = crate::hidden::left_pairs(pid, inode);
     most_kib = most_kib.max(tracer.memory("RssAnon"));
     let peak_kib = tracer.memory("VmHWM");
     let child = Pid::from_child(&tracer.child);
@@ -467,7 +468,10 @@ fn a_million_connections() {
         told.lost(None, "time_waits"),
         told.all,
     );
-    assert!(empty.is_some(), "entries left in {maps:?}: {left:?}");
+    assert!(
+        empty.is_some(),
+        "entries left in {maps:?}: {left:?} {words:x?}"
+    );
     let end = told.seldom.last().unwrap();
     assert_eq!((end.event(), end.int("lost")), ("end", Some(lost)));
     // What is lost is not told per namespace: of others it can be no more than they did.

@@ -29,8 +29,8 @@ impl<const WORDS: usize> Records<WORDS>
 where
     [u64; WORDS]: aya::Pod,
 {
-    fn of(tracer: &Tracer, name: &str) -> Self {
-        let (_, id) = leftovers::held_by(&tracer.pid().to_string())
+    fn of(pid: u32, name: &str) -> Self {
+        let (_, id) = leftovers::held_by(&pid.to_string())
             .into_iter()
             .filter(|(kind, _)| kind == "map")
             .find(|(_, id)| MapInfo::from_id(*id).unwrap().name_as_str() == Some(name))
@@ -40,20 +40,17 @@ where
     }
 
     /// Those that have the namespace in them.
-    fn within(&self, netns: &Netns) -> Vec<(u64, [u64; WORDS])> {
-        let inode = u32::try_from(netns.inode).unwrap();
+    fn within(&self, netns: u64) -> Vec<(u64, [u64; WORDS])> {
         let is_in = |words: &[u64; WORDS]| {
-            words.iter().any(|word| {
-                let [low, high] = [*word as u32, (*word >> 32) as u32];
-                low == inode || high == inode
-            })
+            let halves = |word: &u64| [*word & u64::from(u32::MAX), *word >> 32];
+            words.iter().any(|word| halves(word).contains(&netns))
         };
         let all = self.0.iter().flatten();
         all.filter(|(_, words)| is_in(words)).collect()
     }
 
     /// Waits until the tracer has so many of them.
-    fn until(&self, netns: &Netns, number: usize) -> Vec<(u64, [u64; WORDS])> {
+    fn until(&self, netns: u64, number: usize) -> Vec<(u64, [u64; WORDS])> {
         let mut last = 0;
         let records = wait::poll(Duration::from_secs(10), || {
             let records = self.within(netns);
@@ -68,6 +65,11 @@ where
             self.0.insert(key, words, 0).unwrap();
         }
     }
+}
+
+/// The records of pairs in a namespace that a tracer still has.
+pub(crate) fn left_pairs(pid: u32, netns: u64) -> Vec<(u64, [u64; PAIR_WORDS])> {
+    Records::<PAIR_WORDS>::of(pid, "PAIRS").within(netns)
 }
 
 /// Each is told, as something that was found, and the transitions that brought the closes are counted.
@@ -92,28 +94,28 @@ fn both_are_told() -> Result<bool, Impossible> {
             "here a socket that is no more cannot be told from another".to_owned(),
         ));
     }
-    let mut sockets: Records<SOCK_WORDS> = Records::of(&tracer, "SOCKS");
-    let mut pairs: Records<PAIR_WORDS> = Records::of(&tracer, "PAIRS");
+    let mut sockets: Records<SOCK_WORDS> = Records::of(tracer.pid(), "SOCKS");
+    let mut pairs: Records<PAIR_WORDS> = Records::of(tracer.pid(), "PAIRS");
 
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
-    let listening = sockets.until(&netns, 1);
+    let listening = sockets.until(netns.inode, 1);
     server.tell_accept(&listener, "");
     let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
-    let mut both = sockets.until(&netns, 3);
+    let mut both = sockets.until(netns.inode, 3);
     // With one step alone it looks like one that is just being made.
     both.retain(|(key, _)| *key != listening[0].0);
     client.close(&near);
     server.act("eof", &far);
     server.close(&far);
     netns.settle(0);
-    let waiting = pairs.until(&netns, 1);
+    let waiting = pairs.until(netns.inode, 1);
     server.unlisten(&listener);
-    sockets.until(&netns, 0);
+    sockets.until(netns.inode, 0);
     drop((client, server));
     netns.destroy();
-    pairs.until(&netns, 0);
+    pairs.until(netns.inode, 0);
 
     sockets.put_back(&both);
     pairs.put_back(&waiting);
