@@ -22,6 +22,8 @@ use rustix::{
     process::geteuid,
 };
 
+use crate::sink::text::escape;
+
 /// As many links as the kernel follows.
 const LINKS_MAX: u32 = 40;
 
@@ -36,7 +38,7 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 #[error(
     "{} belongs to user {owner}, in a folder that everybody may write to, and may lead anywhere; \
      remove it, or choose a folder of your own",
-    path.display()
+    escape(path.as_os_str().as_bytes())
 )]
 struct Refused {
     path: PathBuf,

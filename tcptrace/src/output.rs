@@ -2,12 +2,16 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 
 use crate::{error::Error, file};
 
@@ -72,13 +76,10 @@ impl Output {
     /// Writes whole lines.
     pub fn write(&mut self, lines: &[u8]) -> Result<Written, Error> {
         let result = match &mut self.target {
-            Target::Stdout(stdout) => {
-                let mut stdout = stdout.lock();
-                stdout.write_all(lines).and_then(|()| stdout.flush())
-            }
+            Target::Stdout(stdout) => write_all(stdout.as_fd(), lines),
             Target::File(_, file) => {
                 let len = file.metadata().map(|metadata| metadata.len());
-                file.write_all(lines).inspect_err(|_full| {
+                write_all(file.as_fd(), lines).inspect_err(|_full| {
                     // No torn line for the next run to append to.
                     if let Ok(len) = len
                         && let Err(why) = file.set_len(len)
@@ -103,6 +104,26 @@ impl Output {
             Target::File(path, _) => format!("failed to {what} {}", path.display()),
         }
     }
+}
+
+/// Writes all, also where others have set the file not to block: a terminal and a pipe are shared.
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut room = [PollFd::new(&fd, PollFlags::OUT)];
+                match poll(&mut room, None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(why) => return Err(why.into()),
+                }
+            }
+            Err(why) => return Err(why.into()),
+        }
+    }
+    Ok(())
 }
 
 fn append(path: &Path) -> Result<File, Error> {

@@ -52,10 +52,11 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
         .enable_all()
         .build()
         .map_err(anyhow::Error::new)?;
-    // Before anything is attached: a signal that comes meanwhile ends the trace, and in order.
     let on_hangup = OnHangup::new(&settings);
-    let signals = runtime.block_on(async { Signals::watch() })?;
+    // A FIFO waits here for its reader; until then a signal just ends us.
     let output = Output::open(settings.output.clone())?;
+    // Before anything is attached: a signal that comes meanwhile ends the trace, and in order.
+    let signals = runtime.block_on(async { Signals::watch() })?;
     let sink = sink(&settings, &output);
     let mut kernel = Kernel::look(&settings.btf)?;
     let mut tracer = bpf::start(&settings, &kernel, max_sockets)?;
@@ -191,7 +192,10 @@ impl Supervisor {
                 () = &mut timer, if !self.stopping() => self.stop(),
                 _ = self.signals.hangup.recv() => match self.on_hangup {
                     OnHangup::Reopen => self.reopen(),
-                    OnHangup::Stop => self.stop(),
+                    OnHangup::Stop => {
+                        self.asked.get_or_insert_with(Instant::now);
+                        self.stop();
+                    }
                     OnHangup::Ignore => {}
                 },
                 _ = self.signals.interrupt.recv() => self.end()?,
@@ -203,16 +207,14 @@ impl Supervisor {
     /// Somebody wants it to end; asked twice, at once.
     fn end(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        if !self.stopping() {
-            self.asked = Some(now);
-            self.stop();
+        // It may be ending already, because its time is over.
+        let asked = *self.asked.get_or_insert(now);
+        self.stop();
+        // `timeout` signals its child, and then its process group.
+        if now.duration_since(asked) < SAME_SIGNAL {
             return Ok(());
         }
-        // `timeout` signals its child, and then its process group.
-        match self.asked {
-            Some(asked) if now.duration_since(asked) < SAME_SIGNAL => Ok(()),
-            _ => Err(unwritten()),
-        }
+        Err(unwritten())
     }
 
     fn stopping(&self) -> bool {
@@ -279,16 +281,19 @@ fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
         );
     }
     if !settings.quiet && !outcome.closed {
+        let number = text::count(end.lost);
+        let others = text::count(outcome.lost_beside);
+        let lost = match (end.lost, outcome.lost_beside) {
+            (0, 0) => "none lost".to_owned(),
+            (0, _) => format!("{others} records of other kinds lost"),
+            (_, 0) => format!("{number} lost"),
+            _ => format!("{number} lost, and {others} records of other kinds"),
+        };
         let summary = format!(
-            "tcptrace: {} transitions of {} connections in {}, {} lost",
+            "tcptrace: {} transitions of {} connections in {}, {lost}",
             text::count(end.transitions),
             text::count(end.connections),
             text::duration(end.duration_us),
-            if end.lost == 0 {
-                "none".to_owned()
-            } else {
-                text::count(end.lost)
-            },
         );
         // Standard error may be closed; there is nowhere left to say so.
         let _unsaid = writeln!(std::io::stderr(), "{summary}");

@@ -68,8 +68,12 @@ impl Cookies {
         let seen = self.seen.get_mut(&inode)?;
         if seen.at.is_none_or(|at| at.elapsed() > SAME_LOOK) {
             let Some(total) = read(&seen.namespace, ours) else {
-                // It may be known by another file by now.
-                self.seen.remove(&inode);
+                // Who it was known by is no more; somebody else may be in it. What was sent until now stays
+                // counted.
+                let gone = self.seen.remove(&inode)?;
+                self.find(false);
+                let found = self.seen.get_mut(&inode)?;
+                found.total = gone.total;
                 return None;
             };
             seen.since_before = total.saturating_sub(seen.total);

@@ -732,11 +732,14 @@ impl Sink for Table {
             pen.put(out, time, columns, self.time_width, DIM, false);
             out.extend_from_slice(b"  ");
         }
-        let remark = format!(
-            "LOST {} ({})",
-            count(lost.count + lost.time_waits + lost.others),
-            lost.cause.replace('_', " ")
-        );
+        let rows = lost.count + lost.time_waits + lost.others;
+        // No row of a transition: what was lost stood beside them.
+        let rows = if rows == 0 {
+            lost.accepts + lost.closes
+        } else {
+            rows
+        };
+        let remark = format!("LOST {} ({})", count(rows), lost.cause.replace('_', " "));
         pen.last(out, &remark, RED.bold());
         finish(out);
     }

@@ -92,6 +92,8 @@ pub enum TimeFormat {
         pattern: String,
         /// Digits after the second, 0 for none
         fraction: u32,
+        /// Whether the pattern itself has parts of a second
+        fine: bool,
         /// Where
         zone: TimeZone,
     },
@@ -114,6 +116,7 @@ impl TimeFormat {
         let pattern = |pattern: &str, fraction| Self::Pattern {
             pattern: pattern.to_owned(),
             fraction,
+            fine: false,
             zone: zone.clone(),
         };
         Ok(match text {
@@ -123,9 +126,18 @@ impl TimeFormat {
             "elapsed" => Self::Elapsed,
             "none" => Self::None,
             custom if custom.contains('%') => {
-                jiff::fmt::strtime::format(custom, &Timestamp::UNIX_EPOCH.to_zoned(zone.clone()))
-                    .map_err(|why| format!("{why}"))?;
-                pattern(custom, 0)
+                let shown = |nanos| {
+                    let at = Timestamp::new(0, nanos).unwrap_or_default();
+                    jiff::fmt::strtime::format(custom, &at.to_zoned(zone.clone()))
+                        .map_err(|why| format!("{why}"))
+                };
+                let fine = shown(0)? != shown(987_654_321)?;
+                Self::Pattern {
+                    pattern: custom.to_owned(),
+                    fraction: 0,
+                    fine,
+                    zone,
+                }
             }
             _ => {
                 return Err(
@@ -194,10 +206,16 @@ impl TimeColumn {
             TimeFormat::Pattern {
                 pattern,
                 fraction,
+                fine,
                 zone,
             } => {
-                if second != self.second {
-                    let zoned = Timestamp::from_second(second)
+                if second != self.second || *fine {
+                    let part = if *fine {
+                        i32::try_from(nanos).unwrap_or(0)
+                    } else {
+                        0
+                    };
+                    let zoned = Timestamp::new(second, part)
                         .unwrap_or_default()
                         .to_zoned(zone.clone());
                     let whole = jiff::fmt::strtime::format(pattern, &zoned).unwrap_or_default();
@@ -256,6 +274,8 @@ mod tests {
             ("unix", "1795347921.123456"),
             ("elapsed", "    0.000000"),
             ("%H h", "11 h"),
+            ("%S%.6f", "21.123456"),
+            ("%S %N", "21 123456789"),
         ] {
             let format = TimeFormat::parse(format, true).unwrap();
             let mut column = TimeColumn::new(format, 0);
