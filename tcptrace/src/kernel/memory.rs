@@ -11,7 +11,7 @@ use crate::error::Error;
 const MEMORY_SHARE: u64 = 64;
 /// What one connection costs the kernel: its record and that of its time-wait socket, with the hash
 /// tables' own parts, rounded up.
-const RECORD_BYTES: u64 = 592;
+const RECORD_BYTES: u64 = 600;
 const SOCKETS_MIN: u64 = 16_384;
 const SOCKETS_MAX: u64 = 262_144;
 
