@@ -1,5 +1,7 @@
 //! Connections that were there before the tracer.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::{
@@ -9,6 +11,8 @@ use crate::{
     peer::First,
     record::{self, Record},
     stage::{Exchange, Stage, part},
+    tracer::Tracer,
+    wait,
 };
 
 fn of_socket<'records>(records: &[&'records Record], held: &Held) -> Vec<&'records Record> {
@@ -193,4 +197,27 @@ pub(crate) fn waiting_in_the_accept_queue() {
             check::names(record, "accept", &server.who, &of_it);
         }
     }
+}
+
+/// How long it took to connect nobody knows of what was open at start.
+pub(crate) fn not_slow() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    server.tell_accept(&listener, "");
+    let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
+    let tracer = Tracer::start(&["--slower-than", "50ms"]);
+    client.close(&near);
+    server.act("eof", &far);
+    let half_closed = std::time::Instant::now();
+    wait::poll(Duration::from_secs(5), || {
+        (half_closed.elapsed() > Duration::from_millis(100)).then_some(())
+    });
+    server.close(&far);
+    server.unlisten(&listener);
+    netns.settle(0);
+    let records = tracer.finish().fine();
+    let shown = records.within(netns.inode);
+    assert!(shown.is_empty(), "{}", record::lines(&shown));
 }

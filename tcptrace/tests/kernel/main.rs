@@ -207,8 +207,25 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         "container::pids_of_the_host",
         Always(container::pids_of_the_host),
     ),
+    (
+        "selection::queue_of_a_neighbour",
+        Always(selection::queue_of_a_neighbour),
+    ),
+    ("existing::not_slow", Always(existing::not_slow)),
     ("process::signals", Always(process::signals)),
     ("process::closed_pipe", Always(process::closed_pipe)),
+    (
+        "process::no_room_in_the_file",
+        Always(process::no_room_in_the_file),
+    ),
+    (
+        "process::fifo_without_reader",
+        Always(process::fifo_without_reader),
+    ),
+    (
+        "process::pipe_that_does_not_block",
+        Always(process::pipe_that_does_not_block),
+    ),
     ("process::rotation", Always(process::rotation)),
     ("process::without_root", Always(process::without_root)),
     ("process::usage", Always(process::usage)),

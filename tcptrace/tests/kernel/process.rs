@@ -3,13 +3,13 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::{
     actor::Actor,
@@ -17,7 +17,7 @@ use crate::{
     confinement::{self, Folder, NOBODY},
     netns::{Ip, Netns},
     peer::First,
-    record::Records,
+    record::{Record, Records},
     stage::{Exchange, Stage},
     tracer::{self, Tracer},
     truth::{self, Truth},
@@ -75,6 +75,101 @@ pub(crate) fn closed_pipe() {
         );
         assert_eq!(stderr, "", "{args:?}: not silent");
     }
+}
+
+/// What does not fit into a file any more is counted; the file ends with a whole line.
+pub(crate) fn no_room_in_the_file() {
+    const CONNECTIONS: usize = 500;
+
+    let folder = Folder::new("no-room");
+    let log = folder.0.join("log");
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    let mut command = Command::new("sh");
+    // Blocks of 512 bytes.
+    let limited = "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\"";
+    command.args(["-c", limited]).arg(tracer::binary());
+    command.args(["--json", "--no-existing", "-o"]).arg(&log);
+    let tracer = Tracer::run(command);
+    let has_begun = || fs::metadata(&log).is_ok_and(|file| file.len() > 0);
+    let started = wait::poll(Duration::from_secs(20), || has_begun().then_some(()));
+    assert!(started.is_some(), "nothing in {}", log.display());
+    server.tell_serve(&listener, CONNECTIONS, First::Client);
+    client.tell_dial(listener.local, CONNECTIONS, First::Client);
+    client.clients();
+    server.clients();
+    let (_, status, stderr) = tracer.wait_text();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    let unwritten = stderr.lines().find_map(|line| {
+        let number = line.strip_prefix("tcptrace: ")?;
+        let number = number.strip_suffix(" records were not written")?;
+        number.replace(',', "").parse::<u64>().ok()
+    });
+    assert!(unwritten.is_some_and(|number| number > 0), "{stderr}");
+    assert!(stderr.contains("failed to write to"), "{stderr}");
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(
+        text.ends_with('\n'),
+        "a cut line: {:?}",
+        text.lines().last()
+    );
+    let lines = text.lines().map(Record::parse).count();
+    assert!(lines > 0, "{text}");
+}
+
+/// A FIFO that nobody reads makes nobody wait who has had enough.
+pub(crate) fn fifo_without_reader() {
+    let folder = Folder::new("fifo");
+    let fifo = folder.0.join("fifo");
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    );
+    made.unwrap();
+    let tracer = Tracer::spawn(&["--json", "-o", fifo.to_str().unwrap()]);
+    let opening = wait::poll(Duration::from_secs(20), || {
+        let at = fs::read_to_string(format!("/proc/{}/wchan", tracer.pid()));
+        at.is_ok_and(|at| at.contains("wait_for_partner"))
+            .then_some(())
+    });
+    assert!(opening.is_some(), "it does not wait for a reader");
+    tracer.signal(Signal::INT);
+    let (stdout, status, _) = tracer.wait_text();
+    assert_eq!(stdout, "");
+    assert_eq!(status.signal(), Some(Signal::INT.as_raw()));
+}
+
+/// A pipe that somebody who shares it has set not to block.
+pub(crate) fn pipe_that_does_not_block() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    let truth = Truth::record();
+    let tracer = Tracer::start(&["--no-existing", "--buffer", "32M"]);
+    let pidfd = rustix::process::pidfd_open(
+        Pid::from_raw(i32::try_from(tracer.pid()).unwrap()).unwrap(),
+        PidfdFlags::empty(),
+    );
+    let stdout =
+        rustix::process::pidfd_getfd(pidfd.unwrap(), 1, rustix::process::PidfdGetfdFlags::empty());
+    rustix::fs::fcntl_setfl(stdout.unwrap(), rustix::fs::OFlags::NONBLOCK).unwrap();
+    tracer.pause_reading(true);
+    server.tell_serve(&listener, 1000, First::Client);
+    client.tell_dial(listener.local, 1000, First::Client);
+    client.clients();
+    server.clients();
+    netns.settle(0);
+    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    tracer.pause_reading(false);
+    let records = tracer.finish().fine();
+    assert_eq!(records.lost(), 0);
+    check::same_transitions(&lives, &records.within(netns.inode));
 }
 
 /// `-o` with a log rotation in the middle: no line is lost or cut.

@@ -224,6 +224,8 @@ pub(crate) fn listener_passed_on() {
     for record in &first {
         check::names(record, "accept", &heir.who, &first);
     }
+    let accepts = first.iter().filter(|record| record.event() == "accept");
+    assert_eq!(accepts.count(), 1, "{}", record::lines(&first));
     let close = first.last().unwrap();
     assert_eq!(close.event(), "close", "{}", record::lines(&first));
     assert!(close.get("partial").is_some(), "{}", record::lines(&first));
@@ -236,4 +238,35 @@ pub(crate) fn listener_passed_on() {
     exactly(&rest, &lives, &|life| {
         life.ends().0 == addr && ends[1..].contains(&life.ends().1)
     });
+}
+
+/// Two processes listen on one port, at different addresses, and one of them is asked for. What waits in
+/// the queue of the other is not its business, however it ends.
+pub(crate) fn queue_of_a_neighbour() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut asked_for = Actor::spawn(&netns, "asked for");
+    let mut neighbour = Actor::spawn(&netns, "neighbour");
+    let theirs = neighbour.listen(netns.addr(Ip::V4, 0), "");
+    let port = theirs.local.port();
+    let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let ours = asked_for.listen(loopback, "");
+    let stranger = client.connect(theirs.local, "");
+    let tracer = Tracer::start(&["-p", &asked_for.who.pid.to_string()]);
+    // A connection of its own shows that the other is not just late.
+    let exchange = Exchange::default();
+    let pair = exchange.run(&mut client, &mut asked_for, &ours, ours.local);
+    neighbour.unlisten(&theirs);
+    assert_eq!(client.act("error", &stranger), "ECONNRESET");
+    client.close(&stranger);
+    netns.settle(0);
+
+    let records = tracer.finish().fine();
+    assert_eq!(records.lost(), 0);
+    let shown = records.within(netns.inode);
+    let shown = connections(&shown);
+    assert!(!shown.is_empty());
+    for record in &shown {
+        assert_eq!(record.remote(), Some(pair.client), "{}", record.line);
+    }
 }
