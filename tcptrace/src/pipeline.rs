@@ -165,9 +165,12 @@ impl Pipeline {
         self.report_losses();
         let unwritten = self.tally.records.saturating_sub(self.tally.written);
         let lost = self.tally.lost + self.tally.lost_beside;
+        let unwritten = match unwritten {
+            1 => "1 record was".to_owned(),
+            number => format!("{} records were", text::count(number)),
+        };
         log::error!(
-            "{} records were not written{}",
-            text::count(unwritten),
+            "{unwritten} not written{}",
             if lost == 0 {
                 String::new()
             } else {
