@@ -289,21 +289,22 @@ pub(crate) fn noted(
 }
 
 /// Sends the steps from `from` on up to `len`, in one record; with the totals if the last leads to
-/// `CLOSE`. `accepted`: 1 if it is to tell of the accept, too. The path may grow meanwhile: what comes after `len` is the next one's to send.
+/// `CLOSE`. `accepted`: 1 if it is to tell of the accept, too. The path may grow meanwhile: what comes after `len` is the next one's to send. False if nothing is wanted of them, and
+/// nothing was said of the accept either.
 #[inline(always)]
-pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) {
+pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) -> bool {
     let wanted = config!(emit);
     let number = len.wrapping_sub(from);
     let index = len.wrapping_sub(1);
     let last = sock.step(index).state();
     let closes = (last == tcp::CLOSE || last == tcp::TIME_WAIT) && wanted & EMIT_CLOSE != 0;
     if wanted & EMIT_TRANSITION == 0 && !closes {
-        return;
+        return false;
     }
     if closes {
         let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
             count_lost(sock, number, accepted, closes);
-            return;
+            return true;
         };
         // SAFETY: every field is written below before the record is submitted.
         let record = unsafe { &mut *slot.as_mut_ptr() };
@@ -317,7 +318,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) {
     } else if number > 1 || accepted != 0 {
         let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
             count_lost(sock, number, accepted, closes);
-            return;
+            return true;
         };
         // SAFETY: every field is written below before the record is submitted.
         let record = unsafe { &mut *slot.as_mut_ptr() };
@@ -329,7 +330,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) {
     } else {
         let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
             maps::count(count::RING_FULL_TRANSITION, 1);
-            return;
+            return true;
         };
         // SAFETY: every field is written below before the record is submitted.
         let record = unsafe { &mut *slot.as_mut_ptr() };
@@ -337,6 +338,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) {
         fill_step(record, sock, index);
         slot.submit(submit_flags(size_of::<Record>() as u64));
     }
+    true
 }
 
 /// Sends the steps from one index up to another, if `claim` says that nobody else does; `claim` also

@@ -24,8 +24,8 @@ use crate::{
     listener,
     maps::{self, PAIRS, SOCKS},
     publish,
-    sock::{LIVES, Pair, Sock},
-    timewait,
+    sock::{LIVES, MOVED, Pair, Sock},
+    timewait::{self, TimeWait},
 };
 
 const _: () = assert!(size_of::<Sock>() == SOCK_WORDS * 8);
@@ -71,10 +71,23 @@ fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     (says_so && (another || (closed && !begins))).then_some((pointer, conn))
 }
 
+/// The record under this key of a connection that waited for its peer's FIN in a time-wait socket which is
+/// no more, and that one.
+#[inline(always)]
+fn waits_in_vain(key: u64) -> Option<(TimeWait, *const Sock)> {
+    let pointer = SOCKS.get_ptr(key)?;
+    // SAFETY: a live record; only read.
+    let sock = unsafe { &*pointer };
+    if sock.life != MOVED {
+        return None;
+    }
+    timewait::unseen_loss(key, sock).map(|tw| (tw, pointer))
+}
+
 /// Whether the socket that the record at this address is of has ended unseen.
 #[inline(always)]
 pub(crate) fn is_over(key: u64, now_ns: u64) -> bool {
-    over(key, now_ns).is_some()
+    over(key, now_ns).is_some() || waits_in_vain(key).is_some()
 }
 
 /// Whether the pair at this address has left `TIME_WAIT` unseen.
@@ -97,6 +110,11 @@ pub(crate) fn tell_pair(key: u64, now_ns: u64) {
 /// will tell.
 #[inline(always)]
 pub(crate) fn tell_sock(key: u64, now_ns: u64) {
+    if let Some((tw, sock)) = waits_in_vain(key) {
+        // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
+        timewait::never_finished(tw, unsafe { &*sock }, now_ns, FLAG_INFERRED);
+        return;
+    }
     let Some((pointer, conn)) = over(key, now_ns) else {
         return;
     };
@@ -127,12 +145,18 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
         return;
     }
     maps::count(count::UNSEEN_END, u64::from(wanted));
+    let flushed = publish::unlist(key, sock);
     if wanted && config!(emit) & EMIT_TRANSITION != 0 {
+        let untold = untold.wrapping_sub(u8::from(flushed));
         maps::count(count::UNTOLD, u64::from(untold));
     }
-    publish::unlist(key, sock);
     if sock.role == ROLE_LISTENER {
         listener::end(key);
     }
-    let _gone = SOCKS.remove(key);
+    // Unless somebody was given its memory in this moment, and a record.
+    // SAFETY: a live record.
+    let still = SOCKS.get_ptr(key).map(|pointer| unsafe { (*pointer).conn });
+    if still == Some(TOLD) {
+        let _gone = SOCKS.remove(key);
+    }
 }

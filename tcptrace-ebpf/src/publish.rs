@@ -32,9 +32,11 @@ fn send(sock: &mut Sock) {
     if from < len {
         sock.sent = len;
         let accepted = sock.untold_accepts();
-        emit::steps(sock, from, len, accepted);
+        let told = emit::steps(sock, from, len, accepted);
         sock.gaps = 0;
-        accept_told(sock, accepted);
+        if told {
+            accept_told(sock, accepted);
+        }
     }
 }
 

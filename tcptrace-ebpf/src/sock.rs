@@ -139,7 +139,8 @@ pub(crate) struct Sock {
     /// Of a live socket, the start time of its holder, of several the first (`seed`); of one that lives
     /// on in a time-wait socket, when that was found to have ended (`timer_cancel`)
     pub seen_ns: u64,
-    /// Address of the listener a child was cloned from; 0: not known (`set_state`)
+    /// Address of the listener a child was cloned from; 0: not known (`set_state`). With `MOVED`, of the
+    /// time-wait socket (`timewait`)
     pub listener: u64,
     /// `[0]` who opened it, or its listener's owner; `[1]` who accepted it
     pub owners: [Owner; 2],

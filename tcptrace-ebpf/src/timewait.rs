@@ -107,10 +107,10 @@ impl TimeWait {
         self.timer().read::<u64>(off!(timer_pprev)) != 0
     }
 
-    /// Whether this pair of ends still waits in it.
+    /// Whether it is still there, with these ports, and its time is not over.
     #[inline(always)]
-    fn is_running(self, pair: &Pair) -> bool {
-        self.is_there(pair.tuple.lport, pair.tuple.rport) && self.is_pending()
+    fn is_running(self, lport: u16, rport: u16) -> bool {
+        self.is_there(lport, rport) && self.is_pending()
     }
 
     /// Whether its time is over, by the kernel's own clock.
@@ -246,9 +246,8 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
 /// Moves the record of a socket that has just reported `CLOSE` to the time-wait socket in its place,
 /// which waits for the peer's FIN. Returns whether there was room.
 #[inline(always)]
-pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock) -> bool {
+pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock, now_ns: u64) -> bool {
     learn_handler(tw);
-    let now_ns = sock.step(sock.path_len.wrapping_sub(1)).mono_ns();
     // Another's, whose end nobody has told of yet: its memory was given away before somebody looked.
     if let Some(former) = waiting(tw) {
         // SAFETY: a live record; only read.
@@ -263,6 +262,7 @@ pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock) -> bool {
     }
     sock.life = MOVED;
     sock.seen_ns = 0;
+    sock.listener = tw.address;
     let inserted = SOCKS.insert(tw.key(), &*sock, 0);
     sock.life = LIVES;
     if inserted.is_err() {
@@ -274,13 +274,14 @@ pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock) -> bool {
     let _listed = mode() == TIME_WAIT_BY_TIMER && watch(tw);
     // What happened to it on another CPU before it had its record, nobody told: it may have ended, or
     // its FIN may have come.
-    if !tw.is_pending() {
-        ended(tw, now_ns);
-    } else if !tw.waits_for_fin()
-        && let Some(moved) = waiting(tw)
-    {
+    if let Some(moved) = waiting(tw) {
         // SAFETY: a live record; only read.
-        fin(tw, unsafe { &*moved }, now_ns, FLAG_INFERRED);
+        let moved = unsafe { &*moved };
+        if !tw.is_running(moved.tuple.lport, moved.tuple.rport) {
+            never_finished(tw, moved, now_ns, FLAG_INFERRED);
+        } else if !tw.waits_for_fin() {
+            fin(tw, moved, now_ns, FLAG_INFERRED);
+        }
     }
     true
 }
@@ -400,7 +401,7 @@ pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
     // SAFETY: a live record; only read.
     let sock = unsafe { &*sock };
     if tw.waits_for_fin() {
-        never_finished(tw, sock, now_ns);
+        never_finished(tw, sock, now_ns, 0);
     } else {
         // `insert_pair` sees that its timer has stopped, and tells of the end as well.
         fin(tw, sock, now_ns, FLAG_INFERRED);
@@ -409,7 +410,7 @@ pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
 
 /// It ended without the peer's FIN: after `tcp_fin_timeout`, by an RST, or with its namespace.
 #[inline(always)]
-fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64) {
+pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
     let key = tw.key();
     let mut known = 0;
     let mut reset = 0;
@@ -423,7 +424,9 @@ fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64) {
         reset = RESET_RECEIVED;
     }
     let step = Step::new(now_ns, tcp::CLOSE);
-    emit::moved(sock, step, 0, known, reset, || SOCKS.remove(key).is_ok());
+    emit::moved(sock, step, flags, known, reset, || {
+        SOCKS.remove(key).is_ok()
+    });
 }
 
 /// Whether the network namespace is being taken down, with all that is in it.
@@ -477,7 +480,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
             fin(tw, sock, now_ns, FLAG_INFERRED);
         } else if !watch(tw) {
             // Set anew is only the timer of one whose FIN has come.
-            never_finished(tw, sock, now_ns);
+            never_finished(tw, sock, now_ns, 0);
         }
     }
     if let Some(pair) = PAIRS.get_ptr_mut(tw.key()) {
@@ -509,7 +512,7 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
             } else {
                 sock.seen_ns
             };
-            never_finished(tw, sock, at_ns);
+            never_finished(tw, sock, at_ns, 0);
         }
         return false;
     }
@@ -517,7 +520,7 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
     if let Some(pair) = PAIRS.get_ptr(key) {
         // SAFETY: a live record; only read.
         let pair = unsafe { &*pair };
-        let runs = tw.is_running(pair);
+        let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
         // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
         let is_open = runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS;
         if is_open && put_back(tw) {
@@ -540,5 +543,16 @@ pub(crate) fn unseen_end(key: u64) -> Option<*const Pair> {
     let pair = unsafe { &*pointer };
     let cookie = if key == pair.tw { 0 } else { pair.conn };
     let tw = TimeWait::listed([pair.tw, cookie]);
-    (pair.ended_ns == 0 && !tw.is_running(pair)).then_some(pointer)
+    let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
+    (pair.ended_ns == 0 && !runs).then_some(pointer)
+}
+
+/// The time-wait socket in which a connection waits for its peer's FIN, by its record under this key, if
+/// it is no more.
+#[inline(always)]
+pub(crate) fn unseen_loss(key: u64, moved: &Sock) -> Option<TimeWait> {
+    let address = moved.listener;
+    let cookie = if key == address { 0 } else { moved.conn };
+    let tw = TimeWait::listed([address, cookie]);
+    (!tw.is_running(moved.tuple.lport, moved.tuple.rport)).then_some(tw)
 }

@@ -141,9 +141,10 @@ impl Pipeline {
     /// Says how much of what has happened by now will not be written.
     fn count_unwritten(&mut self) {
         self.tracer.detach();
-        self.tracer.flush_all_held();
         let mut unseen = None;
-        loop {
+        let mut waiting = 0;
+        let left = loop {
+            let left = self.tracer.flush_all_held();
             unseen = Some(self.tracer.look_for_the_last_time(unseen));
             let Self {
                 tracer,
@@ -158,12 +159,18 @@ impl Pipeline {
                 lines.clear();
                 print_record(record, settings, &mut None, &mut **sink, tally, lines)
             });
-            if self.is_full() || (records == 0 && unseen == Some(0)) {
-                break;
+            let stays = left == 0 || left == waiting;
+            if self.is_full() || (records == 0 && unseen == Some(0) && stays) {
+                break left;
             }
-        }
+            waiting = left;
+        };
         self.report_losses();
         let unwritten = self.tally.records.saturating_sub(self.tally.written);
+        let unwritten = unwritten + left + self.tracer.unlisted();
+        if unwritten == 0 {
+            return;
+        }
         let lost = self.tally.lost + self.tally.lost_beside;
         let unwritten = match unwritten {
             1 => "1 record was".to_owned(),
@@ -250,7 +257,10 @@ impl Pipeline {
                 looked = Instant::now();
                 self.report_losses();
             }
-            let woken = if records == 0 && !holds {
+            // What found no room may go on finding none: it is told as often as other losses.
+            let told_just_now = looked.elapsed() < LOSS_TURN && self.tracer.has_found_no_room();
+            let woken = if records == 0 && !holds && !told_just_now {
+                looked = Instant::now();
                 self.report_losses();
                 open = self.write()?;
                 let losses = self.tracer.next_look_at_losses();

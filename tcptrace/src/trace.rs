@@ -70,6 +70,13 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
         log::info!("accept: not by {mechanism}: {why}");
     }
 
+    if tracer.hooks.accept == bpf::Mechanism::None {
+        log::warn!(
+            "accept() is not seen here: connections are shown with the process that listens, and with -p \
+             not at all if another accepts; `tcptrace check` and -v say why"
+        );
+    }
+
     // Megabytes that nobody reads any more.
     kernel.btf = Vec::new();
     let logger = if settings.verbose > 0 {

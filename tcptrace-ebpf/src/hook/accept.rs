@@ -28,6 +28,7 @@ use crate::{
     kernel::{self, Object as _, Probed, Walked},
     maps::{BACKLOGS, SOCKS},
     owner, preempt, publish,
+    sock::Sock,
 };
 
 const IPPROTO_TCP: u16 = 6;
@@ -126,13 +127,20 @@ fn accepted(mut key: u64) {
         key = Probed(key).read(off!(mptcp_first));
         known = SOCKS.get_ptr_mut(key);
     }
-    if known.is_none() && adopt(key) {
+    if known.is_none() && adopt(kernel::number(key)) {
         known = SOCKS.get_ptr_mut(key);
     }
-    let Some(pointer) = known else { return };
-    // SAFETY: a live record: the accepting process holds a reference to the socket. The fields
-    // written here are this hook's alone.
-    let sock = unsafe { &mut *pointer };
+    if let Some(pointer) = known {
+        // SAFETY: a live record: the accepting process holds a reference to the socket. The fields
+        // written there are this hook's alone.
+        took(kernel::number(key), unsafe { &mut *pointer });
+    }
+}
+
+/// The running process has taken this connection. A function of its own: what [`adopt`] needs, and what
+/// this does, would not fit on one stack.
+#[inline(never)]
+fn took(key: u64, sock: &mut Sock) {
     // An earlier socket's, whose end nobody saw.
     if sock.conn != 0 && !publish::is_still(Probed(key), sock.conn) {
         return;
@@ -194,7 +202,9 @@ fn accepted(mut key: u64) {
 /// With `-p`: a process asked for has accepted from a listener that it was not known to have; another
 /// process has passed it the descriptor. This connection is known from here on, the next ones from
 /// their beginning. Returns whether it is one.
-#[inline(always)]
+///
+/// A function of its own, for it makes a record on its stack.
+#[inline(never)]
 fn adopt(key: u64) -> bool {
     if config!(by_pid) == 0 || !filter::takes_process(owner::current_tgid()) {
         return false;

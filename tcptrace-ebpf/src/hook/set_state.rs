@@ -188,6 +188,19 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
         }
     }
 
+    // An accept hook has found that nobody wants it, and had not this socket's lock.
+    if (config!(by_pid) != 0 || config!(slower_ns) != 0)
+        && !transition.is_birth()
+        && let Some(pointer) = known
+    {
+        // SAFETY: a live record, under this socket's lock.
+        let sock = unsafe { &mut *pointer };
+        if sock.slot != 0 && sock.selected == 0 {
+            publish::forget(key, sock);
+            return;
+        }
+    }
+
     let sock = if transition.is_birth() {
         birth(key, transition, now_ns)
     } else {
@@ -490,7 +503,7 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     }
     if waits {
         publish::settle(sock);
-        if successor.is_some_and(|successor| timewait::inherit(successor, sock)) {
+        if successor.is_some_and(|successor| timewait::inherit(successor, sock, now_ns)) {
             return;
         }
         // No room to wait: as reported.

@@ -18,11 +18,14 @@ use super::{attach::load_own, object::chain, ring::run};
 
 /// How often all records are looked at, if it does not take long.
 const TURN: Duration = Duration::from_secs(10);
+/// How soon it goes on where there are too many to look at in one go.
+const SOON: Duration = Duration::from_secs(1);
 /// At most one part in so many of the time.
-const SHARE: u32 = 200;
-/// How long one look takes at most: the ring fills meanwhile. What is left comes with the next one, as a
-/// map that changes is not gone through in the same order twice.
-const AT_MOST: Duration = Duration::from_millis(100);
+const SHARE: u32 = 100;
+/// How long one look takes at most: the ring fills meanwhile.
+const AT_MOST: Duration = Duration::from_millis(20);
+/// The same for the last one.
+const AT_END: Duration = Duration::from_millis(100);
 /// How long somebody who is about to tell of an end may take, before the trace ends.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -42,16 +45,27 @@ const PAIRS: Kind = Kind {
     number: HIDDEN_PAIRS,
 };
 
-/// Records that seem to be of what has ended.
+/// Records that seem to be of what has ended, of one kind.
+#[derive(Debug, Default)]
+struct Suspects {
+    /// Found when all were looked at for the last time. An end that is about to be told looks the same,
+    /// but not twice.
+    before: HashSet<u64>,
+    /// Found since then
+    now: HashSet<u64>,
+    /// So many have been looked at since then. The kernel goes through a map in the same order each time.
+    looked_at: usize,
+}
+
+/// When to look, and for what.
 #[derive(Debug)]
 pub(super) struct Hidden {
     next: Instant,
     /// Something has happened since the last look, or is in doubt
     due: bool,
     loaded: bool,
-    /// Found at the last look. An end that is about to be told looks the same, but not twice.
-    sockets: HashSet<u64>,
-    pairs: HashSet<u64>,
+    sockets: Suspects,
+    pairs: Suspects,
 }
 
 impl Hidden {
@@ -60,13 +74,13 @@ impl Hidden {
             next: Instant::now() + TURN,
             due: false,
             loaded: false,
-            sockets: HashSet::new(),
-            pairs: HashSet::new(),
+            sockets: Suspects::default(),
+            pairs: Suspects::default(),
         }
     }
 
-    /// Looks at all records if it is time to. `active`: something has happened since the last call.
-    /// Returns how long to wait until the next look; none if there is no need for one.
+    /// Looks at all records if it is time to, or goes on with that. `active`: something has happened since
+    /// the last call. Returns how long to wait until the next look; none if there is no need for one.
     pub(super) fn turn(&mut self, ebpf: &mut Ebpf, active: bool) -> Option<Duration> {
         self.due |= active;
         if !self.due {
@@ -74,9 +88,11 @@ impl Hidden {
         }
         let begun = Instant::now();
         if begun >= self.next {
-            self.look(ebpf);
-            self.due = !self.sockets.is_empty() || !self.pairs.is_empty();
-            self.next = begun + TURN.max(begun.elapsed() * SHARE);
+            let whole = self.look(ebpf, AT_MOST);
+            let in_doubt = !self.sockets.before.is_empty() || !self.pairs.before.is_empty();
+            self.due = !whole || in_doubt;
+            let pause = if whole { TURN } else { SOON };
+            self.next = begun + pause.max(begun.elapsed() * SHARE);
         }
         self.due
             .then(|| self.next.saturating_duration_since(Instant::now()))
@@ -84,19 +100,27 @@ impl Hidden {
 
     /// Looks at all records for the last time.
     pub(super) fn end(&mut self, ebpf: &mut Ebpf) {
-        self.look(ebpf);
-        if self.sockets.is_empty() && self.pairs.is_empty() {
+        self.sockets.looked_at = 0;
+        self.pairs.looked_at = 0;
+        self.look(ebpf, AT_END);
+        let suspects = [(SOCKS, &self.sockets), (PAIRS, &self.pairs)];
+        let any = |(_, suspects): &(Kind, &Suspects)| {
+            !suspects.before.is_empty() || !suspects.now.is_empty()
+        };
+        if !suspects.iter().any(any) {
             return;
         }
         std::thread::sleep(PATIENCE);
-        for (kind, suspects) in [(SOCKS, &self.sockets), (PAIRS, &self.pairs)] {
-            for key in find(ebpf, kind, suspects.iter().copied()) {
+        for (kind, suspects) in suspects {
+            let keys = suspects.before.iter().chain(&suspects.now).copied();
+            for key in find(ebpf, kind, keys) {
                 tell(ebpf, kind, key);
             }
         }
     }
 
-    fn look(&mut self, ebpf: &mut Ebpf) {
+    /// Whether all have been looked at by now.
+    fn look(&mut self, ebpf: &mut Ebpf, at_most: Duration) -> bool {
         if !self.loaded {
             // Not before: at the start every millisecond and every file counts.
             self.loaded = true;
@@ -106,13 +130,19 @@ impl Hidden {
                 }
             }
         }
-        look::<SOCK_WORDS>(ebpf, SOCKS, &mut self.sockets);
-        look::<PAIR_WORDS>(ebpf, PAIRS, &mut self.pairs);
+        look::<SOCK_WORDS>(ebpf, SOCKS, &mut self.sockets, at_most)
+            & look::<PAIR_WORDS>(ebpf, PAIRS, &mut self.pairs, at_most)
     }
 }
 
-/// Looks at all records of a kind, and has those told of that were among the `suspects` before.
-fn look<const WORDS: usize>(ebpf: &Ebpf, kind: Kind, suspects: &mut HashSet<u64>)
+/// Goes on looking at the records of a kind, and has those told of that were found the last time. Returns
+/// whether all have been looked at.
+fn look<const WORDS: usize>(
+    ebpf: &Ebpf,
+    kind: Kind,
+    suspects: &mut Suspects,
+    at_most: Duration,
+) -> bool
 where
     [u64; WORDS]: Pod,
 {
@@ -121,22 +151,34 @@ where
         .map(HashMap::<&MapData, u64, [u64; WORDS]>::try_from)
     else {
         log::debug!("{}: no such map", kind.map);
-        return;
+        return true;
     };
     let begun = Instant::now();
+    let mut whole = true;
+    let mut looked_at = 0;
     let keys = records
         .keys()
         .flatten()
-        .take_while(|_| begun.elapsed() < AT_MOST);
-    let mut found = find(ebpf, kind, keys);
-    found.retain(|key| {
-        let again = suspects.contains(key);
-        if again {
-            tell(ebpf, kind, *key);
+        .skip(suspects.looked_at)
+        .take_while(|_| {
+            whole = begun.elapsed() < at_most;
+            looked_at += usize::from(whole);
+            whole
+        });
+    for key in find(ebpf, kind, keys) {
+        if suspects.before.remove(&key) {
+            tell(ebpf, kind, key);
+        } else {
+            suspects.now.insert(key);
         }
-        !again
-    });
-    *suspects = found;
+    }
+    if whole {
+        suspects.looked_at = 0;
+        suspects.before = std::mem::take(&mut suspects.now);
+    } else {
+        suspects.looked_at += looked_at;
+    }
+    whole
 }
 
 /// Those of these records that seem to be of what has ended.

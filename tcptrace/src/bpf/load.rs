@@ -213,6 +213,11 @@ impl Tracer {
         losses
     }
 
+    /// Whether anything has found no room in a map since they were last asked for.
+    pub fn has_found_no_room(&self) -> bool {
+        self.counts.without_room() > self.without_room
+    }
+
     /// When to ask for them again at the latest.
     pub fn next_look_at_losses(&self) -> Option<Duration> {
         self.counts.next_look()

@@ -527,6 +527,9 @@ impl<'a> Trial<'a> {
         for (name, value) in rows {
             eprintln!("{name:<28} {value}");
         }
+        for record in left.ours.iter().take(SHOWN) {
+            eprintln!("  {record}");
+        }
     }
 }
 
@@ -542,6 +545,9 @@ impl Drop for Trial<'_> {
         }
     }
 }
+
+/// How many records that are left are shown.
+const SHOWN: usize = 20;
 
 /// How the text of the soak's IPv4 addresses ends, and how that of its IPv6 addresses begins.
 fn addresses_in_text() -> [String; 2] {
