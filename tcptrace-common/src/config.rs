@@ -125,8 +125,8 @@ pub const PAIR_WORDS: usize = 14;
 pub const HIDDEN_SOCKS: u64 = 0;
 /// The records in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.
 pub const HIDDEN_PAIRS: u64 = 1;
-/// Records that one run of the program `find_hidden` looks at.
-pub const FINDS_PER_RUN: usize = 11;
+/// Records that one run of the program `find_hidden` looks at. The verifier follows each anew.
+pub const FINDS_PER_RUN: usize = 4;
 
 /// Index into the `HOLDING` map: not 0 while steps are to be held, to be sent with those that follow
 /// soon. Set by the agent.

@@ -6,15 +6,20 @@ use tcptrace_common::config::{FINDS_PER_RUN, HIDDEN_SOCKS};
 use crate::{hidden, kernel};
 
 answering! {
-    /// The arguments: `HIDDEN_*`, and the addresses of records, those that are left over 0. Returns a
-    /// bit for each that is of something which has ended unseen.
+    /// The arguments: `HIDDEN_*`, and the keys of records, of which the first 0 ends them. Returns a bit
+    /// for each that is of something which has ended unseen.
     fn find_hidden(arguments) -> u32 {
-        // By name: the verifier takes no index into the arguments.
-        let &[kind, a, b, c, d, e, f, g, h, i, j, k] = arguments;
-        let keys: [u64; FINDS_PER_RUN] = [a, b, c, d, e, f, g, h, i, j, k];
+        let &[kind, a, b, c, d, ..] = arguments;
+        let keys: [u64; FINDS_PER_RUN] = [a, b, c, d];
         let now_ns = kernel::now_ns();
-        let bit = |at: usize| u32::from(is_hidden(kind, keys[at], now_ns)) << at;
-        bit(0) | bit(1) | bit(2) | bit(3) | bit(4) | bit(5) | bit(6) | bit(7) | bit(8) | bit(9) | bit(10)
+        let mut found = 0;
+        for (at, key) in keys.into_iter().enumerate() {
+            if key == 0 {
+                break;
+            }
+            found |= u32::from(is_hidden(kind, key, now_ns)) << at;
+        }
+        found
     }
 }
 
