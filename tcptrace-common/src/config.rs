@@ -123,8 +123,11 @@ pub const SOCK_WORDS: usize = 42;
 pub const PAIR_WORDS: usize = 14;
 /// The records in the `SOCKS` map: an argument of `find_hidden` and `tell_hidden`.
 pub const HIDDEN_SOCKS: u64 = 0;
-/// The records in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.
+/// The records in the `PAIRS` map of which nobody has seen that a timer stopped: an argument of
+/// `find_hidden` and `tell_hidden`.
 pub const HIDDEN_PAIRS: u64 = 1;
+/// The others in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.
+pub const STOPPED_PAIRS: u64 = 2;
 /// Records that one run of the program `find_hidden` looks at. The verifier follows each anew.
 pub const FINDS_PER_RUN: usize = 4;
 

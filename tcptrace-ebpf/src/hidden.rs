@@ -90,19 +90,25 @@ pub(crate) fn is_over(key: u64, now_ns: u64) -> bool {
     over(key, now_ns).is_some() || waits_in_vain(key).is_some()
 }
 
-/// Whether the pair at this address has left `TIME_WAIT` unseen.
+/// Whether the pair with this key has left `TIME_WAIT`, and nobody has told. `stopped`: only one whose timer
+/// was seen to stop, or only another.
 #[inline(always)]
-pub(crate) fn has_left(key: u64) -> bool {
-    timewait::unseen_end(key).is_some()
+pub(crate) fn has_left(key: u64, stopped: bool) -> bool {
+    timewait::untold_end(key, stopped).is_some()
 }
 
-/// Tells of the end of a pair that has left `TIME_WAIT` unseen, found at `now_ns`.
+/// Tells of the end of a pair that has left `TIME_WAIT`, found at `now_ns`. `stopped`: as above.
 #[inline(always)]
-pub(crate) fn tell_pair(key: u64, now_ns: u64) {
-    if let Some(pair) = timewait::unseen_end(key) {
+pub(crate) fn tell_pair(key: u64, stopped: bool, now_ns: u64) {
+    if let Some(pair) = timewait::untold_end(key, stopped) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
         let pair = unsafe { &*pair };
-        emit::pair_ended(pair, now_ns, FLAG_INFERRED, || PAIRS.remove(key).is_ok());
+        let (at_ns, inferred) = if stopped {
+            (pair.ended_ns, 0)
+        } else {
+            (now_ns, FLAG_INFERRED)
+        };
+        emit::pair_ended(pair, at_ns, inferred, || PAIRS.remove(key).is_ok());
     }
 }
 

@@ -21,6 +21,7 @@ use tcptrace_common::{
 };
 
 use crate::{
+    atomic::compare_exchange,
     constants::{config, off},
     emit,
     kernel::{Object as _, Probed, Typed, copy, number},
@@ -517,9 +518,9 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         return false;
     }
     let key = tw.key();
-    if let Some(pair) = PAIRS.get_ptr(key) {
+    if let Some(pointer) = PAIRS.get_ptr_mut(key) {
         // SAFETY: a live record; only read.
-        let pair = unsafe { &*pair };
+        let pair = unsafe { &*pointer };
         let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
         // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
         let is_open = runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS;
@@ -529,22 +530,27 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         // Without room, rather too early than never.
         if pair.ended_ns != 0 && (is_open || !runs) {
             emit::pair_ended(pair, pair.ended_ns, 0, || PAIRS.remove(key).is_ok());
+        } else if config!(exchanges) != 0 {
+            // It was set anew. Unless it has been stopped since then.
+            let stopped_ns = pair.ended_ns;
+            // SAFETY: a live word of the record.
+            unsafe { compare_exchange(&raw mut (*pointer).ended_ns, stopped_ns, 0) };
         }
     }
     false
 }
 
-/// The pair with this key, if its end went unseen. Its timer may have been stopped a moment ago, by
-/// somebody who is about to tell.
+/// The pair with this key, if it is over; `stopped`: only one whose timer was seen to stop, or only
+/// another. It may have been stopped a moment ago, by somebody who is about to tell.
 #[inline(always)]
-pub(crate) fn unseen_end(key: u64) -> Option<*const Pair> {
+pub(crate) fn untold_end(key: u64, stopped: bool) -> Option<*const Pair> {
     let pointer = PAIRS.get_ptr(key)?;
     // SAFETY: a live record; only read.
     let pair = unsafe { &*pointer };
     let cookie = if key == pair.tw { 0 } else { pair.conn };
     let tw = TimeWait::listed([pair.tw, cookie]);
     let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
-    (pair.ended_ns == 0 && !runs).then_some(pointer)
+    ((pair.ended_ns != 0) == stopped && !runs).then_some(pointer)
 }
 
 /// The time-wait socket in which a connection waits for its peer's FIN, by its record under this key, if

@@ -12,7 +12,9 @@ use aya::{
     Ebpf, Pod,
     maps::{HashMap, MapData},
 };
-use tcptrace_common::config::{FINDS_PER_RUN, HIDDEN_PAIRS, HIDDEN_SOCKS, PAIR_WORDS, SOCK_WORDS};
+use tcptrace_common::config::{
+    FINDS_PER_RUN, HIDDEN_PAIRS, HIDDEN_SOCKS, PAIR_WORDS, SOCK_WORDS, STOPPED_PAIRS,
+};
 
 use super::{attach::load_own, object::chain, ring::run};
 
@@ -44,6 +46,11 @@ const PAIRS: Kind = Kind {
     map: "PAIRS",
     number: HIDDEN_PAIRS,
 };
+/// Those that the program `watch` should have told of.
+const STOPPED: Kind = Kind {
+    map: "PAIRS",
+    number: STOPPED_PAIRS,
+};
 
 /// Records that seem to be of what has ended, of one kind.
 #[derive(Debug, Default)]
@@ -66,6 +73,7 @@ pub(super) struct Hidden {
     loaded: bool,
     sockets: Suspects,
     pairs: Suspects,
+    stopped: Suspects,
 }
 
 impl Hidden {
@@ -76,6 +84,7 @@ impl Hidden {
             loaded: false,
             sockets: Suspects::default(),
             pairs: Suspects::default(),
+            stopped: Suspects::default(),
         }
     }
 
@@ -88,8 +97,10 @@ impl Hidden {
         }
         let begun = Instant::now();
         if begun >= self.next {
-            let whole = self.look(ebpf, AT_MOST);
-            let in_doubt = !self.sockets.before.is_empty() || !self.pairs.before.is_empty();
+            let whole = self.look(ebpf, AT_MOST)
+                & look::<PAIR_WORDS>(ebpf, STOPPED, &mut self.stopped, AT_MOST);
+            let suspects = [&self.sockets, &self.pairs, &self.stopped];
+            let in_doubt = suspects.iter().any(|suspects| !suspects.before.is_empty());
             self.due = !whole || in_doubt;
             let pause = if whole { TURN } else { SOON };
             self.next = begun + pause.max(begun.elapsed() * SHARE);
@@ -115,6 +126,18 @@ impl Hidden {
             let keys = suspects.before.iter().chain(&suspects.now).copied();
             for key in find(ebpf, kind, keys) {
                 tell(ebpf, kind, key);
+            }
+        }
+    }
+
+    /// Tells of what is left when nothing is on the list of the program `watch` any more, and none is put
+    /// there.
+    pub(super) fn rest(&mut self, ebpf: &mut Ebpf) {
+        self.stopped = Suspects::default();
+        look::<PAIR_WORDS>(ebpf, STOPPED, &mut self.stopped, AT_END);
+        for suspects in [&self.stopped.before, &self.stopped.now] {
+            for key in suspects {
+                tell(ebpf, STOPPED, *key);
             }
         }
     }

@@ -333,9 +333,16 @@ impl Tracer {
     /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
     /// the list once, as many at a time as the ring has room for. `left`: what the call before returned,
     /// how many there are still to look at.
-    pub fn look_for_the_last_time(&self, left: Option<u64>) -> u64 {
+    pub fn look_for_the_last_time(&mut self, left: Option<u64>) -> u64 {
+        if left == Some(0) {
+            return 0;
+        }
         let left = left.unwrap_or_else(|| self.counts.watched());
-        left.saturating_sub(Ring::look(&self.ebpf, left))
+        let left = left.saturating_sub(Ring::look(&self.ebpf, left));
+        if left == 0 {
+            self.hidden.rest(&mut self.ebpf);
+        }
+        left
     }
 
     /// Has the kernel side tell of ends that it could not see, if it is time to look for them. `active`:
