@@ -33,5 +33,7 @@ pub const UNTOLD: u32 = 14;
 /// Ends of sockets that no program saw. Where the kernel counts what it skips a program for, it has
 /// counted them as well.
 pub const UNSEEN_END: u32 = 15;
+/// Ends of `TIME_WAIT` whose record could not be removed, as if somebody else had told of them.
+pub const UNCLAIMED: u32 = 16;
 /// Length of the array.
-pub const COUNTS: u32 = 16;
+pub const COUNTS: u32 = 17;

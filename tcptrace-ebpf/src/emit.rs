@@ -256,6 +256,7 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, inferred: u8, claim: impl FnO
         slot.submit(submit_flags(size_of::<Record>() as u64));
     } else {
         slot.discard(u64::from(BPF_RB_NO_WAKEUP));
+        maps::count(count::UNCLAIMED, 1);
     }
 }
 

@@ -189,6 +189,11 @@ impl Counts {
         self.read(count::MAP_FULL) + self.read(count::PAIRS_FULL)
     }
 
+    /// Ends of `TIME_WAIT` that were told by somebody else, or by nobody.
+    pub(super) fn unclaimed(&self) -> u64 {
+        self.read(count::UNCLAIMED)
+    }
+
     /// Steps held back that found no room to wait: they come with the next transition, or never.
     pub fn unlisted(&self) -> u64 {
         let sent = self.read(count::UNLISTED_SENT);

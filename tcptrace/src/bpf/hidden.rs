@@ -27,7 +27,7 @@ const SHARE: u32 = 100;
 /// How long one look takes at most: the ring fills meanwhile.
 const AT_MOST: Duration = Duration::from_millis(20);
 /// The same for the last one.
-const AT_END: Duration = Duration::from_millis(100);
+const AT_END: Duration = Duration::from_millis(50);
 /// How long somebody who is about to tell of an end may take, before the trace ends.
 const PATIENCE: Duration = Duration::from_millis(20);
 

@@ -339,7 +339,7 @@ impl Tracer {
         }
         let left = left.unwrap_or_else(|| self.counts.watched());
         let left = left.saturating_sub(Ring::look(&self.ebpf, left));
-        if left == 0 {
+        if left == 0 && self.counts.unclaimed() > 0 {
             self.hidden.rest(&mut self.ebpf);
         }
         left
