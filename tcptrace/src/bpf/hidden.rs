@@ -145,6 +145,10 @@ impl Hidden {
     /// Whether all have been looked at by now.
     fn look(&mut self, ebpf: &mut Ebpf, at_most: Duration) -> bool {
         if !self.loaded {
+            let no_sockets = is_empty::<SOCK_WORDS>(ebpf, SOCKS);
+            if no_sockets && is_empty::<PAIR_WORDS>(ebpf, PAIRS) {
+                return true;
+            }
             // Not before: at the start every millisecond and every file counts.
             self.loaded = true;
             for name in ["find_hidden", "tell_hidden"] {
@@ -158,6 +162,26 @@ impl Hidden {
     }
 }
 
+/// The records of a kind.
+fn records_of<const WORDS: usize>(
+    ebpf: &Ebpf,
+    kind: Kind,
+) -> Option<HashMap<&MapData, u64, [u64; WORDS]>>
+where
+    [u64; WORDS]: Pod,
+{
+    HashMap::try_from(ebpf.map(kind.map)?)
+        .inspect_err(|why| log::debug!("{}: {why}", kind.map))
+        .ok()
+}
+
+fn is_empty<const WORDS: usize>(ebpf: &Ebpf, kind: Kind) -> bool
+where
+    [u64; WORDS]: Pod,
+{
+    records_of::<WORDS>(ebpf, kind).is_none_or(|records| records.keys().next().is_none())
+}
+
 /// Goes on looking at the records of a kind, and has those told of that were found the last time. Returns
 /// whether all have been looked at.
 fn look<const WORDS: usize>(
@@ -169,11 +193,7 @@ fn look<const WORDS: usize>(
 where
     [u64; WORDS]: Pod,
 {
-    let Some(Ok(records)) = ebpf
-        .map(kind.map)
-        .map(HashMap::<&MapData, u64, [u64; WORDS]>::try_from)
-    else {
-        log::debug!("{}: no such map", kind.map);
+    let Some(records) = records_of::<WORDS>(ebpf, kind) else {
         return true;
     };
     let begun = Instant::now();
