@@ -139,7 +139,10 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use tcptrace_common::{
-        record::{CloseRecord, Owner, ROLE_SERVER, SOURCE_ACCEPT, SOURCE_LISTENER, Step},
+        record::{
+            CloseRecord, FLAG_DEDUCED, Owner, ROLE_CLIENT, ROLE_SERVER, SOURCE_ACCEPT,
+            SOURCE_LISTENER, Step,
+        },
         tcp,
     };
     use zerocopy::IntoBytes as _;
@@ -263,5 +266,103 @@ mod tests {
         })
         .unwrap();
         assert_eq!(kinds, [false, false, true]);
+    }
+
+    /// The totals of a client's connection with these steps.
+    fn totals(steps: &[(u64, u8)], change: impl FnOnce(&mut CloseRecord)) -> Totals {
+        let mut record = CloseRecord {
+            path: held(0, steps, 0),
+            ..CloseRecord::default()
+        };
+        record.path.head.kind = KIND_CLOSE;
+        record.path.head.role = ROLE_CLIENT;
+        record.path.accepted = 0;
+        change(&mut record);
+        let mut totals = None;
+        Event::decode(record.as_bytes(), |event| {
+            if let Event::Close(_, told) = event {
+                totals = Some(*told);
+            }
+            true
+        })
+        .unwrap();
+        totals.unwrap()
+    }
+
+    /// A step that was hidden left a state without a time.
+    #[test]
+    fn a_time_that_is_not_known_is_left_out() {
+        let steps = [
+            (1_000_000, tcp::SYN_SENT),
+            (0, tcp::ESTABLISHED),
+            (9_000_000, tcp::FIN_WAIT1),
+            (9_500_000, tcp::CLOSE),
+        ];
+        let hidden = totals(&steps, |_| ());
+        assert_eq!(hidden.connect_us(), None);
+        let states: Vec<_> = hidden
+            .states()
+            .map(|(state, us)| (state.name(), us))
+            .collect();
+        assert_eq!(states, [("FIN_WAIT1", 500)]);
+        assert_eq!(hidden.duration_us(), Some(8_500));
+
+        let early = totals(&steps, |record| {
+            record.path.path[1] = Step::new(3_000_000, tcp::ESTABLISHED);
+            record.path.accept_ns = 2_000_000;
+        });
+        assert_eq!(early.connect_us(), Some(2_000));
+        assert_eq!(
+            early.accept_wait_us(),
+            None,
+            "accepted before, by Fast Open"
+        );
+    }
+
+    /// Neither why nor when, if nobody saw it end.
+    #[test]
+    fn a_deduced_end_claims_nothing() {
+        for last in [
+            tcp::SYN_SENT,
+            tcp::FIN_WAIT2,
+            tcp::LAST_ACK,
+            tcp::ESTABLISHED,
+        ] {
+            let steps = [(1_000_000, tcp::SYN_SENT), (2_000_000, last)];
+            let deduced = totals(&steps, |record| {
+                record.path.head.flags |= FLAG_DEDUCED;
+                record.path.head.old = last;
+                record.path.head.new = tcp::CLOSE;
+                record.path.shutdown = 3;
+            });
+            assert_eq!(deduced.reason(), "unknown");
+            assert_eq!(deduced.duration_us(), None);
+            assert!(deduced.states().all(|(_, us)| us == 1_000));
+        }
+    }
+
+    /// A child of a listener that was closing began in `CLOSE`.
+    #[test]
+    fn a_first_step_comes_from_where_it_was() {
+        let mut record = held(
+            0,
+            &[(1_000, tcp::SYN_RECV), (2_000, tcp::ESTABLISHED)],
+            7_000,
+        );
+        record.accepted = 0;
+        for (origin, told) in [
+            (tcp::CLOSE, tcp::CLOSE),
+            (tcp::LISTEN, tcp::LISTEN),
+            (0, tcp::LISTEN),
+        ] {
+            record.origin = origin;
+            let mut first = None;
+            Event::decode(record.as_bytes(), |event| {
+                first.get_or_insert(event.connection().oldstate().0);
+                true
+            })
+            .unwrap();
+            assert_eq!(first, Some(told));
+        }
     }
 }
