@@ -290,8 +290,9 @@ pub(crate) fn noted(
 }
 
 /// Sends the steps from `from` on up to `len`, in one record; with the totals if the last leads to
-/// `CLOSE`. `accepted`: 1 if it is to tell of the accept, too. The path may grow meanwhile: what comes after `len` is the next one's to send. False if nothing is wanted of them, and
-/// nothing was said of the accept either.
+/// `CLOSE`. `accepted`: 1 if it is to tell of the accept, too. The path may grow meanwhile: what comes
+/// after `len` is the next one's to send. False if nothing is wanted of them, and nothing was said of the
+/// accept either.
 #[inline(always)]
 pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) -> bool {
     let wanted = config!(emit);

@@ -6,8 +6,8 @@ use tcptrace_common::config::{FINDS_PER_RUN, HIDDEN_SOCKS, STOPPED_PAIRS};
 use crate::{hidden, kernel};
 
 answering! {
-    /// The arguments: `HIDDEN_*` or `STOPPED_PAIRS`, and the keys of records, of which the first 0 ends them. Returns a bit
-    /// for each that is of something which has ended unseen.
+    /// The arguments: `HIDDEN_*` or `STOPPED_PAIRS`, and the keys of records, of which the first 0 ends
+    /// them. Returns a bit for each that is of something which has ended unseen.
     fn find_hidden(arguments) -> u32 {
         let &[kind, a, b, c, d, ..] = arguments;
         let keys: [u64; FINDS_PER_RUN] = [a, b, c, d];
