@@ -307,16 +307,28 @@ mod tests {
         assert_eq!(states, [("FIN_WAIT1", 500)]);
         assert_eq!(hidden.duration_us(), Some(8_500));
 
-        let early = totals(&steps, |record| {
+        let timed = totals(&steps, |record| {
             record.path.path[1] = Step::new(3_000_000, tcp::ESTABLISHED);
-            record.path.accept_ns = 2_000_000;
         });
-        assert_eq!(early.connect_us(), Some(2_000));
-        assert_eq!(
-            early.accept_wait_us(),
-            None,
-            "accepted before, by Fast Open"
-        );
+        assert_eq!(timed.connect_us(), Some(2_000));
+    }
+
+    /// Since it was queued, which with Fast Open is before it is established.
+    #[test]
+    fn the_accept_queue() {
+        let wait_us = |queued_ns, established_ns, accept_ns| {
+            let steps = [
+                (queued_ns, tcp::SYN_RECV),
+                (established_ns, tcp::ESTABLISHED),
+                (9_500_000, tcp::CLOSE),
+            ];
+            totals(&steps, |record| record.path.accept_ns = accept_ns).accept_wait_us()
+        };
+        assert_eq!(wait_us(1_000_000, 2_000_000, 5_000_000), Some(3_000));
+        assert_eq!(wait_us(1_000_000, 6_000_000, 5_000_000), Some(4_000));
+        assert_eq!(wait_us(0, 6_000_000, 5_000_000), None);
+        assert_eq!(wait_us(1_000_000, 0, 5_000_000), None);
+        assert_eq!(wait_us(1_000_000, 2_000_000, 0), None);
     }
 
     /// Neither why nor when, if nobody saw it end.

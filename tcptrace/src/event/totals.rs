@@ -155,14 +155,21 @@ impl Totals {
         both.then(|| done.mono_ns().saturating_sub(syn.mono_ns()) / 1000)
     }
 
-    /// Time in the accept queue; none if it was not accepted, or before it was established
+    /// Time in the accept queue; none if it was not accepted
+    ///
+    /// A connection is queued when it is established. With Fast Open it is when the SYN is here
+    /// (`tcp_conn_request` queues the child that `tcp_try_fastopen` returns), which shows if it
+    /// is accepted before it is established.
     pub fn accept_wait_us(&self) -> Option<u64> {
-        let queued = self
-            .path()
-            .iter()
-            .find(|step| step.state() == tcp::ESTABLISHED && step.mono_ns() != 0)?;
-        // With Fast Open it can be accepted before.
-        let waited_ns = self.path.accept_ns.checked_sub(queued.mono_ns())?;
+        let accept_ns = self.path.accept_ns;
+        let entered = |state| self.path().iter().find(move |step| step.state() == state);
+        let queued = match entered(tcp::ESTABLISHED) {
+            Some(established) if established.mono_ns() <= accept_ns => established,
+            _ => entered(tcp::SYN_RECV)?,
+        };
+        // 0: that it was there is all that is known.
+        let known = queued.mono_ns() != 0 && accept_ns != 0;
+        let waited_ns = accept_ns.checked_sub(queued.mono_ns()).filter(|_| known)?;
         Some(waited_ns / 1000)
     }
 

@@ -257,9 +257,9 @@ fn times(life: &Life, close: &Record, records: &[&Record]) {
     });
     near("connect_us", close.int("connect_us"), connected_us, false);
     let accept = records.iter().find(|record| record.event() == "accept");
-    let waited_us = accept.map(|accept| {
-        let established_us = at_us("ESTABLISHED").unwrap_or(accept.mono_us());
-        accept.mono_us().saturating_sub(established_us)
+    let waited_us = accept.and_then(|accept| {
+        let established_us = at_us("ESTABLISHED").filter(|at_us| *at_us <= accept.mono_us());
+        Some(accept.mono_us() - established_us.or(at_us("SYN_RECV"))?)
     });
     near(
         "accept_wait_us",
