@@ -30,9 +30,9 @@ pub const RING_FULL_PAIR: u32 = 12;
 pub const PAIRS_FULL: u32 = 13;
 /// Transitions never told, because the end of their socket was hidden.
 pub const UNTOLD: u32 = 14;
-/// Ends of sockets that no program saw. Where the kernel counts what it skips a program for, it has
-/// counted them as well.
-pub const UNSEEN_END: u32 = 15;
+/// Transitions that no program saw, which a later one shows, or that the socket is no more. Where the
+/// kernel counts what it skips a program for, it may have counted them as well.
+pub const UNSEEN: u32 = 15;
 /// Ends of `TIME_WAIT` whose record could not be removed, as if somebody else had told of them.
 pub const UNCLAIMED: u32 = 16;
 /// Length of the array.

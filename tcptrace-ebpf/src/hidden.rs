@@ -150,7 +150,7 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
     if !ours {
         return;
     }
-    maps::count(count::UNSEEN_END, u64::from(wanted));
+    maps::count(count::UNSEEN, u64::from(wanted));
     let flushed = publish::unlist(key, sock);
     if wanted && config!(emit) & EMIT_TRANSITION != 0 {
         let untold = untold.wrapping_sub(u8::from(flushed));

@@ -217,7 +217,7 @@ pub(crate) fn replaced(key: u64, sock: &mut Sock) {
     let flushed = unlist(key, sock);
     if sock.is_shown() && sock.life == LIVES {
         let ended = sock.state() != tcp::CLOSE && sock.is_told();
-        maps::count(count::UNSEEN_END, u64::from(ended));
+        maps::count(count::UNSEEN, u64::from(ended));
         if config!(emit) & EMIT_TRANSITION != 0 {
             let untold = sock
                 .path_len

@@ -69,7 +69,7 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
         }
         publish::finish(key, sock);
         if lives && sock.state() != tcp::CLOSE && sock.is_told() {
-            maps::count(count::UNSEEN_END, 1);
+            maps::count(count::UNSEEN, 1);
             emit::deduced_close(sock, kernel::now_ns(), || true);
         }
     }

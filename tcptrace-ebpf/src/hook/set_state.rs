@@ -377,6 +377,7 @@ fn live(
         if !another
             && (sock.tuple.whole == 0 || sock.conn == 0 || sock.conn == kernel::cookie(sk, now_ns))
         {
+            maps::count(count::UNSEEN, u64::from(sock.is_shown() && sock.is_told()));
             // Found in this state: time 0, and never told of.
             held::take_back(sock);
             let told = sock.sent == sock.path_len;

@@ -144,9 +144,9 @@ impl Counts {
             ring_noted: self.read(count::RING_FULL_NOTED),
             map_full: self.read(count::MAP_FULL),
             map_pairs: self.read(count::PAIRS_FULL),
-            // An end that was skipped is among both; one that the kernel ran no program for, and did not
-            // count, only among the ends.
-            recursion: recursion.max(self.read(count::UNSEEN_END)) + self.read(count::UNTOLD),
+            // What was skipped is among both; what the kernel ran no program for, and did not count,
+            // only among what is evidently missing.
+            recursion: recursion.max(self.read(count::UNSEEN)) + self.read(count::UNTOLD),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Ends that the kernel lets no program see. A kernel that does so cannot be had for every test: the
-//! records in the tracer's maps are put back after the end, which leaves it with what it has there.
+//! Transitions that the kernel lets no program see. A kernel that does so cannot be had for every test:
+//! the records in the tracer's maps are put back afterwards, which leaves it with what it has there.
 
 use std::time::Duration;
 
@@ -12,13 +12,16 @@ use crate::{
     actor::Actor,
     leftovers,
     netns::{Ip, Netns},
-    record::Record,
+    record::{self, Record},
     stage::Exchange,
     tracer::Tracer,
     wait,
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[("hidden::ends", WherePossible(ends))];
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    ("hidden::ends", WherePossible(ends)),
+    ("hidden::steps", WherePossible(steps)),
+];
 
 const TRIES: usize = 8;
 
@@ -72,6 +75,18 @@ pub(crate) fn left_pairs(pid: u32, netns: u64) -> Vec<(u64, [u64; PAIR_WORDS])> 
     Records::<PAIR_WORDS>::of(pid, "PAIRS").within(netns)
 }
 
+/// By their cookies, sockets that had the same address one after the other can be told apart.
+fn sockets_are_known(tracer: &Tracer) -> Result<(), Impossible> {
+    let start = tracer.await_start();
+    let hooks = start.get("hooks").unwrap();
+    if hooks.get("conn").and_then(serde_json::Value::as_str) == Some("bpf_get_socket_cookie") {
+        return Ok(());
+    }
+    Err(Impossible(
+        "here a socket that is no more cannot be told from another".to_owned(),
+    ))
+}
+
 /// Each is told, as something that was found, and the transitions that brought the closes are counted.
 fn ends() -> Result<(), Impossible> {
     for _ in 0..TRIES {
@@ -87,13 +102,7 @@ fn ends() -> Result<(), Impossible> {
 fn both_are_told() -> Result<bool, Impossible> {
     let mut netns = Netns::new();
     let tracer = Tracer::start(&["--no-existing"]);
-    let start = tracer.await_start();
-    let hooks = start.get("hooks").unwrap();
-    if hooks.get("conn").and_then(serde_json::Value::as_str) != Some("bpf_get_socket_cookie") {
-        return Err(Impossible(
-            "here a socket that is no more cannot be told from another".to_owned(),
-        ));
-    }
+    sockets_are_known(&tracer)?;
     let mut sockets: Records<SOCK_WORDS> = Records::of(tracer.pid(), "SOCKS");
     let mut pairs: Records<PAIR_WORDS> = Records::of(tracer.pid(), "PAIRS");
 
@@ -153,4 +162,51 @@ fn both_are_told() -> Result<bool, Impossible> {
     assert_eq!(ends[0].text("old"), Some("TIME_WAIT"), "{}", ends[0].line);
     assert_eq!(records.lost(), 2, "{}", all());
     Ok(both)
+}
+
+/// What is missing shows when the next one comes, and is counted.
+fn steps() -> Result<(), Impossible> {
+    let netns = Netns::new();
+    let tracer = Tracer::start(&["--no-existing"]);
+    sockets_are_known(&tracer)?;
+    let mut sockets: Records<SOCK_WORDS> = Records::of(tracer.pid(), "SOCKS");
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    server.tell_accept(&listener, "");
+    let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
+    let await_state = |state: &str| {
+        let told = tracer.wait_for(state, Duration::from_secs(5), |record| {
+            record.is("transition", state) && record.is_of(&near)
+        });
+        told.unwrap().0
+    };
+    let conn = await_state("ESTABLISHED").conn().to_owned();
+    let cookie = u64::from_str_radix(&conn, 16).unwrap();
+    let mut before = sockets.until(netns.inode, 3);
+    before.retain(|(_, words)| words.contains(&cookie));
+    assert_eq!(before.len(), 1, "one record has this cookie");
+    client.act("shutdown", &near);
+    server.act("eof", &far);
+    await_state("FIN_WAIT2");
+
+    sockets.put_back(&before);
+    server.close(&far);
+    client.act("eof", &near);
+    client.close(&near);
+    await_state("TIME_WAIT");
+    let records = tracer.finish().fine();
+    let told: Vec<_> = records
+        .within(netns.inode)
+        .into_iter()
+        .filter(|record| record.conn() == conn)
+        .collect();
+    let lines = record::lines(&told);
+    let close = told.iter().find(|record| record.event() == "close");
+    let close = close.unwrap_or_else(|| panic!("no close: {lines}"));
+    let states = close.get("states").unwrap().as_object().unwrap();
+    let names: Vec<_> = states.keys().map(String::as_str).collect();
+    assert_eq!(names, ["SYN_SENT"], "{lines}");
+    assert_eq!(records.lost(), 1, "{lines}");
+    Ok(())
 }

@@ -174,6 +174,8 @@ pub(super) struct Story {
     /// Which name each pid had last
     names: HashMap<u32, u64>,
     gaps: VecDeque<Gap>,
+    /// Those of a time when something was counted as lost, which are no faults
+    excused: Vec<Gap>,
     /// When records were lost
     losses: Vec<(u64, u64)>,
     stops: Stops,
@@ -199,6 +201,7 @@ impl Story {
             swept_us: 0,
             names: HashMap::new(),
             gaps: VecDeque::new(),
+            excused: Vec::new(),
             losses: Vec::new(),
             stops,
             ours: [v4_tail, v6_head],
@@ -315,8 +318,11 @@ impl Story {
             Some(last) if last.1 >= from_us => *last = (last.0.min(from_us), to_us),
             _ => self.losses.push((from_us, to_us)),
         }
-        let losses = &self.losses;
-        self.gaps.retain(|gap| !gap.is_in(losses));
+        let (excused, gaps): (VecDeque<_>, _) = std::mem::take(&mut self.gaps)
+            .into_iter()
+            .partition(|gap| gap.is_in(&self.losses));
+        self.excused.extend(excused);
+        self.gaps = gaps;
     }
 
     /// Forgets what has been silent since records were lost: there may be very many.
@@ -354,10 +360,11 @@ impl Story {
             expires: what == NOT_LEFT,
             what: String::new(),
         };
+        gap.ports = ports_of(text);
         if gap.is_in(&self.losses) {
+            self.excused.push(gap);
             return;
         }
-        gap.ports = ports_of(text);
         if self.gaps.len() < 10 * MOST_FAULTS {
             gap.what = format!("{what}\n{}", self.context(Some(conn), text));
         }
@@ -646,7 +653,8 @@ impl Story {
         }
         let before = self.gaps.len();
         self.gaps.retain(|gap| !gap.is_one_of(hidden));
-        self.numbers.hidden = (before - self.gaps.len()) as u64;
+        let excused = self.excused.iter().filter(|gap| gap.is_one_of(hidden));
+        self.numbers.hidden = (before - self.gaps.len() + excused.count()) as u64;
         let missing = self.numbers.hidden
             + self.numbers.lost
             + self.numbers.lost_closes
