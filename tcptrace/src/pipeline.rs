@@ -140,12 +140,7 @@ impl Pipeline {
 
     /// Says how much of what has happened by now will not be written.
     fn count_unwritten(&mut self) {
-        self.tracer.detach();
-        let mut unseen = None;
-        let mut waiting = 0;
-        let left = loop {
-            let left = self.tracer.flush_all_held();
-            unseen = Some(self.tracer.look_for_the_last_time(unseen));
+        let rest = self.rest(|pipeline| {
             let Self {
                 tracer,
                 sink,
@@ -153,18 +148,15 @@ impl Pipeline {
                 tally,
                 lines,
                 ..
-            } = self;
+            } = pipeline;
             let records = tracer.ring.drain(|record| {
                 // What they would be is needed for nothing but their number.
                 lines.clear();
                 print_record(record, settings, &mut None, &mut **sink, tally, lines)
             });
-            let stays = left == 0 || left == waiting;
-            if self.is_full() || (records == 0 && unseen == Some(0) && stays) {
-                break left;
-            }
-            waiting = left;
-        };
+            Ok((records, true))
+        });
+        let left = rest.map_or(0, |(left, _)| left);
         self.report_losses();
         let unwritten = self.tally.records.saturating_sub(self.tally.written);
         let unwritten = unwritten + left + self.tracer.unlisted();
@@ -184,6 +176,30 @@ impl Pipeline {
                 format!(", and {} were lost", text::count(lost))
             }
         );
+    }
+
+    /// What happened until now, and no more: the tracer is detached, and `read` called until nothing is
+    /// left, however busy the host is. It returns how many records there were, and whether the reader
+    /// is still there. Returns how many held steps nobody can tell of, and whether the reader is.
+    fn rest(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<(usize, bool), Error>,
+    ) -> Result<(u64, bool), Error> {
+        self.tracer.detach();
+        let mut unseen = None;
+        let mut waiting = 0;
+        loop {
+            // What waits is sent a part at a time.
+            let left = self.tracer.flush_all_held();
+            unseen = Some(self.tracer.look_for_the_last_time(unseen));
+            let (records, open) = read(self)?;
+            let none_comes = left == 0 || left == waiting;
+            let is_all = records == 0 && unseen == Some(0) && none_comes;
+            if is_all || !open || self.is_full() {
+                return Ok((left, open));
+            }
+            waiting = left;
+        }
     }
 
     fn trace(&mut self) -> Result<Outcome, Error> {
@@ -217,36 +233,19 @@ impl Pipeline {
 
         let mut looked = Instant::now();
         let mut listeners = Instant::now();
-        let (mut left, mut waiting) = (0, 0);
-        let mut unseen = None;
+        let mut left = 0;
         let mut told = 0;
         while open && !self.is_full() {
-            let stopping = self.control.stop.load(Ordering::Acquire);
-            if self.control.reopen.swap(false, Ordering::AcqRel) {
-                self.output.reopen()?;
-            }
-            if stopping {
-                // First no more records, then those that are left: what happened before the
-                // signal is printed, and the loop ends however busy the host is.
-                if unseen.is_none() && self.settings.emit & EMIT_LISTENER != 0 {
+            if self.control.stop.load(Ordering::Acquire) {
+                if self.settings.emit & EMIT_LISTENER != 0 {
                     self.tracer.look_at_listeners();
                 }
-                self.tracer.detach();
-                // What waits is sent a part at a time.
-                left = self.tracer.flush_all_held();
-                unseen = Some(self.tracer.look_for_the_last_time(unseen));
-            } else {
-                self.tracer.look_for_connections()?;
+                (left, open) = self.rest(Self::turn)?;
+                break;
             }
+            self.tracer.look_for_connections()?;
             let (records, still_open) = self.turn()?;
             open = still_open;
-            if stopping {
-                if records == 0 && unseen == Some(0) && (left == 0 || left == waiting) {
-                    break;
-                }
-                waiting = left;
-                continue;
-            }
             let events = self.tally.events - std::mem::replace(&mut told, self.tally.events);
             self.tracer.flush_held(kernel::mono_ns(), events);
             let holds = self.tracer.holds();
@@ -343,6 +342,9 @@ impl Pipeline {
 
     /// Prints what is in the ring: how many records, and whether the reader is still there.
     fn turn(&mut self) -> Result<(usize, bool), Error> {
+        if self.control.reopen.swap(false, Ordering::AcqRel) {
+            self.output.reopen()?;
+        }
         self.sink.set_clock(kernel::wall_minus_mono_ns());
         let mut total = 0;
         for _ in 0..BATCHES_PER_TURN {

@@ -27,6 +27,7 @@ use super::{
     held::Held,
     hidden::Hidden,
     kfunc,
+    looks::Looks,
     object::{brief, chain, map, take},
     ring::{Ring, Woken},
     snapshot,
@@ -78,15 +79,6 @@ pub struct Tracer {
     without_room: u64,
 }
 
-/// When to look at the time-wait sockets on the kernel side's list: soon after something changed,
-/// ever more seldom while nothing does.
-#[derive(Debug)]
-struct Looks {
-    turn: Duration,
-    next: Instant,
-    watched: u64,
-}
-
 /// Index into the kernel side's `SELECTION`: the trace ends.
 const ENDING: u32 = 2;
 /// Index into the kernel side's `SELECTION`: its programs are detached.
@@ -94,9 +86,6 @@ const OVER: u32 = 3;
 
 /// Longer than the first steps of a connection take, unless they wait for a port.
 const FIRST_STEPS: Duration = Duration::from_millis(20);
-
-const LOOK_OFTEN: Duration = Duration::from_millis(10);
-const LOOK_SELDOM: Duration = Duration::from_millis(160);
 
 /// Loads and attaches everything, with room for the records of `max_sockets`.
 pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<Tracer, Error> {
@@ -188,11 +177,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         held,
         state_links,
         links,
-        looks: Looks {
-            turn: LOOK_OFTEN,
-            next: Instant::now(),
-            watched: 0,
-        },
+        looks: Looks::new(),
         hidden: Hidden::new(),
         selection,
         rescuers,
@@ -288,13 +273,12 @@ impl Tracer {
             without_room,
             ..
         } = self;
-        let watched = looks.watched;
         ring.sleep(
             || {
                 counts.without_room() > *without_room
                     || counts.held() > 0
                     || held.has_begun()
-                    || counts.watched() > watched
+                    || looks.has_more(counts)
                     || (*idle && has_begun(selection))
             },
             timeout,
@@ -304,30 +288,7 @@ impl Tracer {
     /// Looks at the time-wait sockets on the list, if it is time to. Returns how long to wait until
     /// the next look; none if the list is empty.
     pub fn look_at_time_wait(&mut self) -> Option<Duration> {
-        let watched = self.counts.watched();
-        let looks = &mut self.looks;
-        let now = Instant::now();
-        if watched > looks.watched {
-            looks.turn = LOOK_OFTEN;
-            looks.next = looks.next.min(now + LOOK_OFTEN);
-        }
-        looks.watched = watched;
-        if watched == 0 {
-            return None;
-        }
-        if now >= looks.next {
-            Ring::look(&self.ebpf, watched);
-            let left = self.counts.watched();
-            let looks = &mut self.looks;
-            looks.turn = if left < watched {
-                LOOK_OFTEN
-            } else {
-                (looks.turn * 2).min(LOOK_SELDOM)
-            };
-            looks.watched = left;
-            looks.next = now + looks.turn;
-        }
-        Some(self.looks.next.saturating_duration_since(now))
+        self.looks.turn(&self.ebpf, &self.counts)
     }
 
     /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on

@@ -8,6 +8,7 @@ mod held;
 mod hidden;
 mod kfunc;
 mod load;
+mod looks;
 mod object;
 mod ring;
 mod snapshot;
