@@ -128,6 +128,8 @@ pub const HIDDEN_SOCKS: u64 = 0;
 pub const HIDDEN_PAIRS: u64 = 1;
 /// The others in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.
 pub const STOPPED_PAIRS: u64 = 2;
+/// All in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.
+pub const ALL_PAIRS: u64 = 3;
 /// Records that one run of the program `find_hidden` looks at. The verifier follows each anew.
 pub const FINDS_PER_RUN: usize = 4;
 

@@ -385,9 +385,16 @@ pub(crate) fn accept(sock: &Sock, now_ns: u64, backlog: [u32; 2]) {
         |head, numbers| {
             head.peer_pid = sock.owners[0].tgid;
             head.seq = sock.path_len;
-            // The queue is entered by the step into ESTABLISHED: the second of a child's path.
-            let queued = sock.step(1);
-            if sock.path_len >= 2 && queued.state() == tcp::ESTABLISHED && queued.mono_ns() != 0 {
+            // The queue is entered by the step into ESTABLISHED, the second of a child's path; with
+            // Fast Open by the first (`tcp_conn_request`), which shows as long as there is no second.
+            let second = u8::from(sock.path_len >= 2);
+            let queued = sock.step(second);
+            let state = if second != 0 {
+                tcp::ESTABLISHED
+            } else {
+                tcp::SYN_RECV
+            };
+            if queued.state() == state && queued.mono_ns() != 0 {
                 head.span_ns = now_ns.saturating_sub(queued.mono_ns());
             }
             numbers[0] = backlog[0];

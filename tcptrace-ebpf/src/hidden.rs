@@ -90,21 +90,22 @@ pub(crate) fn is_over(key: u64, now_ns: u64) -> bool {
     over(key, now_ns).is_some() || waits_in_vain(key).is_some()
 }
 
-/// Whether the pair with this key has left `TIME_WAIT`, and nobody has told. `stopped`: only one whose timer
-/// was seen to stop, or only another.
+/// Whether the pair with this key has left `TIME_WAIT`, and nobody has told. `kind`: only one whose timer
+/// was seen to stop (`STOPPED_PAIRS`), only another, or any.
 #[inline(always)]
-pub(crate) fn has_left(key: u64, stopped: bool) -> bool {
-    timewait::untold_end(key, stopped).is_some()
+pub(crate) fn has_left(key: u64, kind: u64) -> bool {
+    timewait::untold_end(key, kind).is_some()
 }
 
-/// Tells of the end of a pair that has left `TIME_WAIT`, found at `now_ns`. `stopped`: as above.
+/// Tells of the end of a pair that has left `TIME_WAIT`, found at `now_ns`. `kind`: as above.
 #[inline(always)]
-pub(crate) fn tell_pair(key: u64, stopped: bool, now_ns: u64) {
-    if let Some(pair) = timewait::untold_end(key, stopped) {
+pub(crate) fn tell_pair(key: u64, kind: u64, now_ns: u64) {
+    if let Some(pair) = timewait::untold_end(key, kind) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
         let pair = unsafe { &*pair };
-        let (at_ns, inferred) = if stopped {
-            (pair.ended_ns, 0)
+        let stopped_ns = pair.ended_ns;
+        let (at_ns, inferred) = if stopped_ns != 0 {
+            (stopped_ns, 0)
         } else {
             (now_ns, FLAG_INFERRED)
         };

@@ -13,7 +13,7 @@
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
 use tcptrace_common::{
-    config::{EMIT_TRANSITION, TIME_WAIT_BY_TIMER},
+    config::{ALL_PAIRS, EMIT_TRANSITION, STOPPED_PAIRS, TIME_WAIT_BY_TIMER},
     count,
     layout::ABSENT,
     record::{FLAG_INFERRED, KNOWN_EXPIRED, RESET_RECEIVED, Step},
@@ -540,17 +540,18 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
     false
 }
 
-/// The pair with this key, if it is over; `stopped`: only one whose timer was seen to stop, or only
-/// another. It may have been stopped a moment ago, by somebody who is about to tell.
+/// The pair with this key, if it is over, and of this kind (`HIDDEN_PAIRS`, `STOPPED_PAIRS`, `ALL_PAIRS`).
+/// It may have been stopped a moment ago, by somebody who is about to tell.
 #[inline(always)]
-pub(crate) fn untold_end(key: u64, stopped: bool) -> Option<*const Pair> {
+pub(crate) fn untold_end(key: u64, kind: u64) -> Option<*const Pair> {
     let pointer = PAIRS.get_ptr(key)?;
     // SAFETY: a live record; only read.
     let pair = unsafe { &*pointer };
     let cookie = if key == pair.tw { 0 } else { pair.conn };
     let tw = TimeWait::listed([pair.tw, cookie]);
     let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
-    ((pair.ended_ns != 0) == stopped && !runs).then_some(pointer)
+    let asked = kind == ALL_PAIRS || (kind == STOPPED_PAIRS) == (pair.ended_ns != 0);
+    (asked && !runs).then_some(pointer)
 }
 
 /// The time-wait socket in which a connection waits for its peer's FIN, by its record under this key, if

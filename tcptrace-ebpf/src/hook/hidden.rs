@@ -1,12 +1,12 @@
 //! Run by the agent for records that may be of what has ended unseen; see `hidden`.
 
 use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePointContext};
-use tcptrace_common::config::{FINDS_PER_RUN, HIDDEN_SOCKS, STOPPED_PAIRS};
+use tcptrace_common::config::{FINDS_PER_RUN, HIDDEN_SOCKS};
 
 use crate::{hidden, kernel};
 
 answering! {
-    /// The arguments: `HIDDEN_*` or `STOPPED_PAIRS`, and the keys of records, of which the first 0 ends
+    /// The arguments: `HIDDEN_SOCKS` or a kind of pairs, and the keys of records, of which the first 0 ends
     /// them. Returns a bit for each that is of something which has ended unseen.
     fn find_hidden(arguments) -> u32 {
         let &[kind, a, b, c, d, ..] = arguments;
@@ -29,11 +29,11 @@ fn is_hidden(kind: u64, key: u64, now_ns: u64) -> bool {
     if kind == HIDDEN_SOCKS {
         hidden::is_over(key, now_ns)
     } else {
-        hidden::has_left(key, kind == STOPPED_PAIRS)
+        hidden::has_left(key, kind)
     }
 }
 
-/// The arguments: `HIDDEN_*` or `STOPPED_PAIRS`, and the key of a record.
+/// The arguments: `HIDDEN_SOCKS` or a kind of pairs, and the key of a record.
 #[raw_tracepoint]
 pub(crate) fn tell_hidden(ctx: RawTracePointContext) -> u32 {
     // SAFETY: the kernel passes the agent's arguments as an array of twelve words
@@ -43,7 +43,7 @@ pub(crate) fn tell_hidden(ctx: RawTracePointContext) -> u32 {
     if kind == HIDDEN_SOCKS {
         hidden::tell_sock(key, now_ns);
     } else {
-        hidden::tell_pair(key, kind == STOPPED_PAIRS, now_ns);
+        hidden::tell_pair(key, kind, now_ns);
     }
     0
 }

@@ -13,13 +13,15 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use tcptrace_common::config::{
-    FINDS_PER_RUN, HIDDEN_PAIRS, HIDDEN_SOCKS, PAIR_WORDS, SOCK_WORDS, STOPPED_PAIRS,
+    ALL_PAIRS, FINDS_PER_RUN, HIDDEN_PAIRS, HIDDEN_SOCKS, PAIR_WORDS, SOCK_WORDS, STOPPED_PAIRS,
 };
 
 use super::{attach::load_own, object::chain, ring::run};
 
-/// How often all records are looked at, if it does not take long.
-const TURN: Duration = Duration::from_secs(10);
+/// How often all records of sockets are looked at, if it does not take long.
+const SOCKS_TURN: Duration = Duration::from_secs(10);
+/// The same for pairs in `TIME_WAIT`, of which there are as many as connections in a minute.
+const PAIRS_TURN: Duration = Duration::from_secs(30);
 /// How soon it goes on where there are too many to look at in one go.
 const SOON: Duration = Duration::from_secs(1);
 /// At most one part in so many of the time.
@@ -32,29 +34,120 @@ const AT_END: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What the kernel side keeps a record of.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Kind {
     map: &'static str,
     number: u64,
+    /// They end by themselves: none that ends unseen need bring about another event
+    times_out: bool,
 }
 
 const SOCKS: Kind = Kind {
     map: "SOCKS",
     number: HIDDEN_SOCKS,
+    times_out: false,
 };
+/// Those that the program `watch` should have told of are among them.
 const PAIRS: Kind = Kind {
     map: "PAIRS",
-    number: HIDDEN_PAIRS,
-};
-/// Those that the program `watch` should have told of.
-const STOPPED: Kind = Kind {
-    map: "PAIRS",
-    number: STOPPED_PAIRS,
+    number: ALL_PAIRS,
+    times_out: true,
 };
 
-/// Records that seem to be of what has ended, of one kind.
-#[derive(Debug, Default)]
-struct Suspects {
+/// When to look, and for what.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    loaded: bool,
+    sockets: Sweep,
+    pairs: Sweep,
+}
+
+impl Hidden {
+    pub(super) fn new() -> Self {
+        Self {
+            loaded: false,
+            sockets: Sweep::new(SOCKS, SOCKS_TURN),
+            pairs: Sweep::new(PAIRS, PAIRS_TURN),
+        }
+    }
+
+    /// Looks at all records if it is time to, or goes on with that. `active`: something has happened since
+    /// the last call. Returns how long to wait until the next look; none if there is no need for one.
+    pub(super) fn turn(&mut self, ebpf: &mut Ebpf, active: bool) -> Option<Duration> {
+        self.sockets.due |= active;
+        self.pairs.due |= active;
+        if self.sockets.is_time() || self.pairs.is_time() {
+            self.load(ebpf);
+            self.sockets.turn::<SOCK_WORDS>(ebpf);
+            self.pairs.turn::<PAIR_WORDS>(ebpf);
+        }
+        let sweeps = [&self.sockets, &self.pairs].into_iter();
+        let next = sweeps.filter(|sweep| sweep.due).map(|sweep| sweep.next);
+        next.min()
+            .map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Looks at all records for the last time.
+    pub(super) fn end(&mut self, ebpf: &mut Ebpf) {
+        self.load(ebpf);
+        // `watch` has still to tell of the others: [`Hidden::rest`].
+        self.pairs.kind.number = HIDDEN_PAIRS;
+        for sweep in [&mut self.sockets, &mut self.pairs] {
+            sweep.looked_at = 0;
+        }
+        self.sockets.look::<SOCK_WORDS>(ebpf, AT_END);
+        self.pairs.look::<PAIR_WORDS>(ebpf, AT_END);
+        let sweeps = [&self.sockets, &self.pairs];
+        if sweeps.iter().all(|sweep| !sweep.is_in_doubt()) {
+            return;
+        }
+        std::thread::sleep(PATIENCE);
+        for sweep in sweeps {
+            for key in find(ebpf, sweep.kind, sweep.suspects()) {
+                tell(ebpf, sweep.kind, key);
+            }
+        }
+    }
+
+    /// Tells of what is left when nothing is on the list of the program `watch` any more, and none is put
+    /// there.
+    pub(super) fn rest(&mut self, ebpf: &mut Ebpf) {
+        if !self.loaded {
+            return;
+        }
+        let mut stopped = Sweep::new(PAIRS, PAIRS_TURN);
+        stopped.kind.number = STOPPED_PAIRS;
+        stopped.look::<PAIR_WORDS>(ebpf, AT_END);
+        for key in stopped.suspects() {
+            tell(ebpf, stopped.kind, key);
+        }
+    }
+
+    /// Loads what looks and tells, once there is a record. Not before: at the start every millisecond and
+    /// every file counts.
+    fn load(&mut self, ebpf: &mut Ebpf) {
+        let no_sockets = || is_empty::<SOCK_WORDS>(ebpf, SOCKS);
+        if self.loaded || (no_sockets() && is_empty::<PAIR_WORDS>(ebpf, PAIRS)) {
+            return;
+        }
+        self.loaded = true;
+        for name in ["find_hidden", "tell_hidden"] {
+            if let Err(why) = load_own(ebpf, name) {
+                log::debug!("{name}: {}", chain(&why));
+            }
+        }
+    }
+}
+
+/// Going through the records of one kind again and again.
+#[derive(Debug)]
+struct Sweep {
+    kind: Kind,
+    /// How often, if it does not take long
+    turn: Duration,
+    next: Instant,
+    /// Something has happened since the last look, or is in doubt
+    due: bool,
     /// Found when all were looked at for the last time. An end that is about to be told looks the same,
     /// but not twice.
     before: HashSet<u64>,
@@ -64,101 +157,84 @@ struct Suspects {
     looked_at: usize,
 }
 
-/// When to look, and for what.
-#[derive(Debug)]
-pub(super) struct Hidden {
-    next: Instant,
-    /// Something has happened since the last look, or is in doubt
-    due: bool,
-    loaded: bool,
-    sockets: Suspects,
-    pairs: Suspects,
-    stopped: Suspects,
-}
-
-impl Hidden {
-    pub(super) fn new() -> Self {
+impl Sweep {
+    fn new(kind: Kind, turn: Duration) -> Self {
         Self {
-            next: Instant::now() + TURN,
+            kind,
+            turn,
+            next: Instant::now() + turn,
             due: false,
-            loaded: false,
-            sockets: Suspects::default(),
-            pairs: Suspects::default(),
-            stopped: Suspects::default(),
+            before: HashSet::new(),
+            now: HashSet::new(),
+            looked_at: 0,
         }
     }
 
-    /// Looks at all records if it is time to, or goes on with that. `active`: something has happened since
-    /// the last call. Returns how long to wait until the next look; none if there is no need for one.
-    pub(super) fn turn(&mut self, ebpf: &mut Ebpf, active: bool) -> Option<Duration> {
-        self.due |= active;
-        if !self.due {
-            return None;
-        }
-        let begun = Instant::now();
-        if begun >= self.next {
-            let whole = self.look(ebpf, AT_MOST)
-                & look::<PAIR_WORDS>(ebpf, STOPPED, &mut self.stopped, AT_MOST);
-            let suspects = [&self.sockets, &self.pairs, &self.stopped];
-            let in_doubt = suspects.iter().any(|suspects| !suspects.before.is_empty());
-            self.due = !whole || in_doubt;
-            let pause = if whole { TURN } else { SOON };
-            self.next = begun + pause.max(begun.elapsed() * SHARE);
-        }
-        self.due
-            .then(|| self.next.saturating_duration_since(Instant::now()))
+    fn is_time(&self) -> bool {
+        self.due && Instant::now() >= self.next
     }
 
-    /// Looks at all records for the last time.
-    pub(super) fn end(&mut self, ebpf: &mut Ebpf) {
-        self.sockets.looked_at = 0;
-        self.pairs.looked_at = 0;
-        self.look(ebpf, AT_END);
-        let suspects = [(SOCKS, &self.sockets), (PAIRS, &self.pairs)];
-        let any = |(_, suspects): &(Kind, &Suspects)| {
-            !suspects.before.is_empty() || !suspects.now.is_empty()
-        };
-        if !suspects.iter().any(any) {
+    /// Whether any seem to be of what has ended.
+    fn is_in_doubt(&self) -> bool {
+        !self.before.is_empty() || !self.now.is_empty()
+    }
+
+    /// Those.
+    fn suspects(&self) -> impl Iterator<Item = u64> {
+        self.before.iter().chain(&self.now).copied()
+    }
+
+    /// Looks, or goes on with that, if it is time to.
+    fn turn<const WORDS: usize>(&mut self, ebpf: &Ebpf)
+    where
+        [u64; WORDS]: Pod,
+    {
+        if !self.is_time() {
             return;
         }
-        std::thread::sleep(PATIENCE);
-        for (kind, suspects) in suspects {
-            let keys = suspects.before.iter().chain(&suspects.now).copied();
-            for key in find(ebpf, kind, keys) {
-                tell(ebpf, kind, key);
-            }
-        }
+        let begun = Instant::now();
+        let whole = self.look::<WORDS>(ebpf, AT_MOST);
+        let goes_on = || self.kind.times_out && !is_empty::<WORDS>(ebpf, self.kind);
+        self.due = !whole || self.is_in_doubt() || goes_on();
+        let pause = if whole { self.turn } else { SOON };
+        self.next = begun + pause.max(begun.elapsed() * SHARE);
     }
 
-    /// Tells of what is left when nothing is on the list of the program `watch` any more, and none is put
-    /// there.
-    pub(super) fn rest(&mut self, ebpf: &mut Ebpf) {
-        self.stopped = Suspects::default();
-        look::<PAIR_WORDS>(ebpf, STOPPED, &mut self.stopped, AT_END);
-        for suspects in [&self.stopped.before, &self.stopped.now] {
-            for key in suspects {
-                tell(ebpf, STOPPED, *key);
+    /// Goes on looking, and has those told of that were found the last time. Returns whether all have been
+    /// looked at by now.
+    fn look<const WORDS: usize>(&mut self, ebpf: &Ebpf, at_most: Duration) -> bool
+    where
+        [u64; WORDS]: Pod,
+    {
+        let Some(records) = records_of::<WORDS>(ebpf, self.kind) else {
+            return true;
+        };
+        let begun = Instant::now();
+        let mut whole = true;
+        let mut looked_at = 0;
+        let keys = records
+            .keys()
+            .flatten()
+            .skip(self.looked_at)
+            .take_while(|_| {
+                whole = begun.elapsed() < at_most;
+                looked_at += usize::from(whole);
+                whole
+            });
+        for key in find(ebpf, self.kind, keys) {
+            if self.before.remove(&key) {
+                tell(ebpf, self.kind, key);
+            } else {
+                self.now.insert(key);
             }
         }
-    }
-
-    /// Whether all have been looked at by now.
-    fn look(&mut self, ebpf: &mut Ebpf, at_most: Duration) -> bool {
-        if !self.loaded {
-            let no_sockets = is_empty::<SOCK_WORDS>(ebpf, SOCKS);
-            if no_sockets && is_empty::<PAIR_WORDS>(ebpf, PAIRS) {
-                return true;
-            }
-            // Not before: at the start every millisecond and every file counts.
-            self.loaded = true;
-            for name in ["find_hidden", "tell_hidden"] {
-                if let Err(why) = load_own(ebpf, name) {
-                    log::debug!("{name}: {}", chain(&why));
-                }
-            }
+        if whole {
+            self.looked_at = 0;
+            self.before = std::mem::take(&mut self.now);
+        } else {
+            self.looked_at += looked_at;
         }
-        look::<SOCK_WORDS>(ebpf, SOCKS, &mut self.sockets, at_most)
-            & look::<PAIR_WORDS>(ebpf, PAIRS, &mut self.pairs, at_most)
+        whole
     }
 }
 
@@ -180,48 +256,6 @@ where
     [u64; WORDS]: Pod,
 {
     records_of::<WORDS>(ebpf, kind).is_none_or(|records| records.keys().next().is_none())
-}
-
-/// Goes on looking at the records of a kind, and has those told of that were found the last time. Returns
-/// whether all have been looked at.
-fn look<const WORDS: usize>(
-    ebpf: &Ebpf,
-    kind: Kind,
-    suspects: &mut Suspects,
-    at_most: Duration,
-) -> bool
-where
-    [u64; WORDS]: Pod,
-{
-    let Some(records) = records_of::<WORDS>(ebpf, kind) else {
-        return true;
-    };
-    let begun = Instant::now();
-    let mut whole = true;
-    let mut looked_at = 0;
-    let keys = records
-        .keys()
-        .flatten()
-        .skip(suspects.looked_at)
-        .take_while(|_| {
-            whole = begun.elapsed() < at_most;
-            looked_at += usize::from(whole);
-            whole
-        });
-    for key in find(ebpf, kind, keys) {
-        if suspects.before.remove(&key) {
-            tell(ebpf, kind, key);
-        } else {
-            suspects.now.insert(key);
-        }
-    }
-    if whole {
-        suspects.looked_at = 0;
-        suspects.before = std::mem::take(&mut suspects.now);
-    } else {
-        suspects.looked_at += looked_at;
-    }
-    whole
 }
 
 /// Those of these records that seem to be of what has ended.

@@ -261,6 +261,9 @@ fn times(life: &Life, close: &Record, records: &[&Record]) {
         let established_us = at_us("ESTABLISHED").filter(|at_us| *at_us <= accept.mono_us());
         Some(accept.mono_us() - established_us.or(at_us("SYN_RECV"))?)
     });
+    if let Some(accept) = accept {
+        near("wait_us", accept.int("wait_us"), waited_us, false);
+    }
     near(
         "accept_wait_us",
         close.int("accept_wait_us"),
