@@ -80,7 +80,11 @@ impl Transition {
 
 /// Records the transition, unless the kernel skips it: a softirq that interrupts this program
 /// and changes a state finds it busy on this CPU (`prog->active`).
+///
+/// Inline in the function that the macro makes for the kernel, which would be a call more each time;
+/// those below as well.
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
     let _pinned = preempt::in_tracepoint();
     let transition = Transition::of(&ctx);
@@ -101,6 +105,7 @@ pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
 /// Attached after [`set_state`] and called for the same transitions: records those that one was
 /// skipped for. A softirq finds it idle while [`set_state`] runs.
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
     rescue(&ctx, config!(pinned) & PIN_TRACEPOINTS == 0);
     0
@@ -109,6 +114,7 @@ pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
 /// Attached after [`set_state_rescue`] where a task can be preempted in a tracepoint: then one task
 /// may stand still in [`set_state`], and another in the one that rescues, while a third goes on.
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub(crate) fn set_state_rescue_2(ctx: BtfTracePointContext) -> i32 {
     rescue(&ctx, false);
     0
@@ -116,6 +122,7 @@ pub(crate) fn set_state_rescue_2(ctx: BtfTracePointContext) -> i32 {
 
 /// Attached after [`set_state_rescue_2`], for when a third task stands still in that one.
 #[btf_tracepoint(function = "inet_sock_set_state")]
+#[inline(always)]
 pub(crate) fn set_state_rescue_3(ctx: BtfTracePointContext) -> i32 {
     rescue(&ctx, true);
     0
@@ -291,6 +298,8 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
             // SAFETY: a live record: a listener outlives the clone made of it, because the
             // kernel holds a reference to it while it clones.
             let listener = unsafe { &*listener };
+            // The same, by `listener_of`.
+            sock.netns = listener.netns;
             copy(&mut sock.owners[0], &listener.owners[0]);
             if sock.owners[0].tgid != 0 {
                 sock.sources[0] = SOURCE_LISTENER;
