@@ -33,7 +33,8 @@ pub const UNTOLD: u32 = 14;
 /// Transitions that no program saw, which a later one shows, or that the socket is no more. Where the
 /// kernel counts what it skips a program for, it may have counted them as well.
 pub const UNSEEN: u32 = 15;
-/// Ends of `TIME_WAIT` whose record could not be removed, as if somebody else had told of them.
+/// Ends of `TIME_WAIT` whose record could not be removed, as if somebody else had told of them, and stopped
+/// timers that found no room in `WATCH`.
 pub const UNCLAIMED: u32 = 16;
 /// Length of the array.
 pub const COUNTS: u32 = 17;

@@ -458,6 +458,20 @@ fn put_back(tw: TimeWait) -> bool {
     WATCH.push(&[tw.address, tw.cookie], 0).is_ok()
 }
 
+/// Whether a timer that is being stopped will surely not be set anew: its time is over, or its namespace
+/// is. It keeps the time it was set to until afterwards (`__mod_timer`).
+#[inline(always)]
+fn is_final(tw: TimeWait) -> bool {
+    tw.is_due() || (off!(net_count) != ABSENT && net_is_dying(tw))
+}
+
+/// Of a pair whose timer was stopped, and that has no room on the list: whether it has ended, or its timer
+/// was set anew, the agent finds out as it goes through all of them (`hook::hidden`).
+#[inline(always)]
+fn leave_to_sweep() {
+    maps::count(count::UNCLAIMED, 1);
+}
+
 #[inline(always)]
 fn learn_handler(tw: TimeWait) {
     if let Some(handler) = TIME_WAIT.get_ptr_mut(HANDLER) {
@@ -488,8 +502,11 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
         // SAFETY: a live record; `ended_ns` is this hook's alone.
         unsafe { (*pair).ended_ns = now_ns };
         if !watch(tw) {
-            // Rather too early than never: it ends within a minute.
-            pair_ended(tw, now_ns);
+            if is_final(tw) {
+                pair_ended(tw, now_ns);
+            } else {
+                leave_to_sweep();
+            }
         }
     }
 }
@@ -523,12 +540,14 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         let pair = unsafe { &*pointer };
         let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
         // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
-        let is_open = runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS;
-        if is_open && put_back(tw) {
-            return true;
+        if runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS {
+            let stays = put_back(tw);
+            if !stays {
+                leave_to_sweep();
+            }
+            return stays;
         }
-        // Without room, rather too early than never.
-        if pair.ended_ns != 0 && (is_open || !runs) {
+        if pair.ended_ns != 0 && !runs {
             emit::pair_ended(pair, pair.ended_ns, 0, || PAIRS.remove(key).is_ok());
         } else if config!(exchanges) != 0 {
             // It was set anew. Unless it has been stopped since then.

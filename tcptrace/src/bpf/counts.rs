@@ -189,7 +189,7 @@ impl Counts {
         self.read(count::MAP_FULL) + self.read(count::PAIRS_FULL)
     }
 
-    /// Ends of `TIME_WAIT` that were told by somebody else, or by nobody.
+    /// Ends of `TIME_WAIT` that were told by somebody else, or by nobody, and what may be such ends.
     pub(super) fn unclaimed(&self) -> u64 {
         self.read(count::UNCLAIMED)
     }

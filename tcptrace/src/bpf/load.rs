@@ -325,10 +325,15 @@ impl Tracer {
         self.end_beginnings();
         // While whoever else is about to tell of an end still can.
         self.hidden.end(&mut self.ebpf);
-        self.tell(OVER);
+        if !self.hooks.cookie {
+            // Whoever accepts a socket cannot tell then whether its record is still its own.
+            self.tell(OVER);
+        }
         // From here on the rescuer may be called alone.
         self.counts.settle(&self.ebpf, kernel::mono_ns());
         self.state_links.clear();
+        // Not before: what still brings steps is to have their owner.
+        self.tell(OVER);
         self.links.clear();
         let_programs_end();
         self.counts.end();

@@ -281,9 +281,21 @@ fn two_tracers() {
     for record in second.within(netns.inode) {
         *others.entry(key(record)).or_insert(0_usize) += 1;
     }
-    for record in ours {
+    for record in &ours {
         let left = others.get_mut(&key(record)).filter(|left| **left > 0);
-        *left.unwrap_or_else(|| panic!("the other does not tell it: {}", record.line)) -= 1;
+        *left.unwrap_or_else(|| {
+            let of_it = |records: &[&Record]| {
+                let all = records.iter().copied();
+                let of_it: Vec<_> = all.filter(|other| other.conn() == record.conn()).collect();
+                record::lines(&of_it)
+            };
+            panic!(
+                "the other does not tell it: {}\nbut\n{}\nand the first\n{}",
+                record.line,
+                of_it(&second.within(netns.inode)),
+                of_it(&ours)
+            );
+        }) -= 1;
     }
     crate::figure!(
         "two tracers, {made} connections: the second told all {} sockets, the first {whole} whole \
