@@ -26,13 +26,13 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 const TRIES: usize = 8;
 
 /// One of the tracer's maps.
-struct Records<const WORDS: usize>(HashMap<MapData, u64, [u64; WORDS]>);
+pub(crate) struct Records<const WORDS: usize>(HashMap<MapData, u64, [u64; WORDS]>);
 
 impl<const WORDS: usize> Records<WORDS>
 where
     [u64; WORDS]: aya::Pod,
 {
-    fn of(pid: u32, name: &str) -> Self {
+    pub(crate) fn of(pid: u32, name: &str) -> Self {
         let (_, id) = leftovers::held_by(&pid.to_string())
             .into_iter()
             .filter(|(kind, _)| kind == "map")
@@ -43,7 +43,7 @@ where
     }
 
     /// Those that have the namespace in them.
-    fn within(&self, netns: u64) -> Vec<(u64, [u64; WORDS])> {
+    pub(crate) fn within(&self, netns: u64) -> Vec<(u64, [u64; WORDS])> {
         let is_in = |words: &[u64; WORDS]| {
             let halves = |word: &u64| [*word & u64::from(u32::MAX), *word >> 32];
             words.iter().any(|word| halves(word).contains(&netns))
@@ -53,7 +53,7 @@ where
     }
 
     /// Waits until the tracer has so many of them.
-    fn until(&self, netns: u64, number: usize) -> Vec<(u64, [u64; WORDS])> {
+    pub(crate) fn until(&self, netns: u64, number: usize) -> Vec<(u64, [u64; WORDS])> {
         let mut last = 0;
         let records = wait::poll(Duration::from_secs(10), || {
             let records = self.within(netns);
@@ -63,7 +63,7 @@ where
         records.unwrap_or_else(|| panic!("{last} records, not {number}"))
     }
 
-    fn put_back(&mut self, records: &[(u64, [u64; WORDS])]) {
+    pub(crate) fn put_back(&mut self, records: &[(u64, [u64; WORDS])]) {
         for (key, words) in records {
             self.0.insert(key, words, 0).unwrap();
         }

@@ -4,6 +4,7 @@
 //! again and again while the connections live.
 
 mod course;
+mod full_list;
 mod storm;
 
 use std::{
@@ -42,6 +43,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
         Always(storm::storm_over_the_limit),
     ),
     ("timewait::stopped_behind", Always(storm::stopped_behind)),
+    ("timewait::full_list", WherePossible(full_list::full_list)),
 ];
 
 /// Until the tracer tells that `TIME_WAIT`, or what remained of `FIN_WAIT2`, is over.
