@@ -93,23 +93,20 @@ pub(crate) fn is_over(key: u64, now_ns: u64) -> bool {
 /// Whether the pair with this key has left `TIME_WAIT`, and nobody has told. `kind`: only one whose timer
 /// was seen to stop (`STOPPED_PAIRS`), only another, or any.
 #[inline(always)]
-pub(crate) fn has_left(key: u64, kind: u64) -> bool {
-    timewait::untold_end(key, kind).is_some()
+pub(crate) fn has_left(key: u64, kind: u64, now_ns: u64) -> bool {
+    timewait::untold_end(key, kind, now_ns).is_some()
 }
 
-/// Tells of the end of a pair that has left `TIME_WAIT`, found at `now_ns`. `kind`: as above.
+/// Tells of the end of a pair that has left `TIME_WAIT`, found at `now_ns`. `kind`: as above. When its timer
+/// was last seen to stop it may have been set anew: also that moment is not certain.
 #[inline(always)]
 pub(crate) fn tell_pair(key: u64, kind: u64, now_ns: u64) {
-    if let Some(pair) = timewait::untold_end(key, kind) {
+    if let Some(pair) = timewait::untold_end(key, kind, now_ns) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
         let pair = unsafe { &*pair };
         let stopped_ns = pair.ended_ns;
-        let (at_ns, inferred) = if stopped_ns != 0 {
-            (stopped_ns, 0)
-        } else {
-            (now_ns, FLAG_INFERRED)
-        };
-        emit::pair_ended(pair, at_ns, inferred, || PAIRS.remove(key).is_ok());
+        let at_ns = if stopped_ns != 0 { stopped_ns } else { now_ns };
+        emit::pair_ended(pair, at_ns, FLAG_INFERRED, || PAIRS.remove(key).is_ok());
     }
 }
 

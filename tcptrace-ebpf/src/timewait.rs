@@ -549,28 +549,40 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         }
         if pair.ended_ns != 0 && !runs {
             emit::pair_ended(pair, pair.ended_ns, 0, || PAIRS.remove(key).is_ok());
-        } else if config!(exchanges) != 0 {
-            // It was set anew. Unless it has been stopped since then.
-            let stopped_ns = pair.ended_ns;
-            // SAFETY: a live word of the record.
-            unsafe { compare_exchange(&raw mut (*pointer).ended_ns, stopped_ns, 0) };
+        } else {
+            runs_on(pointer, pair.ended_ns);
         }
     }
     false
 }
 
-/// The pair with this key, if it is over, and of this kind (`HIDDEN_PAIRS`, `STOPPED_PAIRS`, `ALL_PAIRS`).
-/// It may have been stopped a moment ago, by somebody who is about to tell.
+/// The timer of this pair, which was stopped at `stopped_ns`, was set anew. Unless it has been stopped since
+/// then.
 #[inline(always)]
-pub(crate) fn untold_end(key: u64, kind: u64) -> Option<*const Pair> {
-    let pointer = PAIRS.get_ptr(key)?;
+fn runs_on(pair: *mut Pair, stopped_ns: u64) {
+    if config!(exchanges) != 0 {
+        // SAFETY: the caller has it from the map: a live word of the record.
+        unsafe { compare_exchange(&raw mut (*pair).ended_ns, stopped_ns, 0) };
+    }
+}
+
+/// The pair with this key, if it is over, and of this kind (`HIDDEN_PAIRS`, `STOPPED_PAIRS`, `ALL_PAIRS`).
+/// It may have been stopped a moment ago, by somebody who is about to tell. If its timer was set anew, and
+/// there was no room to look at it, its record tells from now on.
+#[inline(always)]
+pub(crate) fn untold_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair> {
+    let pointer = PAIRS.get_ptr_mut(key)?;
     // SAFETY: a live record; only read.
     let pair = unsafe { &*pointer };
     let cookie = if key == pair.tw { 0 } else { pair.conn };
     let tw = TimeWait::listed([pair.tw, cookie]);
     let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
-    let asked = kind == ALL_PAIRS || (kind == STOPPED_PAIRS) == (pair.ended_ns != 0);
-    (asked && !runs).then_some(pointer)
+    let stopped_ns = pair.ended_ns;
+    if runs && stopped_ns != 0 && now_ns.saturating_sub(stopped_ns) > STOPPING_NS {
+        runs_on(pointer, stopped_ns);
+    }
+    let asked = kind == ALL_PAIRS || (kind == STOPPED_PAIRS) == (stopped_ns != 0);
+    (asked && !runs).then_some(pointer.cast_const())
 }
 
 /// The time-wait socket in which a connection waits for its peer's FIN, by its record under this key, if

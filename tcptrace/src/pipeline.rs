@@ -185,6 +185,12 @@ impl Pipeline {
         &mut self,
         mut read: impl FnMut(&mut Self) -> Result<(usize, bool), Error>,
     ) -> Result<(u64, bool), Error> {
+        while !self.tracer.look_for_all_hidden() {
+            let (_, open) = read(self)?;
+            if !open || self.is_full() {
+                break;
+            }
+        }
         self.tracer.detach();
         let mut unseen = None;
         let mut waiting = 0;

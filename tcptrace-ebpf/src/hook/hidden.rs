@@ -29,7 +29,7 @@ fn is_hidden(kind: u64, key: u64, now_ns: u64) -> bool {
     if kind == HIDDEN_SOCKS {
         hidden::is_over(key, now_ns)
     } else {
-        hidden::has_left(key, kind)
+        hidden::has_left(key, kind, now_ns)
     }
 }
 

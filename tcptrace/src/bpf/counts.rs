@@ -105,7 +105,7 @@ pub struct Losses {
     pub ring_noted: u64,
     /// Transitions of sockets that found no room for their record
     pub map_full: u64,
-    /// Ends of `TIME_WAIT` of pairs that found no room for their record
+    /// Ends of `TIME_WAIT` of pairs that found no room for their record, or to be looked at
     pub map_pairs: u64,
     /// Transitions that the kernel hid from all programs, and what they left untold
     pub recursion: u64,

@@ -28,8 +28,8 @@ const SOON: Duration = Duration::from_secs(1);
 const SHARE: u32 = 100;
 /// How long one look takes at most: the ring fills meanwhile.
 const AT_MOST: Duration = Duration::from_millis(20);
-/// The same for the last one.
-const AT_END: Duration = Duration::from_millis(50);
+/// At the end of a trace, so many at a time: between two, what the ring has is read.
+const PART: usize = 1024;
 /// How long somebody who is about to tell of an end may take, before the trace ends.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -58,16 +58,25 @@ const PAIRS: Kind = Kind {
 #[derive(Debug)]
 pub(super) struct Hidden {
     loaded: bool,
+    /// They could not be loaded
+    blind: bool,
     sockets: Sweep,
     pairs: Sweep,
+    /// While the programs are attached for the last time
+    last: Option<[Last; 2]>,
+    /// Once they are not
+    stopped: Option<Last>,
 }
 
 impl Hidden {
     pub(super) fn new() -> Self {
         Self {
             loaded: false,
+            blind: false,
             sockets: Sweep::new(SOCKS, SOCKS_TURN),
             pairs: Sweep::new(PAIRS, PAIRS_TURN),
+            last: None,
+            stopped: None,
         }
     }
 
@@ -87,40 +96,60 @@ impl Hidden {
             .map(|next| next.saturating_duration_since(Instant::now()))
     }
 
-    /// Looks at all records for the last time.
-    pub(super) fn end(&mut self, ebpf: &mut Ebpf) {
+    /// Looks at all records for the last time, a part at each call, while whoever is about to tell of an end
+    /// still can. Returns whether that was the last part.
+    pub(super) fn end(&mut self, ebpf: &mut Ebpf) -> bool {
         self.load(ebpf);
-        // `watch` has still to tell of the others: [`Hidden::rest`].
-        self.pairs.kind.number = HIDDEN_PAIRS;
-        for sweep in [&mut self.sockets, &mut self.pairs] {
-            sweep.looked_at = 0;
+        let last = self.last.get_or_insert_with(|| {
+            // `watch` has still to tell of the others: [`Hidden::rest`].
+            let pairs = Kind {
+                number: HIDDEN_PAIRS,
+                ..PAIRS
+            };
+            [
+                Last::of::<SOCK_WORDS>(ebpf, SOCKS),
+                Last::of::<PAIR_WORDS>(ebpf, pairs),
+            ]
+        });
+        for kind in &mut *last {
+            kind.look(ebpf);
         }
-        self.sockets.look::<SOCK_WORDS>(ebpf, AT_END);
-        self.pairs.look::<PAIR_WORDS>(ebpf, AT_END);
-        let sweeps = [&self.sockets, &self.pairs];
-        if sweeps.iter().all(|sweep| !sweep.is_in_doubt()) {
-            return;
+        if last.iter().any(|kind| !kind.left.is_empty()) {
+            return false;
         }
-        std::thread::sleep(PATIENCE);
-        for sweep in sweeps {
-            for key in find(ebpf, sweep.kind, sweep.suspects()) {
-                tell(ebpf, sweep.kind, key);
+        if last.iter().any(|kind| !kind.found.is_empty()) {
+            std::thread::sleep(PATIENCE);
+        }
+        for kind in last {
+            let found = std::mem::take(&mut kind.found);
+            for key in find(ebpf, kind.kind, found.into_iter()) {
+                tell(ebpf, kind.kind, key);
             }
         }
+        true
     }
 
     /// Tells of what is left when nothing is on the list of the program `watch` any more, and none is put
-    /// there.
-    pub(super) fn rest(&mut self, ebpf: &mut Ebpf) {
-        if !self.loaded {
-            return;
-        }
-        let mut stopped = Sweep::new(PAIRS, PAIRS_TURN);
-        stopped.kind.number = STOPPED_PAIRS;
-        stopped.look::<PAIR_WORDS>(ebpf, AT_END);
-        for key in stopped.suspects() {
+    /// there; a part at each call. Returns whether that was the last part.
+    pub(super) fn rest(&mut self, ebpf: &mut Ebpf) -> bool {
+        self.load(ebpf);
+        let stopped = self.stopped.get_or_insert_with(|| {
+            let stopped = Kind {
+                number: STOPPED_PAIRS,
+                ..PAIRS
+            };
+            Last::of::<PAIR_WORDS>(ebpf, stopped)
+        });
+        stopped.look(ebpf);
+        for key in std::mem::take(&mut stopped.found) {
             tell(ebpf, stopped.kind, key);
         }
+        stopped.left.is_empty()
+    }
+
+    /// Whether there are records, and nothing can look at them here.
+    pub(super) fn is_blind(&self) -> bool {
+        self.blind
     }
 
     /// Loads what looks and tells, once there is a record. Not before: at the start every millisecond and
@@ -133,9 +162,43 @@ impl Hidden {
         self.loaded = true;
         for name in ["find_hidden", "tell_hidden"] {
             if let Err(why) = load_own(ebpf, name) {
-                log::debug!("{name}: {}", chain(&why));
+                log::warn!(
+                    "ends that the kernel hides are not looked for: {name}: {}",
+                    chain(&why)
+                );
+                self.blind = true;
             }
         }
+    }
+}
+
+/// All records of one kind, to be looked at for the last time.
+#[derive(Debug)]
+struct Last {
+    kind: Kind,
+    left: Vec<u64>,
+    /// Of those looked at
+    found: Vec<u64>,
+}
+
+impl Last {
+    fn of<const WORDS: usize>(ebpf: &Ebpf, kind: Kind) -> Self
+    where
+        [u64; WORDS]: Pod,
+    {
+        let records = records_of::<WORDS>(ebpf, kind);
+        let keys = records.iter().flat_map(|records| records.keys().flatten());
+        Self {
+            kind,
+            left: keys.collect(),
+            found: Vec::new(),
+        }
+    }
+
+    fn look(&mut self, ebpf: &Ebpf) {
+        let part = self.left.len().saturating_sub(PART);
+        let part = self.left.drain(part..);
+        self.found.extend(find(ebpf, self.kind, part));
     }
 }
 
@@ -179,11 +242,6 @@ impl Sweep {
         !self.before.is_empty() || !self.now.is_empty()
     }
 
-    /// Those.
-    fn suspects(&self) -> impl Iterator<Item = u64> {
-        self.before.iter().chain(&self.now).copied()
-    }
-
     /// Looks, or goes on with that, if it is time to.
     fn turn<const WORDS: usize>(&mut self, ebpf: &Ebpf)
     where
@@ -193,7 +251,7 @@ impl Sweep {
             return;
         }
         let begun = Instant::now();
-        let whole = self.look::<WORDS>(ebpf, AT_MOST);
+        let whole = self.look::<WORDS>(ebpf);
         let goes_on = || self.kind.times_out && !is_empty::<WORDS>(ebpf, self.kind);
         self.due = !whole || self.is_in_doubt() || goes_on();
         let pause = if whole { self.turn } else { SOON };
@@ -202,7 +260,7 @@ impl Sweep {
 
     /// Goes on looking, and has those told of that were found the last time. Returns whether all have been
     /// looked at by now.
-    fn look<const WORDS: usize>(&mut self, ebpf: &Ebpf, at_most: Duration) -> bool
+    fn look<const WORDS: usize>(&mut self, ebpf: &Ebpf) -> bool
     where
         [u64; WORDS]: Pod,
     {
@@ -217,7 +275,7 @@ impl Sweep {
             .flatten()
             .skip(self.looked_at)
             .take_while(|_| {
-                whole = begun.elapsed() < at_most;
+                whole = begun.elapsed() < AT_MOST;
                 looked_at += usize::from(whole);
                 whole
             });

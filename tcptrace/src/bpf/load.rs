@@ -193,8 +193,12 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
 impl Tracer {
     /// What is lost by now.
     pub fn losses(&mut self) -> Losses {
-        let losses = self.counts.losses(&self.ebpf, kernel::mono_ns());
+        let mut losses = self.counts.losses(&self.ebpf, kernel::mono_ns());
         self.without_room = losses.map_full + losses.map_pairs;
+        if self.hidden.is_blind() {
+            // Rather one that somebody else has told of.
+            losses.map_pairs += self.counts.unclaimed();
+        }
         losses
     }
 
@@ -293,7 +297,7 @@ impl Tracer {
 
     /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
     /// the list once, as many at a time as the ring has room for. `left`: what the call before returned,
-    /// how many there are still to look at.
+    /// how many there are still to look at, or more than 0 if that is not known.
     pub fn look_for_the_last_time(&mut self, left: Option<u64>) -> u64 {
         if left == Some(0) {
             return 0;
@@ -301,7 +305,7 @@ impl Tracer {
         let left = left.unwrap_or_else(|| self.counts.watched());
         let left = left.saturating_sub(Ring::look(&self.ebpf, left));
         if left == 0 && self.counts.unclaimed() > 0 {
-            self.hidden.rest(&mut self.ebpf);
+            return u64::from(!self.hidden.rest(&mut self.ebpf));
         }
         left
     }
@@ -310,6 +314,12 @@ impl Tracer {
     /// something has happened since the last call. Returns how long to wait until the next look.
     pub fn look_for_hidden(&mut self, active: bool) -> Option<Duration> {
         self.hidden.turn(&mut self.ebpf, active)
+    }
+
+    /// Looks for all of them, a part at each call. Returns whether that was the last part: then it is time to
+    /// [`Tracer::detach`].
+    pub fn look_for_all_hidden(&mut self) -> bool {
+        self.hidden.end(&mut self.ebpf)
     }
 
     /// Has the kernel side tell what goes wrong at listeners.
@@ -323,8 +333,6 @@ impl Tracer {
             return;
         }
         self.end_beginnings();
-        // While whoever else is about to tell of an end still can.
-        self.hidden.end(&mut self.ebpf);
         if !self.hooks.cookie {
             // Whoever accepts a socket cannot tell then whether its record is still its own.
             self.tell(OVER);
