@@ -62,8 +62,10 @@ pub fn create(path: &Path) -> io::Result<File> {
 
 fn open(path: &Path, how: OFlags) -> io::Result<File> {
     let how = how | OFlags::WRONLY | OFlags::CLOEXEC;
+    // Nothing of the present folder is needed on the way from the root, not even that it may be searched.
+    let begin = if path.is_absolute() { "/" } else { "." };
     let mut walk = Walk {
-        here: folder(CWD, OsStr::new("."), OFlags::empty())?,
+        here: folder(CWD, OsStr::new(begin), OFlags::empty())?,
         shown: PathBuf::new(),
         ahead: Vec::new(),
         links: 0,

@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context as _;
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    fs::{FileType, fstat, ftruncate},
     io::Errno,
 };
 
@@ -19,6 +20,8 @@ use crate::{error::Error, file};
 #[derive(Debug)]
 pub struct Output {
     target: Target,
+    /// Whether that is a regular file
+    regular: bool,
 }
 
 #[derive(Debug)]
@@ -46,7 +49,14 @@ impl Output {
                 Target::File(path, file)
             }
         };
-        Ok(Self { target })
+        let regular = match &target {
+            Target::Stdout(stdout) => len(stdout.as_fd()),
+            Target::File(_, file) => len(file.as_fd()),
+        };
+        Ok(Self {
+            target,
+            regular: regular.is_some(),
+        })
     }
 
     /// Whether a person looks on.
@@ -69,32 +79,34 @@ impl Output {
     pub fn reopen(&mut self) -> Result<(), Error> {
         if let Target::File(path, file) = &mut self.target {
             *file = append(path)?;
+            self.regular = len(file.as_fd()).is_some();
         }
         Ok(())
     }
 
     /// Writes whole lines.
     pub fn write(&mut self, lines: &[u8]) -> Result<Written, Error> {
-        let result = match &mut self.target {
-            Target::Stdout(stdout) => write_all(stdout.as_fd(), lines),
-            Target::File(_, file) => {
-                let len = file.metadata().map(|metadata| metadata.len());
-                write_all(file.as_fd(), lines).inspect_err(|_full| {
-                    // No torn line for the next run to append to.
-                    if let Ok(len) = len
-                        && let Err(why) = file.set_len(len)
-                    {
-                        log::warn!("the last line may be cut: {why}");
-                    }
-                })
-            }
+        let fd = match &self.target {
+            Target::Stdout(stdout) => stdout.as_fd(),
+            Target::File(_, file) => file.as_fd(),
         };
-        match result {
+        let before = if self.regular { len(fd) } else { None };
+        let mut left = lines;
+        match write_all(fd, &mut left) {
             Ok(()) => Ok(Written::Whole),
             Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(Written::Closed),
-            Err(why) => Err(anyhow::Error::new(why)
-                .context(self.failed("write to"))
-                .into()),
+            Err(why) => {
+                let written = lines.len() - left.len();
+                if let Some(before) = before
+                    && written > 0
+                    && let Err(why) = take_back(fd, before, written as u64)
+                {
+                    log::warn!("the last line may be cut: {why}");
+                }
+                Err(anyhow::Error::new(why)
+                    .context(self.failed("write to"))
+                    .into())
+            }
         }
     }
 
@@ -106,12 +118,29 @@ impl Output {
     }
 }
 
-/// Writes all, also where others have set the file not to block: a terminal and a pipe are shared.
-fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+/// The length of a regular file; none of anything else.
+fn len(fd: BorrowedFd<'_>) -> Option<u64> {
+    let stat = fstat(fd).ok()?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    regular.then_some(u64::try_from(stat.st_size).ok()?)
+}
+
+/// Takes back what was written to the end of a file of this length, so that no torn line is left for the
+/// next run to append to. Fails if somebody else has written to it, too.
+fn take_back(fd: BorrowedFd<'_>, before: u64, written: u64) -> io::Result<()> {
+    if len(fd) != Some(before + written) {
+        return Err(io::Error::other("others write to the file as well"));
+    }
+    Ok(ftruncate(fd, before)?)
+}
+
+/// Writes all, also where others have set the file not to block: a terminal and a pipe are shared. What is
+/// not written stays in `bytes`.
+fn write_all(fd: BorrowedFd<'_>, bytes: &mut &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(fd, bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Ok(written) => *bytes = bytes.get(written..).unwrap_or_default(),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
                 let mut room = [PollFd::new(&fd, PollFlags::OUT)];

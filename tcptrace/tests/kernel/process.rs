@@ -42,7 +42,12 @@ pub(crate) fn signals() {
 }
 
 pub(crate) fn closed_pipe() {
-    for args in [&["--json"][..], &[]] {
+    for args in [
+        &["--json"][..],
+        &[],
+        // As the shell's `>(...)` does it.
+        &["--json", "-o", "/dev/fd/1"],
+    ] {
         let netns = Netns::new();
         let mut server = Actor::spawn(&netns, "server");
         let mut client = Actor::spawn(&netns, "client");
@@ -79,6 +84,13 @@ pub(crate) fn closed_pipe() {
 
 /// What does not fit into a file any more is counted; the file ends with a whole line.
 pub(crate) fn no_room_in_the_file() {
+    // By the tracer, and by the shell.
+    for opened in ["-o \"$log\"", "> \"$log\"", ">> \"$log\""] {
+        no_room_in(opened);
+    }
+}
+
+fn no_room_in(opened: &str) {
     const CONNECTIONS: usize = 500;
 
     let folder = Folder::new("no-room");
@@ -89,9 +101,9 @@ pub(crate) fn no_room_in_the_file() {
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
     let mut command = Command::new("sh");
     // Blocks of 512 bytes.
-    let limited = "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\"";
-    command.args(["-c", limited]).arg(tracer::binary());
-    command.args(["--json", "--no-existing", "-o"]).arg(&log);
+    let limited = format!("trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\" {opened}");
+    command.args(["-c", &limited]).arg(tracer::binary());
+    command.args(["--json", "--no-existing"]).env("log", &log);
     let tracer = Tracer::run(command);
     let has_begun = || fs::metadata(&log).is_ok_and(|file| file.len() > 0);
     let started = wait::poll(Duration::from_secs(20), || has_begun().then_some(()));
@@ -112,7 +124,7 @@ pub(crate) fn no_room_in_the_file() {
     let text = fs::read_to_string(&log).unwrap();
     assert!(
         text.ends_with('\n'),
-        "a cut line: {:?}",
+        "{opened}: a cut line: {:?}",
         text.lines().last()
     );
     let lines = text.lines().map(Record::parse).count();
