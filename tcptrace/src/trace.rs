@@ -239,9 +239,10 @@ impl Supervisor {
     }
 }
 
-/// A second signal came while the reader of our output still kept us waiting.
+/// A second signal came while the reader of our output, or the kernel, still kept us waiting.
 fn unwritten() -> Error {
-    anyhow::anyhow!("ended before everything was written: nobody reads the output").into()
+    let why = "a second signal came while the reader of the output, or the kernel, kept us waiting";
+    anyhow::anyhow!("ended before everything was written: {why}").into()
 }
 
 async fn forward(mut logger: bpf::Logger) {

@@ -76,7 +76,8 @@ impl Cookies {
                 found.total = gone.total;
                 return None;
             };
-            seen.since_before = total.saturating_sub(seen.total);
+            // Another namespace may have the inode of one that is no more.
+            seen.since_before = total.checked_sub(seen.total).unwrap_or(total);
             seen.total = total;
             seen.at = Some(Instant::now());
         }
