@@ -86,6 +86,10 @@ pub struct Layout {
     pub sys_exit_ret: u32,
     /// `mptcp_sock.first` (`struct sock *`); [`ABSENT`] without `CONFIG_MPTCP`
     pub mptcp_first: u32,
+    /// `inet_connection_sock.icsk_ulp_data` (`void *`)
+    pub icsk_ulp_data: u32,
+    /// `mptcp_subflow_context.conn` (`struct sock *`); [`ABSENT`] without `CONFIG_MPTCP`
+    pub subflow_conn: u32,
     /// `sock.__sk_common.skc_hash` (`u32`)
     pub sk_hash: u32,
     /// `sock.__sk_common.skc_nulls_node` (`struct hlist_nulls_node`)
@@ -212,6 +216,8 @@ impl Layout {
         fdt_max_fds: ABSENT,
         sys_exit_ret: ABSENT,
         mptcp_first: ABSENT,
+        icsk_ulp_data: ABSENT,
+        subflow_conn: ABSENT,
         sk_hash: ABSENT,
         sk_nulls_node: ABSENT,
         sk_ack_backlog: ABSENT,

@@ -71,8 +71,8 @@ fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     (says_so && (another || (closed && !begins))).then_some((pointer, conn))
 }
 
-/// The record under this key of a connection that waited for its peer's FIN in a time-wait socket which is
-/// no more, and that one.
+/// The record under this key of a connection that waited for its peer's FIN in a time-wait socket which has
+/// it, or is no more, and that one.
 #[inline(always)]
 fn waits_in_vain(key: u64) -> Option<(TimeWait, *const Sock)> {
     let pointer = SOCKS.get_ptr(key)?;
@@ -81,7 +81,7 @@ fn waits_in_vain(key: u64) -> Option<(TimeWait, *const Sock)> {
     if sock.life != MOVED {
         return None;
     }
-    timewait::unseen_loss(key, sock).map(|tw| (tw, pointer))
+    timewait::waits_no_more(key, sock).map(|tw| (tw, pointer))
 }
 
 /// Whether the socket that the record at this address is of has ended unseen.
@@ -116,7 +116,7 @@ pub(crate) fn tell_pair(key: u64, kind: u64, now_ns: u64) {
 pub(crate) fn tell_sock(key: u64, now_ns: u64) {
     if let Some((tw, sock)) = waits_in_vain(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
-        timewait::never_finished(tw, unsafe { &*sock }, now_ns, FLAG_INFERRED);
+        timewait::tell_moved(tw, unsafe { &*sock }, now_ns);
         return;
     }
     let Some((pointer, conn)) = over(key, now_ns) else {

@@ -3,15 +3,16 @@
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id,
 };
-use tcptrace_common::record::Owner;
+use tcptrace_common::{layout::ABSENT, record::Owner, tcp};
 
 use crate::{
     constants::off,
     filter,
-    kernel::{Object as _, Typed, Walked},
+    kernel::{Object as _, Probed, Typed, Walked},
 };
 
 const PF_KTHREAD: u32 = 0x0020_0000;
+const IPPROTO_MPTCP: u16 = 262;
 
 /// Whether the running task works on this socket.
 ///
@@ -21,6 +22,36 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 #[inline(always)]
 pub(crate) fn proven(sk: Typed) -> bool {
     sk.read::<u32>(off!(sk_lock_owned)) != 0
+}
+
+/// Whether a process has made this socket, which connects or begins to listen. The kernel makes others
+/// in the course of anybody's system call (`sock_create_kern`): those have no file.
+///
+/// The first subflow of an MPTCP connection is such a one, and is made as its process connects or
+/// listens; what is added to it later somebody else may have caused
+/// (`mptcp_pm_nl_add_addr_doit`, net/mptcp/pm_kernel.c, 5.12 to 7.3).
+#[inline(always)]
+pub(crate) fn is_of_a_process(sk: Typed) -> bool {
+    has_file(sk.probe(off!(sk_socket))) || is_first_subflow(sk)
+}
+
+#[inline(always)]
+fn has_file(socket: Probed) -> bool {
+    socket.0 != 0 && socket.read::<u64>(off!(socket_file)) != 0
+}
+
+/// A function of its own: it is seldom asked.
+#[inline(never)]
+fn is_first_subflow(sk: Typed) -> bool {
+    if off!(subflow_conn) == ABSENT || off!(icsk_ulp_data) == ABSENT {
+        return false;
+    }
+    let subflow = sk.probe(off!(icsk_ulp_data));
+    let whole = Probed(subflow.read(off!(subflow_conn)));
+    let state: u8 = whole.read(off!(sk_state));
+    whole.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP
+        && (state == tcp::CLOSE || state == tcp::SYN_SENT || state == tcp::LISTEN)
+        && has_file(Probed(whole.read(off!(sk_socket))))
 }
 
 /// The running task's thread group, unless it is a kernel thread: a worker that acts for others

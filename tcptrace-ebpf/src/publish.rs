@@ -147,6 +147,9 @@ fn release(key: u64, sock: &mut Sock) {
 /// for it. Returns whether the connection is to be shown. The caller holds the socket's lock.
 #[inline(always)]
 pub(crate) fn complete(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
+    if sock.conn == 0 {
+        return false;
+    }
     if sock.is_shown() && sock.tuple.whole == 0 {
         let tuple = Tuple::read(Probed(key), sock.role == ROLE_LISTENER, || 0);
         if tuple.whole == 0 || !filter::takes(&tuple) {

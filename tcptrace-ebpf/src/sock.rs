@@ -132,8 +132,10 @@ pub(crate) struct Sock {
     pub backlog: [u32; 2],
     /// 1: that it was accepted is to be told with the next record (`accept`, `publish`)
     pub accept_untold: u8,
+    /// 1: accepted, and not by anybody who was asked for, or not soon enough (`accept`)
+    pub rejected: u8,
     /// Zero
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// When `accept()` returned it (`accept`)
     pub accept_ns: u64,
     /// Of a live socket, the start time of its holder, of several the first (`seed`); of one that lives
@@ -175,7 +177,8 @@ impl Sock {
         err: 0,
         backlog: [0; 2],
         accept_untold: 0,
-        reserved: [0; 3],
+        rejected: 0,
+        reserved: [0; 2],
         accept_ns: 0,
         seen_ns: 0,
         listener: 0,

@@ -11,6 +11,8 @@
 //! The memory of one that has ended is soon another's, often before anybody has looked. So the key of its
 //! record is not its address alone, see [`TimeWait::key`].
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
 use tcptrace_common::{
     config::{ALL_PAIRS, EMIT_TRANSITION, STOPPED_PAIRS, TIME_WAIT_BY_TIMER},
@@ -24,7 +26,7 @@ use crate::{
     atomic::compare_exchange,
     constants::{config, off},
     emit,
-    kernel::{Object as _, Probed, Typed, copy, number},
+    kernel::{self, Object as _, Probed, Typed, copy, number},
     maps::{self, BEGIN_JIFFIES, BEGIN_NS, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH},
     sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
     tuple::Tuple,
@@ -119,6 +121,19 @@ impl TimeWait {
     fn is_due(self) -> bool {
         let expires: u64 = self.timer().read(off!(timer_expires));
         jiffies().wrapping_sub(expires).cast_signed() >= 0
+    }
+
+    /// Whether its timer has gone off, set to `TCP_TIMEWAIT_LEN`: that is at the end of its bucket of the
+    /// timer wheel, seconds later than its time (`calc_index`, kernel/time/timer.c).
+    #[inline(always)]
+    fn has_gone_off(self, now_ns: u64) -> bool {
+        let Some(hz) = hz(now_ns) else {
+            return false;
+        };
+        let level = if TIMEWAIT_S * hz < 63 << 9 { 3 } else { 4 };
+        let expires: u64 = self.timer().read(off!(timer_expires));
+        let bucket = ((expires >> (level * 3)) + 1) << (level * 3);
+        jiffies().wrapping_sub(bucket).cast_signed() >= 0
     }
 
     /// When the peer's FIN came, to the tick: its timer was then set to `TCP_TIMEWAIT_LEN`, even
@@ -348,16 +363,18 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
     }
     // It may have ended on another CPU, where nothing was known of it.
     if !tw.is_pending() {
-        pair_ended(tw, pair.since_ns);
+        pair_ended(tw, kernel::now_ns(), FLAG_INFERRED);
     }
 }
 
 #[inline(always)]
-fn pair_ended(tw: TimeWait, now_ns: u64) {
+fn pair_ended(tw: TimeWait, now_ns: u64, inferred: u8) {
     let key = tw.key();
     if let Some(pair) = PAIRS.get_ptr(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
-        emit::pair_ended(unsafe { &*pair }, now_ns, 0, || PAIRS.remove(key).is_ok());
+        emit::pair_ended(unsafe { &*pair }, now_ns, inferred, || {
+            PAIRS.remove(key).is_ok()
+        });
     }
 }
 
@@ -396,7 +413,7 @@ pub(crate) fn rescheduled(tw: TimeWait, now_ns: u64) {
 #[inline(always)]
 pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
     let Some(sock) = waiting(tw) else {
-        pair_ended(tw, now_ns);
+        pair_ended(tw, now_ns, 0);
         return;
     };
     // SAFETY: a live record; only read.
@@ -405,13 +422,13 @@ pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
         never_finished(tw, sock, now_ns, 0);
     } else {
         // `insert_pair` sees that its timer has stopped, and tells of the end as well.
-        fin(tw, sock, now_ns, FLAG_INFERRED);
+        late_fin(tw, sock, now_ns);
     }
 }
 
 /// It ended without the peer's FIN: after `tcp_fin_timeout`, by an RST, or with its namespace.
 #[inline(always)]
-pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
+pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, mut flags: u8) {
     let key = tw.key();
     let mut known = 0;
     let mut reset = 0;
@@ -421,8 +438,9 @@ pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) 
         known = KNOWN_EXPIRED;
     } else if config!(reset_reason) != 0 && sock.counters.reset == 0 && !net_is_dying(tw) {
         // Where the kernel tells of every RST we send, for time-wait sockets as well, this was
-        // none of ours.
+        // none of ours. Unless somebody has destroyed it (`ss -K`), which nothing tells.
         reset = RESET_RECEIVED;
+        flags |= FLAG_INFERRED;
     }
     let step = Step::new(now_ns, tcp::CLOSE);
     emit::moved(sock, step, flags, known, reset, || {
@@ -461,8 +479,8 @@ fn put_back(tw: TimeWait) -> bool {
 /// Whether a timer that is being stopped will surely not be set anew: its time is over, or its namespace
 /// is. It keeps the time it was set to until afterwards (`__mod_timer`).
 #[inline(always)]
-fn is_final(tw: TimeWait) -> bool {
-    tw.is_due() || (off!(net_count) != ABSENT && net_is_dying(tw))
+fn is_final(tw: TimeWait, now_ns: u64) -> bool {
+    tw.has_gone_off(now_ns) || (off!(net_count) != ABSENT && net_is_dying(tw))
 }
 
 /// Of a pair whose timer was stopped, and that has no room on the list: whether it has ended, or its timer
@@ -492,7 +510,13 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
         let sock = unsafe { &mut *sock };
         sock.seen_ns = now_ns;
         if !tw.waits_for_fin() {
-            fin(tw, sock, now_ns, FLAG_INFERRED);
+            // It came a while ago, and did not stop the timer, if that is stopped for good now.
+            let at_ns = if is_final(tw, now_ns) {
+                tw.fin_ns(entered_ns(sock), now_ns)
+            } else {
+                now_ns
+            };
+            fin(tw, sock, at_ns, FLAG_INFERRED);
         } else if !watch(tw) {
             // Set anew is only the timer of one whose FIN has come.
             never_finished(tw, sock, now_ns, 0);
@@ -502,13 +526,25 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
         // SAFETY: a live record; `ended_ns` is this hook's alone.
         unsafe { (*pair).ended_ns = now_ns };
         if !watch(tw) {
-            if is_final(tw) {
-                pair_ended(tw, now_ns);
+            if is_final(tw, now_ns) {
+                pair_ended(tw, now_ns, 0);
             } else {
                 leave_to_sweep();
             }
         }
     }
+}
+
+/// When this connection came into the state that it is in.
+#[inline(always)]
+fn entered_ns(sock: &Sock) -> u64 {
+    sock.step(sock.path_len.wrapping_sub(1)).mono_ns()
+}
+
+/// The peer's FIN came at some time until `now_ns`.
+#[inline(always)]
+fn late_fin(tw: TimeWait, sock: &Sock, now_ns: u64) {
+    fin(tw, sock, tw.fin_ns(entered_ns(sock), now_ns), FLAG_INFERRED);
 }
 
 /// Looks at a time-wait socket that was taken off the list. Returns whether it was put back.
@@ -519,8 +555,7 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         let sock = unsafe { &*sock };
         let there = tw.is_there(sock.tuple.lport, sock.tuple.rport);
         if there && !tw.waits_for_fin() {
-            let entered_ns = sock.step(sock.path_len.wrapping_sub(1)).mono_ns();
-            fin(tw, sock, tw.fin_ns(entered_ns, now_ns), FLAG_INFERRED);
+            late_fin(tw, sock, now_ns);
         } else if there && tw.is_pending() {
             // Without room, its end shows when its timer stops.
             return put_back(tw);
@@ -538,19 +573,22 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
     if let Some(pointer) = PAIRS.get_ptr_mut(key) {
         // SAFETY: a live record; only read.
         let pair = unsafe { &*pointer };
+        // Before the timer is looked at, or a stop in between would be taken for this one.
+        // SAFETY: a live word of the record.
+        let stopped_ns = unsafe { read_volatile(&raw const pair.ended_ns) };
         let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
         // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
-        if runs && now_ns.wrapping_sub(pair.ended_ns) < STOPPING_NS {
+        if runs && now_ns.saturating_sub(stopped_ns) < STOPPING_NS {
             let stays = put_back(tw);
             if !stays {
                 leave_to_sweep();
             }
             return stays;
         }
-        if pair.ended_ns != 0 && !runs {
-            emit::pair_ended(pair, pair.ended_ns, 0, || PAIRS.remove(key).is_ok());
+        if stopped_ns != 0 && !runs {
+            emit::pair_ended(pair, stopped_ns, 0, || PAIRS.remove(key).is_ok());
         } else {
-            runs_on(pointer, pair.ended_ns);
+            runs_on(pointer, stopped_ns);
         }
     }
     false
@@ -576,8 +614,9 @@ pub(crate) fn untold_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair
     let pair = unsafe { &*pointer };
     let cookie = if key == pair.tw { 0 } else { pair.conn };
     let tw = TimeWait::listed([pair.tw, cookie]);
+    // SAFETY: a live word of the record.
+    let stopped_ns = unsafe { read_volatile(&raw const pair.ended_ns) };
     let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
-    let stopped_ns = pair.ended_ns;
     if runs && stopped_ns != 0 && now_ns.saturating_sub(stopped_ns) > STOPPING_NS {
         runs_on(pointer, stopped_ns);
     }
@@ -586,11 +625,23 @@ pub(crate) fn untold_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair
 }
 
 /// The time-wait socket in which a connection waits for its peer's FIN, by its record under this key, if
-/// it is no more.
+/// that has come, or the socket is no more.
 #[inline(always)]
-pub(crate) fn unseen_loss(key: u64, moved: &Sock) -> Option<TimeWait> {
+pub(crate) fn waits_no_more(key: u64, moved: &Sock) -> Option<TimeWait> {
     let address = moved.listener;
     let cookie = if key == address { 0 } else { moved.conn };
     let tw = TimeWait::listed([address, cookie]);
-    (!tw.is_running(moved.tuple.lport, moved.tuple.rport)).then_some(tw)
+    let waits = tw.is_running(moved.tuple.lport, moved.tuple.rport) && tw.waits_for_fin();
+    (!waits).then_some(tw)
+}
+
+/// Tells what became of it, found at `now_ns`.
+#[inline(always)]
+pub(crate) fn tell_moved(tw: TimeWait, moved: &Sock, now_ns: u64) {
+    if tw.is_there(moved.tuple.lport, moved.tuple.rport) && !tw.waits_for_fin() {
+        // If it is no more by now, its end is told as well.
+        late_fin(tw, moved, now_ns);
+    } else {
+        never_finished(tw, moved, now_ns, FLAG_INFERRED);
+    }
 }

@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 use tcptrace_common::{
     config::EMIT_ACCEPT,
+    count,
     layout::ABSENT,
     record::{ROLE_SERVER, ROLE_UNKNOWN, SOURCE_ACCEPT, UNKNOWN},
     tcp,
@@ -26,7 +27,7 @@ use crate::{
     emit, filter, held,
     hook::seed,
     kernel::{self, Object as _, Probed, Walked},
-    maps::{BACKLOGS, SOCKS},
+    maps::{self, BACKLOGS, SOCKS},
     owner, preempt, publish,
     sock::Sock,
 };
@@ -169,14 +170,18 @@ fn took(key: u64, sock: &mut Sock) {
     // Its record stays as long as the socket: another hook may be in the middle of it.
     if config!(by_pid) != 0 && !filter::takes_process(sock.owners[1].tgid) {
         sock.selected = 0;
+        sock.rejected = 1;
         return;
     }
-    sock.selected = u8::from(filter::takes_role(ROLE_SERVER));
+    let selected = filter::takes_role(ROLE_SERVER);
+    sock.selected = u8::from(selected);
+    sock.rejected = u8::from(!selected);
     if config!(slower_ns) != 0 && sock.verdict == 0 {
         let queued = sock.step(1);
         let waited_ns = now_ns.saturating_sub(queued.mono_ns());
         if queued.mono_ns() == 0 || waited_ns < config!(slower_ns) {
             sock.selected = 0;
+            sock.rejected = 1;
             return;
         }
         sock.verdict = u8::from(config!(failed) == 0);
@@ -216,7 +221,8 @@ fn adopt(key: u64) -> bool {
     }
     filter::take_any_listener();
     filter::activate();
-    seed::insert(sk, None, sk.read(off!(sk_cookie)));
+    let full = seed::insert(sk, None, sk.read(off!(sk_cookie)));
+    maps::count(count::MAP_FULL, u64::from(full));
     true
 }
 

@@ -46,7 +46,8 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
     }
     // `listen()` on a socket without a port reports LISTEN before it chooses one, too.
     let tuple = Tuple::read(sk, sock.role == ROLE_LISTENER, || 0);
-    if tuple.whole == 0 {
+    // A Fast Open child has an id with its final ACK only.
+    if tuple.whole == 0 || sock.conn == 0 {
         return 0;
     }
     let wanted = config!(emit) & EMIT_TRANSITION != 0 && filter::takes(&tuple);

@@ -148,9 +148,11 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
         return 0;
     }
     let cookie = kernel::cookie(typed, kernel::now_ns());
-    if SOCKS.get_ptr_mut(sk.0).is_none() {
+    if own_record(sk, cookie).is_none() {
         if may_be_wanted(sk, state) {
-            insert(sk, None, cookie);
+            // Here alone: who looks at files comes by a socket as often as somebody holds it.
+            let full = insert(sk, None, cookie);
+            maps::count(count::MAP_FULL, u64::from(full));
         } else if state == tcp::LISTEN {
             note_stranger(sk);
         }
@@ -251,6 +253,9 @@ fn queued(sock: &mut Sock) {
         copy(&mut sock.owners[0], &listener.owners[0]);
         sock.sources[0] = SOURCE_LISTENER;
         sock.role = ROLE_SERVER;
+        if config!(by_pid) == 0 {
+            sock.selected = u8::from(filter::takes(&sock.tuple) && filter::takes_role(ROLE_SERVER));
+        }
     }
 }
 
@@ -260,12 +265,32 @@ fn is_inet(sk: Probed) -> bool {
     family == AF_INET || family == AF_INET6
 }
 
+/// The record of this socket. One of an earlier socket at its address, which ended before anybody was told
+/// of ends, is removed.
+#[inline(always)]
+fn own_record(sk: Probed, cookie: u64) -> Option<*mut Sock> {
+    let pointer = SOCKS.get_ptr_mut(sk.0)?;
+    // SAFETY: a live record; only read.
+    let sock = unsafe { &*pointer };
+    let earlier = config!(cookie_helper) != 0
+        && sock.flags & PARTIAL != 0
+        && sock.conn != 0
+        && cookie != 0
+        && sock.conn != cookie;
+    if earlier {
+        let _gone = SOCKS.remove(sk.0);
+        listener::end(sk.0);
+        return None;
+    }
+    Some(pointer)
+}
+
 /// Records that this process holds the socket.
 #[inline(always)]
 fn hold(sk: Probed, leader: Probed, cookie: u64) {
     let start_ns: u64 = leader.read(off!(task_start_time));
-    if SOCKS.get_ptr_mut(sk.0).is_none() {
-        insert(sk, Some((leader, start_ns)), cookie);
+    if own_record(sk, cookie).is_none() {
+        let _full = insert(sk, Some((leader, start_ns)), cookie);
     }
     let Some(pointer) = SOCKS.get_ptr_mut(sk.0) else {
         return;
@@ -294,12 +319,12 @@ fn holder(owner: &mut Owner, leader: Probed) {
     owner.comm = leader.read(off!(task_comm));
 }
 
-/// Makes the record of a socket whose beginning went unseen.
+/// Makes the record of a socket whose beginning went unseen. Returns whether there was no room for it.
 #[inline(always)]
-pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
+pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) -> bool {
     let state: u8 = sk.read(off!(sk_state));
     if state == tcp::CLOSE || state == 0 {
-        return;
+        return false;
     }
     // In its place at once: a second one would not fit on the stack.
     let mut sock = Sock::EMPTY;
@@ -308,7 +333,7 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
     });
     let taken = filter::takes(&sock.tuple);
     if !taken && state != tcp::LISTEN {
-        return;
+        return false;
     }
     sock.flags = PARTIAL;
     sock.origin = state;
@@ -330,10 +355,7 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
     }
     // Live events win: a record made meanwhile stays.
     if SOCKS.insert(sk.0, &sock, u64::from(BPF_NOEXIST)).is_err() {
-        if SOCKS.get_ptr_mut(sk.0).is_none() {
-            maps::count(count::MAP_FULL, 1);
-        }
-        return;
+        return SOCKS.get_ptr_mut(sk.0).is_none();
     }
     if state == tcp::LISTEN {
         listener::begin(sk.0, 0);
@@ -343,6 +365,7 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) {
         let _gone = SOCKS.remove(sk.0);
         listener::end(sk.0);
     }
+    false
 }
 
 /// Writes the `socket` record of a connection that was open before we came, once.
@@ -367,10 +390,14 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
     if !sock.is_shown() {
         return;
     }
-    // It may have changed since it was found, unseen, before the state hooks were attached.
+    // It may have changed since it was found, unseen, before the state hooks were attached: then its next
+    // transition tells of it.
     let state: u8 = Probed(key).read(off!(sk_state));
-    if state == tcp::CLOSE {
+    if state == tcp::CLOSE || !publish::is_still(Probed(key), sock.conn) {
         let _gone = SOCKS.remove(key);
+        return;
+    }
+    if state != sock.state() {
         return;
     }
     // Found between `SYN_SENT` and the choice of its port: its next step tells of it.

@@ -155,6 +155,11 @@ fn rescue(ctx: &BtfTracePointContext, last: bool) {
 #[inline(always)]
 fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     let Transition { sk, old, new } = transition;
+    // The end of an MPTCP subflow told twice (`mptcp_subflow_reset` before 6.3), not another life.
+    if old == tcp::CLOSE && new == tcp::CLOSE {
+        maps::count(count::RESCUED, u64::from(rescue));
+        return;
+    }
     let key = sk.address();
     let now_ns = kernel::now_ns();
     // Most that begin have no record yet, which inserting it shows as well.
@@ -202,7 +207,7 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     {
         // SAFETY: a live record, under this socket's lock.
         let sock = unsafe { &mut *pointer };
-        if sock.slot != 0 && sock.selected == 0 {
+        if sock.rejected != 0 {
             publish::forget(key, sock);
             return;
         }
@@ -253,7 +258,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     let Transition { sk, old, new } = transition;
     // A clone has the state its listener has by then: `CLOSE` if it is closing.
     let child = old == tcp::LISTEN || new == tcp::SYN_RECV;
-    let proven = !child && owner::proven(sk);
+    let proven = !child && owner::proven(sk) && owner::is_of_a_process(sk);
     let parent = if child { listener_of(sk) } else { None };
 
     if config!(by_pid) != 0 {

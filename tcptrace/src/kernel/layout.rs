@@ -159,6 +159,8 @@ fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         fdt_max_fds: btf.offset("fdtable", "max_fds")?,
         sys_exit_ret: optional(btf.offset("syscall_trace_exit", "ret"))?,
         mptcp_first: optional(btf.offset("mptcp_sock", "first"))?,
+        icsk_ulp_data: optional(btf.offset("inet_connection_sock", "icsk_ulp_data"))?,
+        subflow_conn: optional(btf.offset("mptcp_subflow_context", "conn"))?,
         ..Layout::NONE
     })
 }

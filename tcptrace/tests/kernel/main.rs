@@ -114,6 +114,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         WherePossible(owners::io_uring_connect),
     ),
     (
+        "owners::mptcp_subflow_by_another",
+        WherePossible(owners::mptcp_subflow_by_another),
+    ),
+    (
         "owners::io_uring_accept",
         WherePossible(owners::io_uring_accept),
     ),

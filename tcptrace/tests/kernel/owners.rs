@@ -1,6 +1,12 @@
 //! Every way to open a connection, and whose it is then.
 
-use std::net::SocketAddr;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rustix::net::{AddressFamily, SocketType, ipproto};
 
 use crate::{
     Impossible, Outcome,
@@ -248,6 +254,85 @@ pub(crate) fn fast_open() {
         pairs.push(Pair::new(&near, &client.who, &far, &server.who));
     }
     stage.end(0, &[]).check(&pairs, &[(addr, &server.who)]);
+}
+
+/// What somebody else adds to an MPTCP connection, and makes connect in the course of a system call of their
+/// own, is not theirs. Its first subflow is its process's.
+pub(crate) fn mptcp_subflow_by_another() -> Outcome {
+    let ours = std::process::id();
+    let added = Ipv4Addr::new(127, 0, 0, 5);
+    let netns = Netns::new();
+    let mptcp = |args: &[&str]| {
+        let mut ip = Command::new("ip");
+        let ip = netns.enter(ip.arg("mptcp").args(args).stderr(Stdio::null()));
+        ip.status().is_ok_and(|status| status.success())
+    };
+    if !mptcp(&["limits", "set", "subflow", "2", "add_addr_accepted", "2"]) {
+        return Err(Impossible(
+            "`ip mptcp` does not work here: no CONFIG_MPTCP, or an old iproute2".to_owned(),
+        ));
+    }
+    let stage = Stage::over(netns, &["--no-existing"]);
+    let addr = stage.netns.addr(Ip::V4, 0);
+    let connected = stage.netns.inside(|| {
+        let socket = || {
+            let protocol = Some(ipproto::MPTCP);
+            rustix::net::socket(AddressFamily::INET, SocketType::STREAM, protocol).unwrap()
+        };
+        let listener = socket();
+        rustix::net::bind(&listener, &addr).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let addr = rustix::net::getsockname(&listener).unwrap();
+        let near = socket();
+        rustix::net::connect(&near, &addr).unwrap();
+        let far = rustix::net::accept(&listener).unwrap();
+        // Until data has come both ways, nothing can be added.
+        let mut byte = [0];
+        for [from, to] in [[&near, &far], [&far, &near]] {
+            rustix::io::write(from, b"x").unwrap();
+            rustix::io::read(to, &mut byte).unwrap();
+        }
+        [listener, near, far]
+    });
+    let netns = &stage.netns;
+    let address = added.to_string();
+    let mut ip = Command::new("ip");
+    ip.args(["mptcp", "endpoint", "add", &address, "dev", "lo", "subflow"]);
+    assert!(netns.enter(&mut ip).status().unwrap().success());
+    let told = stage
+        .tracer
+        .wait_for("the subflow", Duration::from_secs(10), |record| {
+            record.is("transition", "ESTABLISHED") && record.local().ip() == added
+        });
+    let subflow = told.unwrap().0;
+    drop(connected);
+    let told = stage.end(0, &[]);
+    let of_clients = told
+        .ours()
+        .into_iter()
+        .filter(|record| record.role() == "client");
+    let (added, first): (Vec<&Record>, Vec<_>) =
+        of_clients.partition(|record| record.local().ip() == added);
+    assert!(added.len() > 1, "{}", subflow.line);
+    for record in added {
+        assert_eq!(
+            (record.int("pid"), record.source()),
+            (None, "unknown"),
+            "{}",
+            record.line
+        );
+    }
+    assert!(first.len() > 1, "{}", record::lines(&first));
+    for record in first {
+        let pid = Some(u64::from(ours));
+        assert_eq!(
+            (record.int("pid"), record.source()),
+            (pid, "connect"),
+            "{}",
+            record.line
+        );
+    }
+    Ok(())
 }
 
 /// `io_uring` is there since 5.1; where it is not, somebody has switched it off.
