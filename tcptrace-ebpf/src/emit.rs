@@ -268,7 +268,7 @@ pub(crate) fn noted(
     tuple: &Tuple,
     kind: u8,
     now_ns: u64,
-    lost: u32,
+    lost: usize,
     set: impl FnOnce(&mut Record, &mut [u32; 6]),
 ) {
     let Some(mut slot) = EVENTS.reserve::<NotedRecord>(0) else {

@@ -134,13 +134,14 @@ pub(crate) static SELECTION: Array<u32> = Array::with_max_entries(4, 0);
 
 /// Counters, indexed by `tcptrace_common::count`. Read by the agent.
 #[map]
-pub(crate) static COUNT: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTS, 0);
+pub(crate) static COUNT: PerCpuArray<[u64; COUNTS]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Adds to a counter. Two programs of one CPU may interrupt each other, so the addition is a
 /// single instruction.
 #[inline(always)]
-pub(crate) fn count(index: u32, by: u64) {
-    if let Some(counter) = COUNT.get_ptr_mut(index) {
+pub(crate) fn count(index: usize, by: u64) {
+    if let Some(counters) = COUNT.get_ptr_mut(0) {
+        let counter = counters.cast::<u64>().wrapping_add(index);
         // SAFETY: the pointer is a live, aligned map value of this CPU; the instruction changes
         // nothing else. `core` offers no atomics for this target.
         unsafe {

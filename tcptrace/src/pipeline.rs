@@ -454,11 +454,22 @@ impl Pipeline {
         if map.count + map.time_waits > 0 {
             self.lost(map);
         }
-        if now.recursion > before.recursion {
-            self.lost(plain("recursion", since(now.recursion, before.recursion)));
+        // Skipped a moment ago and recorded since: what was told stands.
+        self.reported.recursion = now.recursion.max(before.recursion);
+        let hidden = since(now.recursion, before.recursion);
+        let accepts = since(now.recursion_accepts, before.recursion_accepts);
+        let count = if self.settings.print & EMIT_TRANSITION != 0 {
+            hidden
         } else {
-            // Skipped a moment ago and recorded since: what was told stands.
-            self.reported.recursion = before.recursion;
+            hidden + accepts
+        };
+        let recursion = Lost {
+            accepts,
+            others: since(now.recursion_noted, before.recursion_noted),
+            ..plain("recursion", count)
+        };
+        if recursion.count + recursion.accepts + recursion.others > 0 {
+            self.lost(recursion);
         }
     }
 

@@ -10,8 +10,8 @@
 //! for a late FIN only if that falls into another bucket of the timer wheel.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, fentry, kprobe, raw_tracepoint},
-    programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext},
+    macros::{btf_tracepoint, fentry, kprobe},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use tcptrace_common::{config::LOOKS_PER_RUN, count};
 
@@ -69,15 +69,19 @@ pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Run by the agent: looks at a few of the time-wait sockets on the list.
-#[raw_tracepoint]
-pub(crate) fn watch(_ctx: RawTracePointContext) -> i32 {
-    timewait::begin(kernel::now_ns());
-    for _ in 0..LOOKS_PER_RUN {
-        let Ok(Some(listed)) = WATCH.pop() else { break };
-        // Read after the pop, so that what was put there meanwhile is not of the future.
-        let stays = timewait::look(TimeWait::listed(listed), kernel::now_ns());
-        maps::count(count::UNWATCHED, u64::from(!stays));
+answering! {
+    /// Run by the agent: looks at a few of the time-wait sockets on the list. Returns how many of them it
+    /// took off.
+    fn watch(_arguments) -> u32 {
+        timewait::begin(kernel::now_ns());
+        let mut gone = 0;
+        for _ in 0..LOOKS_PER_RUN {
+            let Ok(Some(listed)) = WATCH.pop() else { break };
+            // Read after the pop, so that what was put there meanwhile is not of the future.
+            let stays = timewait::look(TimeWait::listed(listed), kernel::now_ns());
+            gone += u32::from(!stays);
+        }
+        maps::count(count::UNWATCHED, u64::from(gone));
+        gone
     }
-    0
 }

@@ -9,18 +9,77 @@ use std::{
 use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray},
-    programs::BtfTracePoint,
 };
-use tcptrace_common::count;
+use tcptrace_common::{
+    config::{EMIT_RESET, EMIT_RETRANSMIT},
+    count::{self, COUNTS},
+};
 
 use super::object::take;
 use crate::{error::Error, kernel::field};
 
 /// Reads the kernel's counters.
 pub struct Counts {
-    counters: PerCpuArray<MapData, u64>,
+    counters: PerCpuArray<MapData, [u64; COUNTS]>,
     skips: Skips,
+    accepts: Missed,
+    noted: Missed,
 }
+
+/// Programs that nothing stands in for: each run that the kernel skips is a record that is missing.
+struct Missed {
+    programs: Vec<&'static str>,
+    /// So many before the trace
+    before: u64,
+    now: u64,
+    looked_ns: u64,
+}
+
+impl Missed {
+    /// Of those that are loaded.
+    fn new(ebpf: &Ebpf, programs: &[&'static str]) -> Self {
+        let loaded = |name: &&str| recursion_misses(ebpf, name).is_some();
+        let programs: Vec<_> = programs.iter().copied().filter(loaded).collect();
+        let before = all_misses(ebpf, &programs);
+        Self {
+            programs,
+            before,
+            now: before,
+            looked_ns: 0,
+        }
+    }
+
+    /// Asks seldom: it takes as long as ten other looks.
+    fn count(&mut self, ebpf: &Ebpf, now_ns: u64, at_once: bool) -> u64 {
+        if at_once || now_ns.saturating_sub(self.looked_ns) >= MISSING_NS {
+            self.looked_ns = now_ns;
+            self.now = all_misses(ebpf, &self.programs);
+        }
+        self.now.saturating_sub(self.before)
+    }
+}
+
+fn all_misses(ebpf: &Ebpf, programs: &[&str]) -> u64 {
+    let misses = |name: &&str| recursion_misses(ebpf, name);
+    programs.iter().filter_map(misses).sum()
+}
+
+/// One kind of these is loaded.
+const ACCEPTS: [&str; 7] = [
+    "accept_fentry_inet",
+    "accept_fentry_graft",
+    "accept_kprobe_inet",
+    "accept_kprobe_graft",
+    "accept_kretprobe",
+    "accept_exit",
+    "accept4_exit",
+];
+/// These make records of these kinds.
+const NOTERS: [(u8, &str); 3] = [
+    (EMIT_RESET, "reset_sent"),
+    (EMIT_RESET, "reset_received"),
+    (EMIT_RETRANSMIT, "retransmit"),
+];
 
 /// For how long something is missing whenever it is looked for, until it is lost. A task that is
 /// preempted between the two programs has both its skip and its rescue counted once it has gone on.
@@ -109,13 +168,25 @@ pub struct Losses {
     pub map_pairs: u64,
     /// Transitions that the kernel hid from all programs, and what they left untold
     pub recursion: u64,
+    /// Accepts that it hid
+    pub recursion_accepts: u64,
+    /// Other records that are missing because of it
+    pub recursion_noted: u64,
 }
 
 impl Counts {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    /// Everything but what brings states is attached. `emit`: the records wanted.
+    pub(super) fn new(ebpf: &mut Ebpf, emit: u8) -> Result<Self, Error> {
+        let noters: Vec<_> = NOTERS
+            .iter()
+            .filter(|(kind, _)| emit & kind != 0)
+            .map(|(_, program)| *program)
+            .collect();
         Ok(Self {
             counters: take(ebpf, "COUNT")?,
             skips: Skips::default(),
+            accepts: Missed::new(ebpf, &ACCEPTS),
+            noted: Missed::new(ebpf, &noters),
         })
     }
 
@@ -126,27 +197,36 @@ impl Counts {
         self.skips.rescued_before = rescued;
     }
 
-    fn read(&self, index: u32) -> u64 {
-        self.counters
-            .get(&index, 0)
-            .map(|per_cpu| per_cpu.iter().sum())
-            .unwrap_or_default()
+    /// All counters, of all processors.
+    fn read(&self) -> [u64; COUNTS] {
+        let mut sums = [0; COUNTS];
+        if let Ok(per_cpu) = self.counters.get(&0, 0) {
+            for counters in per_cpu.iter() {
+                for (sum, counter) in sums.iter_mut().zip(counters) {
+                    *sum += counter;
+                }
+            }
+        }
+        sums
     }
 
     /// What is lost at `now_ns` (`CLOCK_MONOTONIC`).
     pub fn losses(&mut self, ebpf: &Ebpf, now_ns: u64) -> Losses {
         let recursion = self.skips.lost(self.skipped(ebpf), now_ns);
+        let counted = self.read();
         Losses {
-            ring_transitions: self.read(count::RING_FULL_TRANSITION),
-            ring_accepts: self.read(count::RING_FULL_ACCEPT),
-            ring_closes: self.read(count::RING_FULL_CLOSE),
-            ring_pairs: self.read(count::RING_FULL_PAIR),
-            ring_noted: self.read(count::RING_FULL_NOTED),
-            map_full: self.read(count::MAP_FULL),
-            map_pairs: self.read(count::PAIRS_FULL),
+            ring_transitions: counted[count::RING_FULL_TRANSITION],
+            ring_accepts: counted[count::RING_FULL_ACCEPT],
+            ring_closes: counted[count::RING_FULL_CLOSE],
+            ring_pairs: counted[count::RING_FULL_PAIR],
+            ring_noted: counted[count::RING_FULL_NOTED],
+            map_full: counted[count::MAP_FULL],
+            map_pairs: counted[count::PAIRS_FULL],
             // What was skipped is among both; what the kernel ran no program for, and did not count,
             // only among what is evidently missing.
-            recursion: recursion.max(self.read(count::UNSEEN)) + self.read(count::UNTOLD),
+            recursion: recursion.max(counted[count::UNSEEN]) + counted[count::UNTOLD],
+            recursion_accepts: self.accepts.count(ebpf, now_ns, self.skips.ended),
+            recursion_noted: self.noted.count(ebpf, now_ns, self.skips.ended),
         }
     }
 
@@ -181,43 +261,49 @@ impl Counts {
     /// this order, so that little of what is on its way is missing.
     fn skipped(&self, ebpf: &Ebpf) -> [u64; 2] {
         let skipped = recursion_misses(ebpf, "set_state").unwrap_or(0);
-        [skipped, self.read(count::RESCUED)]
+        [skipped, self.read()[count::RESCUED]]
     }
 
     /// What found no room in a map so far, of which no record tells.
     pub(super) fn without_room(&self) -> u64 {
-        self.read(count::MAP_FULL) + self.read(count::PAIRS_FULL)
+        let counted = self.read();
+        counted[count::MAP_FULL] + counted[count::PAIRS_FULL]
     }
 
     /// Ends of `TIME_WAIT` that were told by somebody else, or by nobody, and what may be such ends.
     pub(super) fn unclaimed(&self) -> u64 {
-        self.read(count::UNCLAIMED)
+        self.read()[count::UNCLAIMED]
     }
 
-    /// Steps held back that found no room to wait: they come with the next transition, or never.
-    pub fn unlisted(&self) -> u64 {
-        let sent = self.read(count::UNLISTED_SENT);
-        self.read(count::UNLISTED).saturating_sub(sent)
+    /// What is in the middle of something. What ends while it is counted may be among it; nothing else is
+    /// missing.
+    pub(super) fn open(&self) -> Open {
+        let ended = self.read();
+        let begun = self.read();
+        let open = |begins: usize, ends: usize| begun[begins].saturating_sub(ended[ends]);
+        Open {
+            held: open(count::HELD, count::RELEASED),
+            unlisted: open(count::UNLISTED, count::UNLISTED_SENT),
+            watched: open(count::WATCHED, count::UNWATCHED),
+        }
     }
+}
 
-    /// Time-wait sockets on the list of those to look at.
-    pub fn watched(&self) -> u64 {
-        let gone = self.read(count::UNWATCHED);
-        self.read(count::WATCHED).saturating_sub(gone)
-    }
-
-    /// Steps held back that have not been sent yet.
-    pub fn held(&self) -> u64 {
-        let released = self.read(count::RELEASED);
-        self.read(count::HELD).saturating_sub(released)
-    }
+/// What is in the middle of something.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Open {
+    /// Steps held back that have not been sent yet
+    pub held: u64,
+    /// Those that found no room to wait: they come with the next transition, or never
+    pub unlisted: u64,
+    /// Time-wait sockets on the list of those to look at
+    pub watched: u64,
 }
 
 /// How often the kernel skipped a program because it was already running on that CPU;
 /// none before 5.12, which does not tell.
 fn recursion_misses(ebpf: &Ebpf, name: &str) -> Option<u64> {
-    let program = <&BtfTracePoint>::try_from(ebpf.program(name)?).ok()?;
-    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+    let fd = ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     field::decimal(&info, "recursion_misses:")
 }

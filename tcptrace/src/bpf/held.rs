@@ -1,10 +1,7 @@
 //! Steps that the kernel side holds in the records of their sockets: when it is to, and having those
 //! sent that nothing else has brought out.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use aya::{
     Ebpf,
@@ -15,15 +12,15 @@ use tcptrace_common::config::{HELD_PER_RUN, HINT_ROWS, HINTS_IN_ROW, HOLDING_ANY
 use super::{object::take, ring::run};
 use crate::error::Error;
 
-/// How long a step is held at least, if its connection does not end before. Half of what it takes until
-/// it is shown at the latest.
+/// How long a step is held at least, if its connection does not end before.
 const HELD_NS: u64 = 10_000_000;
 
 /// So many events make it worth while, in a time of [`PACE`].
 const BUSY_EVENTS: u64 = 256;
 /// So few, and it is not any more.
 const QUIET_EVENTS: u64 = 64;
-/// For how long events are counted.
+/// For how long events are counted; and how long it is from one look at what is held to the next, while
+/// steps are held that could be sent.
 const PACE: Duration = Duration::from_millis(20);
 
 /// The agent's part in holding steps.
@@ -35,8 +32,9 @@ pub(super) struct Held {
     /// Events since then
     events: u64,
     since: Instant,
-    /// Sockets of which something was held when it was last looked
-    seen: HashSet<u64>,
+    /// Sockets of which something was held when it was last looked, in the order of their addresses
+    seen: Vec<u64>,
+    looked: Instant,
     /// Those of which something stays, and no hint tells
     left: Vec<u64>,
 }
@@ -49,7 +47,8 @@ impl Held {
             on: false,
             events: 0,
             since: Instant::now(),
-            seen: HashSet::new(),
+            seen: Vec::new(),
+            looked: Instant::now(),
             left: Vec::new(),
         })
     }
@@ -87,12 +86,15 @@ impl Held {
 
     /// Has those sent that are held for a while at `now_ns`.
     pub(super) fn turn(&mut self, ebpf: &Ebpf, now_ns: u64) {
+        if self.on && self.looked.elapsed() < PACE {
+            return;
+        }
         let before = std::mem::take(&mut self.seen);
         self.look();
-        let asked: Vec<u64> = self.left.drain(..).collect();
+        let mut asked = std::mem::take(&mut self.left);
         // Most come and go from one look to the next.
-        let stay = self.seen.intersection(&before).copied();
-        let asked: Vec<u64> = asked.into_iter().chain(stay).collect();
+        let stays = |key: &&u64| before.binary_search(key).is_ok();
+        asked.extend(self.seen.iter().filter(stays));
         self.send(ebpf, &asked, now_ns.saturating_sub(HELD_NS));
     }
 
@@ -106,6 +108,7 @@ impl Held {
     }
 
     fn look(&mut self) {
+        self.looked = Instant::now();
         if let Err(why) = self.holding.set(HOLDING_ANY, 0, 0) {
             log::debug!("what is held: {why}");
         }
@@ -123,6 +126,7 @@ impl Held {
                 Err(why) => log::debug!("what is held: {why}"),
             }
         }
+        self.seen.sort_unstable();
     }
 
     fn send(&mut self, ebpf: &Ebpf, keys: &[u64], latest_ns: u64) {

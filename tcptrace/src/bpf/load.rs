@@ -22,7 +22,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{
     attach::{self, Hooks, TimeWait},
-    counts::{Counts, Losses},
+    counts::{Counts, Losses, Open},
     exchange,
     held::Held,
     hidden::Hidden,
@@ -65,6 +65,8 @@ pub struct Tracer {
     state_links: VecDeque<BtfTracePointLink>,
     /// What brings other records
     links: Vec<attach::Link>,
+    /// What was in the middle of something when it was last asked for
+    open: Open,
     /// When to look at time-wait sockets
     looks: Looks,
     /// What the kernel lets nobody see
@@ -156,7 +158,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .collect();
     let links = attach_optional(&mut ebpf, &btf, settings, &mut hooks)?;
 
-    let counts = Counts::new(&mut ebpf)?;
+    let counts = Counts::new(&mut ebpf, settings.emit)?;
     let held = Held::new(&mut ebpf)?;
     let ring = Ring::new(&mut ebpf)?;
     let attach = |ebpf: &mut Ebpf, name| {
@@ -177,6 +179,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         held,
         state_links,
         links,
+        open: Open::default(),
         looks: Looks::new(),
         hidden: Hidden::new(),
         selection,
@@ -245,12 +248,12 @@ impl Tracer {
 
     /// Steps held back that found no room to wait.
     pub fn unlisted(&self) -> u64 {
-        self.counts.unlisted()
+        self.counts.open().unlisted
     }
 
-    /// Whether steps may be held back that have to be asked for.
+    /// Whether steps may be held back that have to be asked for, at the last [`Tracer::flush_held`].
     pub fn holds(&self) -> bool {
-        self.counts.held() > 0 || self.held.is_any()
+        self.open.held > 0 || self.held.is_any()
     }
 
     /// Sends the held steps that waited too long at `now_ns`. `events`: how many there were since the
@@ -260,7 +263,8 @@ impl Tracer {
         if self.held.is_any() {
             self.held.turn(&self.ebpf, now_ns);
         }
-        if self.counts.held() > 0 {
+        self.open = self.counts.open();
+        if self.open.held > 0 {
             self.ring.flush_held(&self.ebpf, now_ns);
         }
     }
@@ -279,20 +283,21 @@ impl Tracer {
         } = self;
         ring.sleep(
             || {
+                let open = counts.open();
                 counts.without_room() > *without_room
-                    || counts.held() > 0
+                    || open.held > 0
                     || held.has_begun()
-                    || looks.has_more(counts)
+                    || looks.has_more(open.watched)
                     || (*idle && has_begun(selection))
             },
             timeout,
         )
     }
 
-    /// Looks at the time-wait sockets on the list, if it is time to. Returns how long to wait until
-    /// the next look; none if the list is empty.
+    /// Looks at the time-wait sockets that were on the list at the last [`Tracer::flush_held`], if it is time
+    /// to. Returns how long to wait until the next look; none if the list is empty.
     pub fn look_at_time_wait(&mut self) -> Option<Duration> {
-        self.looks.turn(&self.ebpf, &self.counts)
+        self.looks.turn(&self.ebpf, self.open.watched)
     }
 
     /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
@@ -302,8 +307,8 @@ impl Tracer {
         if left == Some(0) {
             return 0;
         }
-        let left = left.unwrap_or_else(|| self.counts.watched());
-        let left = left.saturating_sub(Ring::look(&self.ebpf, left));
+        let left = left.unwrap_or_else(|| self.counts.open().watched);
+        let left = left.saturating_sub(Ring::look(&self.ebpf, left).looks);
         if left == 0 && self.counts.unclaimed() > 0 {
             return u64::from(!self.hidden.rest(&mut self.ebpf));
         }
@@ -354,8 +359,7 @@ impl Tracer {
         self.tell(ENDING);
         let deadline = Instant::now() + FIRST_STEPS;
         // What has no port yet gets it now: of a socket that has ended since it can no longer be read.
-        while (self.flush_all_held() > 0 || self.counts.unlisted() > 0) && Instant::now() < deadline
-        {
+        while (self.flush_all_held() > 0 || self.unlisted() > 0) && Instant::now() < deadline {
             std::thread::sleep(FIRST_STEPS / 20);
         }
     }
@@ -372,7 +376,7 @@ impl Tracer {
     pub fn flush_all_held(&mut self) -> u64 {
         let stay = self.held.send_all(&self.ebpf);
         self.ring.flush_held_since(&self.ebpf, u64::MAX);
-        self.counts.held() + stay
+        self.counts.open().held + stay
     }
 
     /// The kernel side's own messages, for `-v`.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 
-use super::{counts::Counts, ring::Ring};
+use super::ring::Ring;
 
 const OFTEN: Duration = Duration::from_millis(10);
 const SELDOM: Duration = Duration::from_millis(160);
@@ -27,15 +27,14 @@ impl Looks {
         }
     }
 
-    /// Whether any have come onto the list since.
-    pub(super) fn has_more(&self, counts: &Counts) -> bool {
-        counts.watched() > self.watched
+    /// Whether any have come onto the list since, with so many there now.
+    pub(super) fn has_more(&self, watched: u64) -> bool {
+        watched > self.watched
     }
 
-    /// Looks at all on the list if it is time to. Returns how long to wait until the next look; none if
-    /// the list is empty.
-    pub(super) fn turn(&mut self, ebpf: &Ebpf, counts: &Counts) -> Option<Duration> {
-        let watched = counts.watched();
+    /// Looks at all on the list, `watched` of them, if it is time to. Returns how long to wait until the
+    /// next look; none if the list is empty.
+    pub(super) fn turn(&mut self, ebpf: &Ebpf, watched: u64) -> Option<Duration> {
         let now = Instant::now();
         if watched > self.watched {
             self.turn = OFTEN;
@@ -46,14 +45,13 @@ impl Looks {
             return None;
         }
         if now >= self.next {
-            Ring::look(ebpf, watched);
-            let left = counts.watched();
-            self.turn = if left < watched {
+            let gone = Ring::look(ebpf, watched).gone;
+            self.turn = if gone > 0 {
                 OFTEN
             } else {
                 (self.turn * 2).min(SELDOM)
             };
-            self.watched = left;
+            self.watched = watched.saturating_sub(gone);
             self.next = now + self.turn;
         }
         Some(self.next.saturating_duration_since(now))

@@ -58,6 +58,15 @@ pub enum Woken {
     Hangup,
 }
 
+/// What a look at the list of time-wait sockets did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Looked {
+    /// At so many
+    pub looks: u64,
+    /// So many are not on it any more
+    pub gone: u64,
+}
+
 /// Wakes a [`Ring`] from another thread.
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
@@ -186,13 +195,14 @@ impl Ring {
     }
 
     /// Looks once at each of the `watched` time-wait sockets on the list, as far as time allows: the
-    /// others come first at the next look. Returns at how many.
-    pub(super) fn look(ebpf: &Ebpf, watched: u64) -> u64 {
+    /// others come first at the next look.
+    pub(super) fn look(ebpf: &Ebpf, watched: u64) -> Looked {
         let looks = watched.min(LOOKS_AT_ONCE);
-        for _ in 0..looks.div_ceil(LOOKS_PER_RUN) {
-            run(ebpf, "watch", &[]);
-        }
-        looks
+        let gone = (0..looks.div_ceil(LOOKS_PER_RUN))
+            .filter_map(|_| run(ebpf, "watch", &[]))
+            .map(u64::from)
+            .sum();
+        Looked { looks, gone }
     }
 
     /// Has each listener looked at.

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
-use tcptrace_common::count;
+use tcptrace_common::count::{self, COUNTS};
 
 use crate::process::bpf_maps;
 
@@ -223,19 +223,21 @@ impl Maps {
     }
 
     /// Of all processors.
-    fn counted(&self, index: u32) -> Result<i64> {
+    fn counted(&self, index: usize) -> Result<i64> {
         let map = self.named("COUNT")?;
-        if map.value_size != size_of::<u64>() {
-            bail!("the counters are no words");
+        if map.value_size != size_of::<[u64; COUNTS]>() {
+            bail!("these are not our counters");
         }
         let value = map.value(
-            &index.to_ne_bytes(),
+            &0_u32.to_ne_bytes(),
             map.value_size * possible_processors()?,
         )?;
-        let value = value.context("no such counter")?;
-        let words = value.chunks_exact(size_of::<u64>());
-        let words = words.map(|word| word.try_into().map(i64::from_ne_bytes));
-        Ok(words.sum::<std::result::Result<_, _>>()?)
+        let value = value.context("no counters")?;
+        let (words, _) = value.as_chunks::<{ size_of::<u64>() }>();
+        let processors = words.chunks_exact(COUNTS);
+        Ok(processors
+            .map(|words| i64::from_ne_bytes(words[index]))
+            .sum())
     }
 }
 
