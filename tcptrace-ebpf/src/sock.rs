@@ -134,8 +134,9 @@ pub(crate) struct Sock {
     pub accept_untold: u8,
     /// 1: accepted, and not by anybody who was asked for, or not soon enough (`accept`)
     pub rejected: u8,
-    /// Zero
-    pub reserved: [u8; 2],
+    /// `inet_sport` of the life before, which stays until this one is given a port; 0: none
+    /// (`set_state`)
+    pub former_sport: u16,
     /// When `accept()` returned it (`accept`)
     pub accept_ns: u64,
     /// Of a live socket, the start time of its holder, of several the first (`seed`); of one that lives
@@ -178,7 +179,7 @@ impl Sock {
         backlog: [0; 2],
         accept_untold: 0,
         rejected: 0,
-        reserved: [0; 2],
+        former_sport: 0,
         accept_ns: 0,
         seen_ns: 0,
         listener: 0,

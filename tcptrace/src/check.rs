@@ -205,16 +205,19 @@ fn accept_quality(accept: Mechanism) -> (Quality, Option<String>) {
 }
 
 fn problems(report: &Report) -> Vec<String> {
-    let mut problems = Vec::new();
-    for capability in capability::CAPABILITIES {
-        if report.capabilities.get(capability.name) == Some(&false) {
-            problems.push(format!(
-                "{} is missing, needed to {}",
-                capability.name, capability.purpose
-            ));
-        }
-    }
-    problems
+    let missing = capability::CAPABILITIES
+        .iter()
+        .filter(|capability| report.capabilities.get(capability.name) == Some(&false));
+    missing
+        .map(|capability| {
+            format!(
+                "{} is missing, needed to {}: run it with sudo, or give it to the file: {}",
+                capability.name,
+                capability.purpose,
+                capability::setcap(|_every| true)
+            )
+        })
+        .collect()
 }
 
 fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {

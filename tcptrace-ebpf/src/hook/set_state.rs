@@ -247,6 +247,11 @@ fn fresh(key: u64) -> Option<*mut Sock> {
             emit::nudge();
             return None;
         }
+        if let Some(sock) = SOCKS.get_ptr_mut(key) {
+            let former = Probed(key).read(off!(inet_sport));
+            // SAFETY: a live record, just made under this socket's lock.
+            unsafe { (*sock).former_sport = former };
+        }
     }
     filter::activate();
     SOCKS.get_ptr_mut(key)
@@ -481,14 +486,16 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
             sock.netns = netns_of(sk);
         }
         let listening = sock.role == ROLE_LISTENER;
-        // Only a closing socket's `inet_sport` is this life's: one that is used again keeps that of
-        // the life before until it is given a port.
+        // Only a closing socket's `inet_sport` is this life's, unless it is still that of the life before:
+        // there was no port left for this one.
+        let former = sock.former_sport;
         sock.tuple = Tuple::read(sk, listening, || {
-            if ends {
-                Probed(key).read::<u16>(off!(inet_sport))
+            let sport: u16 = if ends {
+                Probed(key).read(off!(inet_sport))
             } else {
                 0
-            }
+            };
+            if sport == former { 0 } else { sport }
         });
         if sock.tuple.whole != 0 || ends {
             if sock.conn == 0 {

@@ -101,15 +101,22 @@ fn locks_little() -> bool {
 
 /// How to give the capabilities named.
 pub fn how_to_give(missing: &[&str]) -> String {
+    format!(
+        "needs {}: run it with sudo, or give it to the file: {}",
+        missing.join(" and "),
+        setcap(|capability| capability.required)
+    )
+}
+
+/// The command that gives these capabilities to this program, in place of those that it has.
+pub fn setcap(given: impl Fn(&Capability) -> bool) -> String {
     let program = std::env::current_exe().map_or_else(
         |_unknown| "tcptrace".to_owned(),
         |path| path.display().to_string(),
     );
-    format!(
-        "needs {}: run it with sudo, or give it to the file: sudo setcap cap_bpf,cap_perfmon+ep \
-         {program}",
-        missing.join(" and "),
-    )
+    let given = CAPABILITIES.iter().filter(|capability| given(capability));
+    let names: Vec<_> = given.map(|given| given.name.to_lowercase()).collect();
+    format!("sudo setcap {}+ep {program}", names.join(","))
 }
 
 #[cfg(test)]

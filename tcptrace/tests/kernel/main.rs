@@ -113,6 +113,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         "owners::io_uring_connect",
         WherePossible(owners::io_uring_connect),
     ),
+    ("owners::no_port_left", Always(owners::no_port_left)),
     (
         "owners::mptcp_subflow_by_another",
         WherePossible(owners::mptcp_subflow_by_another),

@@ -1,12 +1,16 @@
 //! Every way to open a connection, and whose it is then.
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SocketType, ipproto};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketType, ipproto},
+};
 
 use crate::{
     Impossible, Outcome,
@@ -254,6 +258,56 @@ pub(crate) fn fast_open() {
         pairs.push(Pair::new(&near, &client.who, &far, &server.who));
     }
     stage.end(0, &[]).check(&pairs, &[(addr, &server.who)]);
+}
+
+/// A socket keeps the port of its former life in its memory: if there is none left for the next one, that is
+/// not its port.
+pub(crate) fn no_port_left() {
+    let stage = Stage::open(&["--no-existing"]);
+    let netns = &stage.netns;
+    let addr = netns.addr(Ip::V4, 0);
+    let [listener, refusing, local] = netns.inside(|| {
+        let socket = || rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let bound = || {
+            let socket = socket();
+            rustix::net::bind(&socket, &addr).unwrap();
+            let local = rustix::net::getsockname(&socket).unwrap();
+            (socket, SocketAddr::try_from(local).unwrap())
+        };
+        let (listener, listening) = bound();
+        rustix::net::listen(&listener, 2).unwrap();
+        let (unlistened, refusing) = bound();
+        let again = socket();
+        let refused = rustix::net::connect(&again, &refusing);
+        assert_eq!(refused.unwrap_err(), Errno::CONNREFUSED);
+        let other = socket();
+        rustix::net::connect(&other, &listening).unwrap();
+        let local = SocketAddr::try_from(rustix::net::getsockname(&other).unwrap()).unwrap();
+        let range = format!("{0} {0}", local.port());
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).unwrap();
+        let without = rustix::net::connect(&again, &listening);
+        assert_eq!(without.unwrap_err(), Errno::ADDRNOTAVAIL);
+        drop((listener, unlistened, again, other));
+        [listening, refusing, local]
+    });
+    let told = stage.end(0, &[]);
+    let ours = told.ours();
+    let of = |remote| -> Vec<&Record> {
+        let clients = ours.iter().filter(|record| record.role() == "client");
+        let theirs = clients.filter(|record| record.remote() == Some(remote));
+        let local = Some(u64::from(local.port()));
+        theirs
+            .filter(|record| record.int("lport") != local)
+            .copied()
+            .collect()
+    };
+    let (refused, without) = (of(refusing), of(listener));
+    assert_eq!(refused.len(), 3, "{}", record::lines(&refused));
+    assert!(refused.iter().all(|record| record.int("lport").is_some()));
+    assert_eq!(without.len(), 3, "{}", record::lines(&without));
+    for record in without {
+        assert_eq!(record.int("lport"), None, "{}", record.line);
+    }
 }
 
 /// What somebody else adds to an MPTCP connection, and makes connect in the course of a system call of their
