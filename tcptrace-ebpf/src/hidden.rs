@@ -3,7 +3,7 @@
 //! A program that the kernel skips sees nothing, and neither do the others if it skips them all. If that
 //! was the last step of a socket, its record goes on saying that it lives. The kernel's own memory says
 //! otherwise: what has been a TCP socket stays one, or is given to another (`SLAB_TYPESAFE_BY_RCU` of
-//! `tcp_prot`, net/ipv4/tcp_ipv4.c), and begins without a cookie then (`sk_prot_alloc`, `sk_clone_lock`).
+//! `tcp_prot`, `net/ipv4/tcp_ipv4.c`), and begins without a cookie then (`sk_prot_alloc`, `sk_clone_lock`).
 //!
 //! Nobody calls these for an event: the agent goes through the records now and then.
 
@@ -47,12 +47,16 @@ fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     }
     let pointer = SOCKS.get_ptr_mut(key)?;
     // SAFETY: a live record.
-    let conn = unsafe { read_volatile(&raw const (*pointer).conn) };
+    let id = unsafe { &raw mut (*pointer).conn };
+    // SAFETY: as above.
+    let life = unsafe { &raw const (*pointer).life };
+    // SAFETY: a live word.
+    let conn = unsafe { read_volatile(id) };
     if conn == 0 || conn == TOLD {
         return None;
     }
-    // SAFETY: a live record. Others are not kept under the address of a socket.
-    if unsafe { read_volatile(&raw const (*pointer).life) } != LIVES {
+    // SAFETY: a live field. Others are not kept under the address of a socket.
+    if unsafe { read_volatile(life) } != LIVES {
         return None;
     }
     let sk = Probed(key);
@@ -60,8 +64,8 @@ fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     // well, if any program saw it.
     let closed = sk.read::<u8>(off!(sk_state)) == tcp::CLOSE;
     let another = sk.read::<u64>(off!(sk_cookie)) != conn;
-    // SAFETY: a live record. A full barrier, which changes nothing: what is read below is not older.
-    if unsafe { compare_exchange(&raw mut (*pointer).conn, conn, conn) } != conn {
+    // SAFETY: a live word. A full barrier, which changes nothing: what is read below is not older.
+    if unsafe { compare_exchange(id, conn, conn) } != conn {
         return None;
     }
     // SAFETY: a live record, only read. If it is replaced meanwhile, `claim` finds another's id.
@@ -135,9 +139,11 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
         && sock.role == ROLE_SERVER
         && filter::takes_process(sock.owners[0].tgid);
     let wanted = sock.is_told() && (sock.selected != 0 || queued);
+    // SAFETY: a live record.
+    let id = unsafe { &raw mut (*pointer).conn };
     let claim = || {
         // SAFETY: a live word. The id is no other's: with it in its place, the record is still this one.
-        unsafe { compare_exchange(&raw mut (*pointer).conn, conn, TOLD) == conn }
+        unsafe { compare_exchange(id, conn, TOLD) == conn }
     };
     // Whether it failed, or how long it took, nobody knows: then it is counted only.
     let ours = if wanted && !filter::judges() && sock.tuple.whole != 0 {

@@ -29,7 +29,7 @@ pub(crate) fn proven(sk: Typed) -> bool {
 ///
 /// The first subflow of an MPTCP connection is such a one, and is made as its process connects or
 /// listens; what is added to it later somebody else may have caused
-/// (`mptcp_pm_nl_add_addr_doit`, net/mptcp/pm_kernel.c, 5.12 to 7.3).
+/// (`mptcp_pm_nl_add_addr_doit`, `net/mptcp/pm_kernel.c`, 5.12 to 7.3).
 #[inline(always)]
 pub(crate) fn is_of_a_process(sk: Typed) -> bool {
     has_file(sk.probe(off!(sk_socket))) || is_first_subflow(sk)

@@ -599,8 +599,10 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
 #[inline(always)]
 fn runs_on(pair: *mut Pair, stopped_ns: u64) {
     if config!(exchanges) != 0 {
-        // SAFETY: the caller has it from the map: a live word of the record.
-        unsafe { compare_exchange(&raw mut (*pair).ended_ns, stopped_ns, 0) };
+        // SAFETY: the caller has it from the map: a live record.
+        let ended_ns = unsafe { &raw mut (*pair).ended_ns };
+        // SAFETY: a live word.
+        unsafe { compare_exchange(ended_ns, stopped_ns, 0) };
     }
 }
 
