@@ -71,7 +71,7 @@ pub struct Layout {
     pub task_start_time: u32,
     /// `task_struct.files` (`struct files_struct *`)
     pub task_files: u32,
-    /// `task_struct.cred` (`const struct cred *`)
+    /// `task_struct.real_cred` (`const struct cred *`)
     pub task_cred: u32,
     /// `cred.uid` (`kuid_t`)
     pub cred_uid: u32,
@@ -86,6 +86,14 @@ pub struct Layout {
     pub sys_exit_ret: u32,
     /// `mptcp_sock.first` (`struct sock *`); [`ABSENT`] without `CONFIG_MPTCP`
     pub mptcp_first: u32,
+    /// `sock.__sk_common.skc_flags` (`unsigned long`)
+    pub sk_flags: u32,
+    /// `sock.sk_kern_sock` (a bit); [`ABSENT`] if it has another name
+    pub sk_kern_sock: u32,
+    /// `sock.sk_use_task_frag` (`bool`); [`ABSENT`] before 6.2
+    pub sk_use_task_frag: u32,
+    /// `mptcp_subflow_context.mp_join` (a bit); [`ABSENT`] without `CONFIG_MPTCP`
+    pub subflow_mp_join: u32,
     /// `inet_connection_sock.icsk_ulp_data` (`void *`)
     pub icsk_ulp_data: u32,
     /// `mptcp_subflow_context.conn` (`struct sock *`); [`ABSENT`] without `CONFIG_MPTCP`
@@ -216,6 +224,10 @@ impl Layout {
         fdt_max_fds: ABSENT,
         sys_exit_ret: ABSENT,
         mptcp_first: ABSENT,
+        sk_flags: ABSENT,
+        sk_kern_sock: ABSENT,
+        sk_use_task_frag: ABSENT,
+        subflow_mp_join: ABSENT,
         icsk_ulp_data: ABSENT,
         subflow_conn: ABSENT,
         sk_hash: ABSENT,

@@ -266,6 +266,10 @@ pub const KNOWN_ISN: u8 = 2;
 pub const KNOWN_HANDSHAKE: u8 = 4;
 /// Set in [`Counters::known`]: the peer's FIN did not come within `tcp_fin_timeout`.
 pub const KNOWN_EXPIRED: u8 = 8;
+/// Set in [`Counters::known`]: it went from `FIN_WAIT2` to `CLOSE`, and the peer's FIN had not come.
+pub const KNOWN_NO_FIN: u8 = 16;
+/// Set in [`Counters::known`]: `reset` is what is left when all else is ruled out that a hook tells of.
+pub const KNOWN_BY_ELIMINATION: u8 = 32;
 
 /// Set in [`Counters::options`]: selective acknowledgements.
 pub const OPTION_SACK: u8 = 1;

@@ -205,7 +205,7 @@ pub(crate) fn moved(
     head.kind = KIND_STEPS;
     if wanted & EMIT_CLOSE != 0 {
         head.kind = KIND_CLOSE;
-        head.peer_pid = sock.closer;
+        head.peer_pid = sock.closed_by();
     }
     head.flags |= flags & FLAG_INFERRED;
     let ours = claim();
@@ -314,7 +314,7 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) -> bool {
         fill_step(&mut record.path.head, sock, index);
         fill_path(&mut record.path, sock, from, len, accepted);
         record.path.head.kind = KIND_CLOSE;
-        record.path.head.peer_pid = sock.closer;
+        record.path.head.peer_pid = sock.closed_by();
         copy(&mut record.counters, &sock.counters);
         slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
     } else if number > 1 || accepted != 0 {
@@ -421,7 +421,7 @@ pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, claim: impl FnOnce() -> bo
     fill(head, sock, &sock.tuple);
     head.mono_ns = now_ns;
     head.kind = KIND_CLOSE;
-    head.peer_pid = sock.closer;
+    head.peer_pid = sock.closed_by();
     head.old = sock.state();
     head.new = tcp::CLOSE;
     head.seq = sock.path_len;

@@ -1,14 +1,12 @@
 //! Which process a socket belongs to, where the kernel proves it.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_get_current_cgroup_id,
-};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_cgroup_id};
 use tcptrace_common::{layout::ABSENT, record::Owner, tcp};
 
 use crate::{
     constants::off,
     filter,
-    kernel::{Object as _, Probed, Typed, Walked},
+    kernel::{self, Object as _, Probed, Typed, Walked},
 };
 
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -25,19 +23,51 @@ pub(crate) fn proven(sk: Typed) -> bool {
 }
 
 /// Whether a process has made this socket, which connects or begins to listen. The kernel makes others
-/// in the course of anybody's system call (`sock_create_kern`): those have no file.
+/// in the course of anybody's system call (`sock_create_kern`): those have no file, or it is the kernel's
+/// as well, which then wants no page of the task's (`nvme_tcp_alloc_queue`, 6.7).
 ///
 /// The first subflow of an MPTCP connection is such a one, and is made as its process connects or
 /// listens; what is added to it later somebody else may have caused
 /// (`mptcp_pm_nl_add_addr_doit`, `net/mptcp/pm_kernel.c`, 5.12 to 7.3).
 #[inline(always)]
 pub(crate) fn is_of_a_process(sk: Typed) -> bool {
-    has_file(sk.probe(off!(sk_socket))) || is_first_subflow(sk)
+    is_users(Probed(sk.address())) || is_first_subflow(sk)
 }
 
 #[inline(always)]
-fn has_file(socket: Probed) -> bool {
-    socket.0 != 0 && socket.read::<u64>(off!(socket_file)) != 0
+fn is_users(sk: Probed) -> bool {
+    let socket = Probed(sk.read(off!(sk_socket)));
+    if socket.0 == 0 || socket.read::<u64>(off!(socket_file)) == 0 {
+        return false;
+    }
+    if off!(sk_kern_sock) != ABSENT && is_set(sk, off!(sk_kern_sock)) {
+        return false;
+    }
+    off!(sk_use_task_frag) == ABSENT || sk.read::<u8>(off!(sk_use_task_frag)) != 0
+}
+
+/// A bit field of one bit.
+#[inline(always)]
+fn is_set(object: Probed, bit_offset: u32) -> bool {
+    object.read::<u8>(bit_offset / 8) >> (bit_offset % 8) & 1 != 0
+}
+
+/// Whether it was added to an MPTCP connection by the peer: never in its listener's accept queue
+/// (`subflow_syn_recv_sock`), it belongs to whoever has accepted that connection.
+#[inline(always)]
+pub(crate) fn has_joined(sk: Typed) -> bool {
+    if off!(subflow_mp_join) == ABSENT || off!(icsk_ulp_data) == ABSENT {
+        return false;
+    }
+    let subflow = sk.probe(off!(icsk_ulp_data));
+    subflow.0 != 0 && is_joined(subflow)
+}
+
+/// A function of its own: few have an upper layer.
+#[inline(never)]
+fn is_joined(subflow: Probed) -> bool {
+    let whole = Probed(subflow.read(off!(subflow_conn)));
+    whole.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP && is_set(subflow, off!(subflow_mp_join))
 }
 
 /// A function of its own: it is seldom asked.
@@ -51,7 +81,7 @@ fn is_first_subflow(sk: Typed) -> bool {
     let state: u8 = whole.read(off!(sk_state));
     whole.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP
         && (state == tcp::CLOSE || state == tcp::SYN_SENT || state == tcp::LISTEN)
-        && has_file(Probed(whole.read(off!(sk_socket))))
+        && is_users(whole)
 }
 
 /// The running task's thread group, unless it is a kernel thread: a worker that acts for others
@@ -72,17 +102,18 @@ pub(crate) fn is_wanted() -> bool {
     filter::takes_process((bpf_get_current_pid_tgid() >> 32) as u32)
 }
 
-/// The running process, `tgid` 0 for a kernel thread. The name is that of the thread-group
-/// leader: threads, and those of `io_uring` among them, carry names of their own.
+/// The running process, `tgid` 0 for a kernel thread. Name and user are those of the thread-group
+/// leader: threads, and those of `io_uring` among them, have their own.
 #[inline(always)]
 pub(crate) fn current(owner: &mut Owner) {
     owner.tgid = current_tgid();
     if owner.tgid == 0 {
         return;
     }
-    owner.uid = bpf_get_current_uid_gid() as u32;
     // SAFETY: no arguments; the helper returns the running task's cgroup v2 id.
     owner.cgroup = unsafe { bpf_get_current_cgroup_id() };
     let leader = Walked::current_task().follow(off!(task_group_leader));
+    let leaders = Probed(kernel::number(leader.address()));
+    owner.uid = Probed(leaders.read(off!(task_cred))).read(off!(cred_uid));
     owner.comm = leader.name(off!(task_comm));
 }

@@ -21,6 +21,9 @@ pub(crate) const HOLDS: u8 = 0x10;
 /// It was accepted, and the next record is to tell; see `held`.
 pub(crate) const ACCEPTED: u8 = 0x08;
 
+/// A kernel thread has closed it: not he who does so once more.
+pub(crate) const BY_KERNEL: u32 = u32::MAX;
+
 /// The record is of a `struct sock`.
 pub(crate) const LIVES: u8 = 0;
 /// The record is of a time-wait socket in which a connection waits for its peer's FIN.
@@ -124,7 +127,7 @@ pub(crate) struct Sock {
     pub path: [Step; PATH_LEN],
     /// Network namespace inode (`set_state`)
     pub netns: u32,
-    /// Who closed it; 0: not known (`set_state`)
+    /// Who closed it; 0: nobody, as far as is known; `BY_KERNEL` (`set_state`)
     pub closer: u32,
     /// `sk_err` at `CLOSE` (`set_state`)
     pub err: u32,
@@ -198,6 +201,16 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn is_told(&self) -> bool {
         self.flags & PARTIAL == 0 || self.listed != 0 || self.accept_ns != 0 || self.path_len > 1
+    }
+
+    /// Who closed it; 0: not known.
+    #[inline(always)]
+    pub(crate) fn closed_by(&self) -> u32 {
+        if self.closer == BY_KERNEL {
+            0
+        } else {
+            self.closer
+        }
     }
 
     /// The present state; `origin` of a record without steps.

@@ -18,7 +18,7 @@ use tcptrace_common::{
     config::{ALL_PAIRS, EMIT_TRANSITION, STOPPED_PAIRS, TIME_WAIT_BY_TIMER},
     count,
     layout::ABSENT,
-    record::{FLAG_INFERRED, KNOWN_EXPIRED, RESET_RECEIVED, Step},
+    record::{FLAG_INFERRED, KNOWN_BY_ELIMINATION, KNOWN_EXPIRED, RESET_RECEIVED, Step},
     tcp,
 };
 
@@ -428,7 +428,7 @@ pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
 
 /// It ended without the peer's FIN: after `tcp_fin_timeout`, by an RST, or with its namespace.
 #[inline(always)]
-pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, mut flags: u8) {
+pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
     let key = tw.key();
     let mut known = 0;
     let mut reset = 0;
@@ -440,7 +440,7 @@ pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, mut flags: 
         // Where the kernel tells of every RST we send, for time-wait sockets as well, this was
         // none of ours. Unless somebody has destroyed it (`ss -K`), which nothing tells.
         reset = RESET_RECEIVED;
-        flags |= FLAG_INFERRED;
+        known = KNOWN_BY_ELIMINATION;
     }
     let step = Step::new(now_ns, tcp::CLOSE);
     emit::moved(sock, step, flags, known, reset, || {

@@ -57,7 +57,10 @@ fn note(address: u64, direction: u8, reason: u32) {
     };
     // SAFETY: a live record; `counters.reset` is this hook's alone.
     let sock = unsafe { &mut *pointer };
-    if sock.counters.reset == 0 {
+    // What we send in `SYN_SENT` answers a segment of somebody else's, and the connect goes on
+    // (`tcp_rcv_synsent_state_process`).
+    let ends_nothing = direction == RESET_SENT && sock.state() == tcp::SYN_SENT;
+    if sock.counters.reset == 0 && !ends_nothing {
         sock.counters.reset = direction;
     }
     let now_ns = kernel::now_ns();

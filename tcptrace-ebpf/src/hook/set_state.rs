@@ -11,8 +11,8 @@ use tcptrace_common::{
     count,
     layout::ABSENT,
     record::{
-        ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, SOURCE_CONNECT, SOURCE_LISTEN,
-        SOURCE_LISTENER, SOURCE_UNKNOWN, Step,
+        KNOWN_COUNTERS, KNOWN_NO_FIN, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN,
+        SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_UNKNOWN, Step,
     },
     tcp,
 };
@@ -24,13 +24,15 @@ use crate::{
     listener,
     maps::{self, CURRENT, SOCKS},
     owner, preempt, publish,
-    sock::{LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
+    sock::{BY_KERNEL, LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
     timewait,
     tuple::Tuple,
 };
 
 const IPPROTO_TCP: u16 = 6;
 const SHUTDOWN_MASK: u8 = 3;
+/// In `sk_flags`: the peer's FIN has come (`tcp_fin`, include/net/sock.h)
+const SOCK_DONE: u64 = 1 << 1;
 
 #[derive(Clone, Copy)]
 struct Transition {
@@ -463,11 +465,23 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     // `tcp_close` sets both directions of `sk_shutdown` before it changes the state; a reset
     // that a reader's backlog brings in does so only afterwards (`tcp_done`), but it leaves an
     // error, which `tcp_disconnect` does not.
+    let shut = sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK;
+    // `connect()` that finds no port closes nothing (`tcp_v4_connect`).
+    let fails = old == tcp::SYN_SENT
+        && sock.counters.known & KNOWN_COUNTERS != 0
+        && sock.counters.tx_segs == 0;
     let closes = new == tcp::FIN_WAIT1
         || new == tcp::LAST_ACK
-        || (ends && (sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK || sock.err == 0));
+        || (ends && (shut || (sock.err == 0 && !fails)));
     if closes && sock.closer == 0 && !sock.was_closed_before() && owner::proven(sk) {
-        sock.closer = owner::current_tgid();
+        sock.closer = match owner::current_tgid() {
+            0 => BY_KERNEL,
+            tgid => tgid,
+        };
+    }
+    let dropped = old == tcp::FIN_WAIT2 && ends && successor.is_none();
+    if dropped && sk.read::<u64>(off!(sk_flags)) & SOCK_DONE == 0 {
+        sock.counters.known |= KNOWN_NO_FIN;
     }
     if !waits {
         let state = if successor.is_some() {
@@ -518,6 +532,10 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     // By the four-tuple, which a child has only now before 6.16.
     if new == tcp::ESTABLISHED {
         counters::handshake(sk, sock, now_ns);
+        if sock.role == ROLE_SERVER && owner::has_joined(sk) {
+            sock.owners[0].tgid = 0;
+            sock.sources[0] = SOURCE_UNKNOWN;
+        }
     }
     if filter::judges() && !judge(sock, new, now_ns) {
         publish::forget(key, sock);
@@ -529,6 +547,7 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
             return;
         }
         // No room to wait: as reported.
+        sock.counters.known |= KNOWN_NO_FIN;
         sock.push(Step::new(now_ns, new));
     }
     publish::publish(key, sock, now_ns);

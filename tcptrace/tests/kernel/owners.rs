@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -307,6 +307,13 @@ pub(crate) fn no_port_left() {
     assert_eq!(without.len(), 3, "{}", record::lines(&without));
     for record in without {
         assert_eq!(record.int("lport"), None, "{}", record.line);
+        // Nobody gave up.
+        assert_eq!(record.int("closer_pid"), None, "{}", record.line);
+        assert!(
+            [None, Some("unknown")].contains(&record.text("reason")),
+            "{}",
+            record.line
+        );
     }
 }
 
@@ -361,12 +368,17 @@ pub(crate) fn mptcp_subflow_by_another() -> Outcome {
     let subflow = told.unwrap().0;
     drop(connected);
     let told = stage.end(0, &[]);
-    let of_clients = told
-        .ours()
+    let records = told.ours();
+    // Nobody accepts what the peer adds, either.
+    let of_it = |record: &&Record| {
+        let remote = record.remote().map(|remote| remote.ip());
+        record.local().ip() == added || remote == Some(IpAddr::V4(added))
+    };
+    let (added, others): (Vec<&Record>, Vec<_>) = records.into_iter().partition(of_it);
+    let of_clients = others
         .into_iter()
         .filter(|record| record.role() == "client");
-    let (added, first): (Vec<&Record>, Vec<_>) =
-        of_clients.partition(|record| record.local().ip() == added);
+    let first: Vec<_> = of_clients.collect();
     assert!(added.len() > 1, "{}", subflow.line);
     for record in added {
         assert_eq!(

@@ -46,7 +46,7 @@ pub(crate) fn closed_pipe() {
         &["--json"][..],
         &[],
         // As the shell's `>(...)` does it.
-        &["--json", "-o", "/dev/fd/1"],
+        &["--json", "-o", "/proc/self/fd/1"],
     ] {
         let netns = Netns::new();
         let mut server = Actor::spawn(&netns, "server");
