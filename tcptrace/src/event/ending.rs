@@ -1,7 +1,10 @@
 //! Why a connection ended, and who ended it.
 
 use tcptrace_common::{
-    record::{KNOWN_EXPIRED, RESET_RECEIVED, RESET_SENT, ROLE_LISTENER, ROLE_SERVER},
+    record::{
+        KNOWN_BY_ELIMINATION, KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_NO_FIN, RESET_RECEIVED,
+        RESET_SENT, ROLE_LISTENER, ROLE_SERVER,
+    },
     tcp,
 };
 
@@ -25,18 +28,23 @@ impl Totals {
             return "normal";
         }
         match (self.path.err, self.counters.reset) {
-            (ECONNREFUSED, _) => "refused",
-            (ETIMEDOUT, _) => "timeout",
+            (ECONNREFUSED, _) if matches!(from, tcp::SYN_SENT | tcp::SYN_RECV) => "refused",
+            // Later, it is what `tcp_write_err` says in place of it, if an ICMP message said so before.
+            (ETIMEDOUT | ECONNREFUSED, _) => "timeout",
             (EHOSTUNREACH | ENETUNREACH, _) => "unreachable",
             (ECONNABORTED, _) => "reset_sent",
             (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED) => "reset_received",
             (0, RESET_SENT) => "reset_sent",
             // What else the socket says of its end may be from before it, or gone.
             (0, _) if self.is_deduced() => "unknown",
+            // No port for it, or no memory: the kernel gave up, before any SYN.
+            (0, _) if from == tcp::SYN_SENT && !by_close && self.has_sent_nothing() => "unknown",
             (0, _) if from == tcp::SYN_SENT => "canceled",
             // The peer's FIN never came.
             (0, _) if self.counters.known & KNOWN_EXPIRED != 0 => "timeout",
-            (0, _) if self.ends_without_fin() => "unknown",
+            (0, _) if self.ends_without_fin() || self.counters.known & KNOWN_NO_FIN != 0 => {
+                "unknown"
+            }
             (0, _) if both_fins => "normal",
             // Neither FIN went out: `tcp_close` with linger 0 or unread data aborts.
             (0, _) if by_close && open => "reset_sent",
@@ -53,6 +61,15 @@ impl Totals {
             (0, _) if open => "reset_sent",
             _ => "unknown",
         }
+    }
+
+    /// Whether a reset is its reason only because nothing else is left.
+    pub const fn is_by_elimination(&self) -> bool {
+        self.counters.known & KNOWN_BY_ELIMINATION != 0
+    }
+
+    const fn has_sent_nothing(&self) -> bool {
+        self.counters.known & KNOWN_COUNTERS != 0 && self.counters.tx_segs == 0
     }
 
     /// Whether it ended in a time-wait socket that still waited for the peer's FIN.

@@ -164,7 +164,7 @@ impl Json {
         known!(out, "handshake_us", totals.handshake_us());
         known!(out, "accept_wait_us", totals.accept_wait_us());
         push_counters(out, totals);
-        if connection.is_inferred() {
+        if connection.is_inferred() || totals.is_by_elimination() {
             out.extend_from_slice(b",\"inferred\":true");
         }
         if connection.is_partial() {

@@ -469,13 +469,22 @@ fn none_allowed() {
     let told = stage.end(0, &[]);
     assert!(told.lives.iter().all(|life| !life.time_waits()));
     check_all(&told, &courses, &watch.stop());
-    for held in [&near, &crossing] {
+    // The first one's may come with the ACK of ours, or too late.
+    for (held, reasons) in [
+        (&near, &["normal", "unknown"][..]),
+        (&crossing, &["normal"]),
+        (&orphan, &["unknown"]),
+    ] {
         let ours = told.ours();
         let close = ours
             .iter()
             .find(|record| record.event() == "close" && record.is_of(held))
             .unwrap();
-        assert_eq!(close.text("reason"), Some("normal"), "{}", close.line);
+        assert!(
+            reasons.contains(&close.text("reason").unwrap()),
+            "{}",
+            close.line
+        );
     }
 }
 
