@@ -10,7 +10,7 @@ use crate::{
 };
 
 const PF_KTHREAD: u32 = 0x0020_0000;
-const IPPROTO_MPTCP: u16 = 262;
+pub(crate) const IPPROTO_MPTCP: u16 = 262;
 
 /// Whether the running task works on this socket.
 ///

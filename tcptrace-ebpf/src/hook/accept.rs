@@ -28,12 +28,12 @@ use crate::{
     hook::seed,
     kernel::{self, Object as _, Probed, Walked},
     maps::{self, BACKLOGS, SOCKS},
-    owner, preempt, publish,
+    owner::{self, IPPROTO_MPTCP},
+    preempt, publish,
     sock::Sock,
 };
 
 const IPPROTO_TCP: u16 = 6;
-const IPPROTO_MPTCP: u16 = 262;
 
 #[fentry(function = "__inet_accept")]
 pub(crate) fn accept_fentry_inet(ctx: FEntryContext) -> i32 {

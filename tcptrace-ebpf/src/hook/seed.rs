@@ -28,13 +28,13 @@ use crate::{
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, LISTENERS, SEED_PASS, SOCKS},
+    owner::IPPROTO_MPTCP,
     publish,
     sock::{PARTIAL, Sock},
     tuple::Tuple,
 };
 
 const IPPROTO_TCP: u16 = 6;
-const IPPROTO_MPTCP: u16 = 262;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const S_IFMT: u16 = 0o170_000;

@@ -48,11 +48,16 @@ const SOCKS: Kind = Kind {
     times_out: false,
 };
 /// Those that the program `watch` should have told of are among them.
-const PAIRS: Kind = Kind {
-    map: "PAIRS",
-    number: ALL_PAIRS,
-    times_out: true,
-};
+const PAIRS: Kind = pairs(ALL_PAIRS);
+
+/// All pairs, or some of them.
+const fn pairs(number: u64) -> Kind {
+    Kind {
+        map: "PAIRS",
+        number,
+        times_out: true,
+    }
+}
 
 /// When to look, and for what.
 #[derive(Debug)]
@@ -102,13 +107,9 @@ impl Hidden {
         self.load(ebpf);
         let last = self.last.get_or_insert_with(|| {
             // `watch` has still to tell of the others: [`Hidden::rest`].
-            let pairs = Kind {
-                number: HIDDEN_PAIRS,
-                ..PAIRS
-            };
             [
                 Last::of::<SOCK_WORDS>(ebpf, SOCKS),
-                Last::of::<PAIR_WORDS>(ebpf, pairs),
+                Last::of::<PAIR_WORDS>(ebpf, pairs(HIDDEN_PAIRS)),
             ]
         });
         for kind in &mut *last {
@@ -133,13 +134,9 @@ impl Hidden {
     /// there; a part at each call. Returns whether that was the last part.
     pub(super) fn rest(&mut self, ebpf: &mut Ebpf) -> bool {
         self.load(ebpf);
-        let stopped = self.stopped.get_or_insert_with(|| {
-            let stopped = Kind {
-                number: STOPPED_PAIRS,
-                ..PAIRS
-            };
-            Last::of::<PAIR_WORDS>(ebpf, stopped)
-        });
+        let stopped = self
+            .stopped
+            .get_or_insert_with(|| Last::of::<PAIR_WORDS>(ebpf, pairs(STOPPED_PAIRS)));
         stopped.look(ebpf);
         for key in std::mem::take(&mut stopped.found) {
             tell(ebpf, stopped.kind, key);

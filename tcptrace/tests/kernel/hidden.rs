@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::maps::{HashMap, Map, MapData};
 use tcptrace_common::config::{PAIR_WORDS, SOCK_WORDS};
 
 use crate::{
@@ -33,12 +33,7 @@ where
     [u64; WORDS]: aya::Pod,
 {
     pub(crate) fn of(pid: u32, name: &str) -> Self {
-        let (_, id) = leftovers::held_by(&pid.to_string())
-            .into_iter()
-            .filter(|(kind, _)| kind == "map")
-            .find(|(_, id)| MapInfo::from_id(*id).unwrap().name_as_str() == Some(name))
-            .unwrap_or_else(|| panic!("no map {name}"));
-        let map = Map::HashMap(MapData::from_id(id).unwrap());
+        let map = Map::HashMap(leftovers::map_of(pid, name));
         Self(HashMap::try_from(map).unwrap())
     }
 

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use aya::{maps::MapInfo, programs::loaded_links};
+use aya::{
+    maps::{MapData, MapInfo},
+    programs::loaded_links,
+};
 
 use crate::{
     Scenario,
@@ -39,6 +42,16 @@ fn loaded() -> Ids {
         .flatten()
         .map(|link| ("link".to_owned(), link.id()));
     programs.chain(maps).chain(links).collect()
+}
+
+/// The map of this name that a process has.
+pub(crate) fn map_of(pid: u32, name: &str) -> MapData {
+    let (_, id) = held_by(&pid.to_string())
+        .into_iter()
+        .filter(|(kind, _)| kind == "map")
+        .find(|(_, id)| MapInfo::from_id(*id).unwrap().name_as_str() == Some(name))
+        .unwrap_or_else(|| panic!("no map {name}"));
+    MapData::from_id(id).unwrap()
 }
 
 /// What BPF a process has open. Empty if it is gone.

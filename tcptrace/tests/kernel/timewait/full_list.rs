@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use aya::maps::{Map, MapData, MapInfo, Queue};
+use aya::maps::{Map, MapData, Queue};
 use rustix::process::Signal;
 use tcptrace_common::config::PAIR_WORDS;
 
@@ -30,12 +30,8 @@ struct Full(Queue<MapData, [u64; 2]>);
 
 impl Full {
     fn of(tracer: &Tracer) -> Self {
-        let (_, id) = leftovers::held_by(&tracer.pid().to_string())
-            .into_iter()
-            .filter(|(kind, _)| kind == "map")
-            .find(|(_, id)| MapInfo::from_id(*id).unwrap().name_as_str() == Some("WATCH"))
-            .expect("no map WATCH");
-        let mut list = Queue::try_from(Map::Queue(MapData::from_id(id).unwrap())).unwrap();
+        let map = leftovers::map_of(tracer.pid(), "WATCH");
+        let mut list = Queue::try_from(Map::Queue(map)).unwrap();
         while list.push(NOBODY, 0).is_ok() {}
         Self(list)
     }
