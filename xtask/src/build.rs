@@ -1,6 +1,6 @@
 //! `cargo xtask build`: the agent with the eBPF side in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -24,6 +24,14 @@ pub(crate) struct Built {
     pub(crate) bpf_object: PathBuf,
     /// The target it is for, if that is not this machine.
     pub(crate) target: Option<&'static str>,
+}
+
+impl Built {
+    /// Where cargo puts what it compiles for that target, and we the logs of running it.
+    pub(crate) fn target_folder(&self) -> Result<&Path> {
+        let folder = self.tcptrace.ancestors().nth(2);
+        folder.context("the build is in no target folder")
+    }
 }
 
 /// Sets up and compiles.

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything that is checked by running it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -65,15 +66,26 @@ fn kernel_tests(args: &Args, built: &Built) -> Result<Outcome> {
     eprintln!("\n== kernel tests");
     let executable = build_kernel_tests(built)?;
     // sudo drops the environment, so the variable is set behind it.
-    let mut variable = OsString::from("TCPTRACE_BIN=");
-    variable.push(&built.tcptrace);
+    let variable = |name: &str, path: &Path| {
+        let mut variable = OsString::from(name);
+        variable.push("=");
+        variable.push(path);
+        variable
+    };
+    let failures = built.target_folder()?.join("kernel-tests-failed.log");
+    fs::write(&failures, "")?;
     let mut tests = workspace::as_root("env");
     tests
-        .arg(variable)
+        .arg(variable("TCPTRACE_BIN", &built.tcptrace))
+        .arg(variable("TCPTRACE_TEST_FAILURES", &failures))
         .arg(executable)
         .args(&args.filter)
         .current_dir(workspace::root().join("tcptrace"));
-    workspace::run(&mut tests)
+    // Said once more in the summary: hundreds of lines about other kernels come in between.
+    workspace::run(&mut tests).or_else(|error| match fs::read_to_string(&failures)?.trim() {
+        "" => Err(error),
+        failed => bail!("\n{failed}"),
+    })
 }
 
 /// The harness of the kernel tests.

@@ -453,7 +453,8 @@ fn a_million_connections() {
             .to_vec();
         left.iter().all(|left| *left == 0).then_some(())
     });
-    let words = crate::hidden::left_pairs(pid, inode);
+    let mut some_left = crate::hidden::left_pairs(pid, inode);
+    some_left.truncate(3);
     most_kib = most_kib.max(tracer.memory("RssAnon"));
     let peak_kib = tracer.memory("VmHWM");
     let child = Pid::from_child(&tracer.child);
@@ -482,7 +483,7 @@ fn a_million_connections() {
     );
     assert!(
         empty.is_some(),
-        "entries left in {maps:?}: {left:?} {words:x?}"
+        "entries left in {maps:?}: {left:?}, of pairs for example {some_left:x?}"
     );
     let end = told.seldom.last().unwrap();
     assert_eq!((end.event(), end.int("lost")), ("end", Some(lost)));

@@ -3,7 +3,8 @@
 //! Every scenario makes its own connections, between processes it knows, in a network namespace
 //! of its own, and compares what the tracer says with what ftrace recorded of the same time.
 //! Needs root. `TCPTRACE_BIN` names the program under test; `TCPTRACE_TEST_HOOKS` the kinds of
-//! accept hooks it may use, as `--hooks` takes them.
+//! accept hooks it may use, as `--hooks` takes them; `TCPTRACE_TEST_FAILURES` a file that failed
+//! scenarios are written to as well, so that whoever started this can end with them.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -53,6 +54,8 @@ mod wire;
 
 use std::{
     cell::RefCell,
+    fs::OpenOptions,
+    io::Write as _,
     panic::{self, PanicHookInfo},
     process::ExitCode,
     sync::Mutex,
@@ -285,7 +288,7 @@ fn main() -> ExitCode {
         .chain(hidden::SCENARIOS)
         .chain(abuse::SCENARIOS)
         .chain(clock::SCENARIOS)
-        .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(scenario)))
+        .map(|&(name, scenario)| Trial::ignorable_test(name, move || play(name, scenario)))
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     for figure in FIGURES.lock().unwrap().iter() {
@@ -319,7 +322,7 @@ fn is_confidential() -> bool {
     refusals::lockdown().as_deref() == Some("confidentiality")
 }
 
-fn play(scenario: Scenario) -> Result<Completion, Failed> {
+fn play(name: &str, scenario: Scenario) -> Result<Completion, Failed> {
     let play = || match scenario {
         Always(_) | WherePossible(_) if is_confidential() => Err(Impossible(
             "this kernel is locked down and lets nobody trace".to_owned(),
@@ -333,6 +336,20 @@ fn play(scenario: Scenario) -> Result<Completion, Failed> {
     match panic::catch_unwind(play) {
         Ok(Ok(())) => Ok(Completion::Completed),
         Ok(Err(Impossible(reason))) => Ok(Completion::ignored_with(reason)),
-        Err(_) => Err(last_panic().into()),
+        Err(_) => {
+            let why = last_panic();
+            note_failure(name, &why);
+            Err(why.into())
+        }
+    }
+}
+
+fn note_failure(name: &str, why: &str) {
+    if let Some(path) = std::env::var_os("TCPTRACE_TEST_FAILURES") {
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let written = file.and_then(|mut file| writeln!(file, "{name}: {why}"));
+        if let Err(error) = written {
+            eprintln!("{}: {error}", path.display());
+        }
     }
 }

@@ -247,12 +247,7 @@ fn run_on(
         None => None,
         Some(_) => Some(archive.programs("programs", &["busybox-static", "iproute2"])?),
     };
-    let logs = built
-        .tcptrace
-        .ancestors()
-        .nth(2)
-        .context("the build is in no target folder")?
-        .join("vm");
+    let logs = built.target_folder()?.join("vm");
     let guest = Guest {
         emulator,
         built,
