@@ -25,7 +25,7 @@ use crate::{
     maps::{self, CURRENT, SOCKS},
     owner, preempt, publish,
     sock::{BY_KERNEL, LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
-    timewait,
+    timewait::{self, TimeWait},
     tuple::Tuple,
 };
 
@@ -450,7 +450,7 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
 
     // The kernel reports `CLOSE` as well where a time-wait socket takes this one's place.
     let successor = if ends && (old == tcp::FIN_WAIT2 || old == tcp::CLOSING) {
-        timewait::find(sk)
+        TimeWait::in_place_of(sk)
     } else {
         None
     };

@@ -11,13 +11,14 @@
 //! The memory of one that has ended is soon another's, often before anybody has looked. So the key of its
 //! record is not its address alone, see [`TimeWait::key`].
 
+mod socket;
+
 use core::ptr::read_volatile;
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
     config::{ALL_PAIRS, EMIT_TRANSITION, STOPPED_PAIRS, TIME_WAIT_BY_TIMER},
     count,
-    layout::ABSENT,
     record::{FLAG_INFERRED, KNOWN_BY_ELIMINATION, KNOWN_EXPIRED, RESET_RECEIVED, Step},
     tcp,
 };
@@ -26,224 +27,17 @@ use crate::{
     atomic::compare_exchange,
     constants::{config, off},
     emit,
-    kernel::{self, Object as _, Probed, Typed, copy, number},
-    maps::{self, BEGIN_JIFFIES, BEGIN_NS, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH},
+    kernel::{self, Object as _, copy},
+    maps::{self, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH},
     sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
     tuple::Tuple,
 };
 
-/// Nodes of a hash chain that are looked at. A new one is put at the head.
-const CHAIN_MAX: u32 = 8;
+pub(crate) use socket::{TimeWait, begin};
+
 /// Longer than a timer is between `timer_cancel` and being off, or set anew, with interrupts disabled:
 /// also on a virtual CPU that is taken away in between.
 const STOPPING_NS: u64 = 50_000_000;
-const NS_PER_S: u64 = 1_000_000_000;
-/// `TCP_TIMEWAIT_LEN` (include/net/tcp.h), in seconds
-const TIMEWAIT_S: u64 = 60;
-
-/// A time-wait socket: where it is, or was, and its cookie, the one of its connection; 0 if nobody had
-/// asked for that.
-#[derive(Clone, Copy)]
-pub(crate) struct TimeWait {
-    address: u64,
-    cookie: u64,
-}
-
-impl TimeWait {
-    /// The one that is at this address now.
-    #[inline(always)]
-    pub(crate) fn at(address: u64) -> Self {
-        let address = number(address);
-        let cookie = if config!(cookie_helper) == 0 {
-            0
-        } else {
-            Probed(address).read(off!(sk_cookie))
-        };
-        Self { address, cookie }
-    }
-
-    /// As it stands on the list.
-    #[inline(always)]
-    pub(crate) fn listed([address, cookie]: [u64; 2]) -> Self {
-        Self { address, cookie }
-    }
-
-    #[inline(always)]
-    fn probe(self) -> Probed {
-        Probed(self.address)
-    }
-
-    /// Under what its records are kept: its address mixed with its cookie. The address alone comes again
-    /// with another connection, the cookie alone with the same socket's next one. Of 100,000 records two
-    /// have the same key once in a billion times. Without a cookie, its address.
-    #[inline(always)]
-    pub(crate) fn key(self) -> u64 {
-        self.address ^ self.cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
-
-    /// Whether it still waits for the peer's FIN.
-    #[inline(always)]
-    fn waits_for_fin(self) -> bool {
-        self.probe().read::<u8>(off!(tw_substate)) == tcp::FIN_WAIT2
-    }
-
-    #[inline(always)]
-    fn timer(self) -> Probed {
-        Probed(self.address + u64::from(off!(tw_timer)))
-    }
-
-    /// Whether it is still there, with these ports: its memory may have been given to another.
-    #[inline(always)]
-    fn is_there(self, lport: u16, rport: u16) -> bool {
-        let there = self.probe();
-        if self.cookie != 0 {
-            return there.read::<u64>(off!(sk_cookie)) == self.cookie;
-        }
-        there.read::<u16>(off!(sk_dport)) == rport.to_be()
-            && there.read::<u16>(off!(sk_num)) == lport
-    }
-
-    /// Whether its timer runs. It does from before the socket reports `CLOSE` until
-    /// `inet_twsk_kill`, whose callers stop it first.
-    #[inline(always)]
-    fn is_pending(self) -> bool {
-        self.timer().read::<u64>(off!(timer_pprev)) != 0
-    }
-
-    /// Whether it is still there, with these ports, and its time is not over.
-    #[inline(always)]
-    fn is_running(self, lport: u16, rport: u16) -> bool {
-        self.is_there(lport, rport) && self.is_pending()
-    }
-
-    /// Whether its time is over, by the kernel's own clock.
-    #[inline(always)]
-    fn is_due(self) -> bool {
-        let expires: u64 = self.timer().read(off!(timer_expires));
-        jiffies().wrapping_sub(expires).cast_signed() >= 0
-    }
-
-    /// Whether its timer has gone off, set to `TCP_TIMEWAIT_LEN`: that is at the end of its bucket of the
-    /// timer wheel, seconds later than its time (`calc_index`, kernel/time/timer.c).
-    #[inline(always)]
-    fn has_gone_off(self, now_ns: u64) -> bool {
-        let Some(hz) = hz(now_ns) else {
-            return false;
-        };
-        let level = if TIMEWAIT_S * hz < 63 << 9 { 3 } else { 4 };
-        let expires: u64 = self.timer().read(off!(timer_expires));
-        let bucket = ((expires >> (level * 3)) + 1) << (level * 3);
-        jiffies().wrapping_sub(bucket).cast_signed() >= 0
-    }
-
-    /// When the peer's FIN came, to the tick: its timer was then set to `TCP_TIMEWAIT_LEN`, even
-    /// where it stayed in its bucket of the timer wheel (`tcp_timewait_state_process`,
-    /// `__mod_timer`). Between `entered_ns` and `now_ns`.
-    #[inline(always)]
-    fn fin_ns(self, entered_ns: u64, now_ns: u64) -> u64 {
-        let Some(hz) = hz(now_ns) else {
-            return now_ns;
-        };
-        let expires: u64 = self.timer().read(off!(timer_expires));
-        let set = expires.wrapping_sub(TIMEWAIT_S * hz);
-        let since_ns = jiffies().wrapping_sub(set).wrapping_mul(NS_PER_S / hz);
-        if since_ns > now_ns.saturating_sub(entered_ns) {
-            return entered_ns;
-        }
-        now_ns - since_ns
-    }
-}
-
-#[inline(always)]
-fn jiffies() -> u64 {
-    // SAFETY: no arguments.
-    unsafe { bpf_jiffies64() }
-}
-
-/// Ticks per second (`CONFIG_HZ`), from how many there have been since the first look.
-#[inline(always)]
-fn hz(now_ns: u64) -> Option<u64> {
-    let (ns, ticks) = (TIME_WAIT.get(BEGIN_NS)?, TIME_WAIT.get(BEGIN_JIFFIES)?);
-    let ticks = jiffies().wrapping_sub(*ticks);
-    let ns = now_ns.wrapping_sub(*ns);
-    // Fewer do not tell 250 from 300.
-    if ticks < 25 || ns < NS_PER_S / 50 {
-        return None;
-    }
-    // In microseconds, or ten years of ticks would not fit.
-    let about = (ticks * 1_000_000).checked_div(ns / 1000)?;
-    Some(match about {
-        0..175 => 100,
-        175..275 => 250,
-        275..650 => 300,
-        _ => 1000,
-    })
-}
-
-/// Notes the moment of the first look; see [`hz`].
-#[inline(always)]
-pub(crate) fn begin(now_ns: u64) {
-    let (Some(ns), Some(ticks)) = (
-        TIME_WAIT.get_ptr_mut(BEGIN_NS),
-        TIME_WAIT.get_ptr_mut(BEGIN_JIFFIES),
-    ) else {
-        return;
-    };
-    // SAFETY: a live, aligned map value; only the agent's runs, one after the other, come here.
-    let ns = unsafe { &mut *ns };
-    // SAFETY: as above.
-    let ticks = unsafe { &mut *ticks };
-    if *ns == 0 {
-        *ticks = jiffies();
-        *ns = now_ns;
-    }
-}
-
-/// The time-wait socket that has taken this closing socket's place in the hash table.
-#[inline(always)]
-pub(crate) fn find(sk: Typed) -> Option<TimeWait> {
-    if off!(tw_timer) == ABSENT {
-        return None;
-    }
-    let net = sk.probe(off!(sk_net));
-    let hashinfo = Probed(if off!(net_hashinfo) == ABSENT {
-        Probed(net.read(off!(net_death_row))).read(off!(death_row_hashinfo))
-    } else {
-        net.read(off!(net_hashinfo))
-    });
-    let buckets: u64 = hashinfo.read(off!(hashinfo_ehash));
-    let mask: u32 = hashinfo.read(off!(hashinfo_mask));
-    let hash: u32 = sk.read(off!(sk_hash));
-    let dport: u16 = sk.read(off!(sk_dport));
-    let cookie: u64 = sk.read(off!(sk_cookie));
-    // A bucket is one pointer; a chain ends in an odd number.
-    let mut node: u64 = Probed(buckets + u64::from(hash & mask) * 8).read(0);
-    for _ in 0..CHAIN_MAX {
-        if node & 1 != 0 || node == 0 {
-            return None;
-        }
-        let found = Probed(node - u64::from(off!(sk_nulls_node)));
-        // Most chains have one node, ours: first what is least likely to be another's.
-        if found.read::<u64>(off!(sk_cookie)) == cookie
-            && found.read::<u8>(off!(sk_state)) == tcp::TIME_WAIT
-            && (cookie != 0
-                || (found.read::<u32>(off!(sk_hash)) == hash
-                    && found.read::<u16>(off!(sk_dport)) == dport))
-        {
-            let cookie = if config!(cookie_helper) == 0 {
-                0
-            } else {
-                cookie
-            };
-            return Some(TimeWait {
-                address: found.0,
-                cookie,
-            });
-        }
-        node = Probed(node).read(0);
-    }
-    None
-}
 
 /// Keeps what the end of `TIME_WAIT` must say of a socket that has just reported `CLOSE`, and whose
 /// last step is told.
@@ -436,7 +230,7 @@ pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) 
         // What is there now says nothing of it.
     } else if tw.is_due() {
         known = KNOWN_EXPIRED;
-    } else if config!(reset_reason) != 0 && sock.counters.reset == 0 && !net_is_dying(tw) {
+    } else if config!(reset_reason) != 0 && sock.counters.reset == 0 && !tw.net_is_dying() {
         // Where the kernel tells of every RST we send, for time-wait sockets as well, this was
         // none of ours. Unless somebody has destroyed it (`ss -K`), which nothing tells.
         reset = RESET_RECEIVED;
@@ -446,16 +240,6 @@ pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) 
     emit::moved(sock, step, flags, known, reset, || {
         SOCKS.remove(key).is_ok()
     });
-}
-
-/// Whether the network namespace is being taken down, with all that is in it.
-#[inline(always)]
-fn net_is_dying(tw: TimeWait) -> bool {
-    if off!(net_count) == ABSENT {
-        return true;
-    }
-    let net = Probed(tw.probe().read(off!(sk_net)));
-    net.read::<u32>(off!(net_count)) == 0
 }
 
 /// Puts a time-wait socket on the list of those that `hook::time_wait::watch` looks at. Returns
@@ -474,13 +258,6 @@ fn watch(tw: TimeWait) -> bool {
 #[inline(always)]
 fn put_back(tw: TimeWait) -> bool {
     WATCH.push(&[tw.address, tw.cookie], 0).is_ok()
-}
-
-/// Whether a timer that is being stopped will surely not be set anew: its time is over, or its namespace
-/// is. It keeps the time it was set to until afterwards (`__mod_timer`).
-#[inline(always)]
-fn is_final(tw: TimeWait, now_ns: u64) -> bool {
-    tw.has_gone_off(now_ns) || (off!(net_count) != ABSENT && net_is_dying(tw))
 }
 
 /// Of a pair whose timer was stopped, and that has no room on the list: whether it has ended, or its timer
@@ -511,7 +288,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
         sock.seen_ns = now_ns;
         if !tw.waits_for_fin() {
             // It came a while ago, and did not stop the timer, if that is stopped for good now.
-            let at_ns = if is_final(tw, now_ns) {
+            let at_ns = if tw.is_final(now_ns) {
                 tw.fin_ns(entered_ns(sock), now_ns)
             } else {
                 now_ns
@@ -526,7 +303,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
         // SAFETY: a live record; `ended_ns` is this hook's alone.
         unsafe { (*pair).ended_ns = now_ns };
         if !watch(tw) {
-            if is_final(tw, now_ns) {
+            if tw.is_final(now_ns) {
                 pair_ended(tw, now_ns, 0);
             } else {
                 leave_to_sweep();
