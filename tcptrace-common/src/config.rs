@@ -108,6 +108,8 @@ pub const TIME_WAIT_BY_TIMER: u64 = 2;
 
 /// Time-wait sockets that one run of the program `watch` looks at.
 pub const LOOKS_PER_RUN: u64 = 8;
+/// CPUs whose last stops one run of the program `look_at_stops` looks at.
+pub const STOPS_PER_RUN: u32 = 16;
 
 /// Words in one row of the `HINTS` map. The agent reads a row with each call, for which 5.10 wants as
 /// much memory in one piece: `kmalloc()` finds 32 KiB without searching for long.

@@ -33,8 +33,10 @@ pub const UNTOLD: usize = 14;
 /// Transitions that no program saw, which a later one shows, or that the socket is no more. Where the
 /// kernel counts what it skips a program for, it may have counted them as well.
 pub const UNSEEN: usize = 15;
-/// Ends of `TIME_WAIT` whose record could not be removed, as if somebody else had told of them, and stopped
-/// timers that found no room in `WATCH`.
+/// Ends of `TIME_WAIT` whose record could not be removed, as if somebody else had told of them, and what may
+/// be such ends and found no place in `STOPS`.
 pub const UNCLAIMED: usize = 16;
+/// Stops noted in `STOPS`.
+pub const STOPPED: usize = 17;
 /// How many there are.
-pub const COUNTS: usize = 17;
+pub const COUNTS: usize = 18;

@@ -236,8 +236,9 @@ pub(crate) fn cookie_or_own_id(cookie: u64, born_ns: u64) -> u64 {
     }
 }
 
+/// The CPU this program runs on.
 #[inline(always)]
-fn cpu() -> u32 {
+pub(crate) fn cpu() -> u32 {
     // SAFETY: no arguments; the program does not migrate while it runs.
     unsafe { bpf_get_smp_processor_id() }
 }

@@ -30,10 +30,15 @@ pub(crate) static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(1, 0);
 #[map]
 pub(crate) static PAIRS: HashMap<u64, Pair> = HashMap::with_max_entries(1, 0);
 
-/// Time-wait sockets (address and cookie) that `hook::watch` must look at, where nothing else tells what becomes of
-/// them. Pushed by `timewait` and `hook::timer_cancel`.
+/// Time-wait sockets (address and cookie) that wait for their FIN, for `hook::watch` to look at where nothing
+/// else tells when it comes. Pushed by `timewait`.
 #[map]
 pub(crate) static WATCH: Queue<[u64; 2]> = Queue::with_max_entries(65536, 0);
+
+/// By CPU, the pair whose timer it stopped last: the key in [`PAIRS`], and when that was; 0: none. A cache line
+/// each. The agent makes it as large as there are CPUs.
+#[map]
+pub(crate) static STOPS: Array<[u64; 8]> = Array::with_max_entries(1, 0);
 
 /// Index into [`TIME_WAIT`]: a `TIME_WAIT_*` of the configuration, or 0 if nothing tells what becomes
 /// of time-wait sockets. Written by the agent.

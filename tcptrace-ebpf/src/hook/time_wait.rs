@@ -3,17 +3,21 @@
 //! | hooks | since | |
 //! |---|---|---|
 //! | fentry, kprobe `inet_twsk_kill(tw)` and `__inet_twsk_schedule(tw, timeo, rearm)` | 5.10 | every end, and every FIN that comes late, at once |
-//! | `tp_btf/timer_cancel(timer)` with [`watch`] | 5.10 | every end; a late FIN is found by looking |
+//! | `tp_btf/timer_cancel(timer)` with [`look_at_stops`] and [`watch`] | 5.10 | every end; a late FIN is found by looking |
 //!
 //! A time-wait socket's timer is stopped before each end (`inet_twsk_deschedule_put`, and by
-//! expiry), but also to be set anew (`__mod_timer`); which it was shows afterwards. It is set anew
-//! for a late FIN only if that falls into another bucket of the timer wheel.
+//! expiry), but also to be set anew (`__mod_timer`); which it was shows afterwards: when the same CPU
+//! stops the next one, or to the agent. It is set anew for a late FIN only if that falls into another
+//! bucket of the timer wheel.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, kprobe},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
-use tcptrace_common::{config::LOOKS_PER_RUN, count};
+use tcptrace_common::{
+    config::{LOOKS_PER_RUN, STOPS_PER_RUN},
+    count,
+};
 
 use crate::{
     constants::off,
@@ -83,5 +87,20 @@ answering! {
         }
         maps::count(count::UNWATCHED, u64::from(gone));
         gone
+    }
+}
+
+answering! {
+    /// Run by the agent: looks at the pairs whose timers a few CPUs have stopped last. The argument: the
+    /// first of them. Returns how many are still uncertain.
+    fn look_at_stops(arguments) -> u32 {
+        let first = arguments[0] as u32;
+        let now_ns = kernel::now_ns();
+        let mut uncertain = 0;
+        for at in 0..STOPS_PER_RUN {
+            let cpu = first.wrapping_add(at);
+            uncertain += u32::from(timewait::look_at_stop(cpu, now_ns));
+        }
+        uncertain
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     constants::{config, off},
     emit,
     kernel::{self, Object as _, copy},
-    maps::{self, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH},
+    maps::{self, HANDLER, MODE, PAIRS, SOCKS, STOPS, TIME_WAIT, WATCH},
     sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
     tuple::Tuple,
 };
@@ -62,16 +62,12 @@ pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock, now_ns: u64) -> bool {
     if let Some(former) = waiting(tw) {
         // SAFETY: a live record; only read.
         let former = unsafe { &*former };
-        let at_ns = if former.seen_ns == 0 {
-            now_ns
-        } else {
-            former.seen_ns
-        };
-        let step = Step::new(at_ns, tcp::CLOSE);
-        emit::moved(former, step, 0, 0, 0, || SOCKS.remove(tw.key()).is_ok());
+        let step = Step::new(now_ns, tcp::CLOSE);
+        emit::moved(former, step, FLAG_INFERRED, 0, 0, || {
+            SOCKS.remove(tw.key()).is_ok()
+        });
     }
     sock.life = MOVED;
-    sock.seen_ns = 0;
     sock.listener = tw.address;
     let inserted = SOCKS.insert(tw.key(), &*sock, 0);
     sock.life = LIVES;
@@ -260,13 +256,6 @@ fn put_back(tw: TimeWait) -> bool {
     WATCH.push(&[tw.address, tw.cookie], 0).is_ok()
 }
 
-/// Of a pair whose timer was stopped, and that has no room on the list: whether it has ended, or its timer
-/// was set anew, the agent finds out as it goes through all of them (`hook::hidden`).
-#[inline(always)]
-fn leave_to_sweep() {
-    maps::count(count::UNCLAIMED, 1);
-}
-
 #[inline(always)]
 fn learn_handler(tw: TimeWait) {
     if let Some(handler) = TIME_WAIT.get_ptr_mut(HANDLER) {
@@ -283,33 +272,93 @@ fn learn_handler(tw: TimeWait) {
 #[inline(always)]
 pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
     if let Some(sock) = waiting(tw) {
-        // SAFETY: a live record; `seen_ns` is this hook's alone.
-        let sock = unsafe { &mut *sock };
-        sock.seen_ns = now_ns;
-        if !tw.waits_for_fin() {
-            // It came a while ago, and did not stop the timer, if that is stopped for good now.
-            let at_ns = if tw.is_final(now_ns) {
-                tw.fin_ns(entered_ns(sock), now_ns)
-            } else {
-                now_ns
-            };
-            fin(tw, sock, at_ns, FLAG_INFERRED);
-        } else if !watch(tw) {
+        // SAFETY: a live record; only read.
+        let sock = unsafe { &*sock };
+        if tw.waits_for_fin() {
             // Set anew is only the timer of one whose FIN has come.
             never_finished(tw, sock, now_ns, 0);
+            return;
         }
+        // It came a while ago, and did not stop the timer, if that is stopped for good now.
+        let at_ns = if tw.is_final(now_ns) {
+            tw.fin_ns(entered_ns(sock), now_ns)
+        } else {
+            now_ns
+        };
+        fin(tw, sock, at_ns, FLAG_INFERRED);
     }
-    if let Some(pair) = PAIRS.get_ptr_mut(tw.key()) {
+    let key = tw.key();
+    if let Some(pair) = PAIRS.get_ptr_mut(key) {
         // SAFETY: a live record; `ended_ns` is this hook's alone.
         unsafe { (*pair).ended_ns = now_ns };
-        if !watch(tw) {
-            if tw.is_final(now_ns) {
-                pair_ended(tw, now_ns, 0);
-            } else {
-                leave_to_sweep();
-            }
-        }
+        note_stop(key, now_ns);
     }
+}
+
+/// Notes that this CPU is stopping the timer of the pair with this key, and finds out what became of the one
+/// it stopped before: the kernel goes on to the end of that with interrupts disabled (`__mod_timer`,
+/// `__try_to_del_timer_sync`, `expire_timers`).
+#[inline(always)]
+fn note_stop(key: u64, now_ns: u64) {
+    let Some(place) = STOPS.get_ptr_mut(kernel::cpu()) else {
+        // The agent finds out as it goes through all of them (`hook::hidden`).
+        maps::count(count::UNCLAIMED, 1);
+        return;
+    };
+    // SAFETY: a live map value; only programs on this CPU with interrupts disabled write it.
+    let place = unsafe { &mut *place };
+    let [before, stopped_ns, ..] = *place;
+    place[0] = key;
+    place[1] = now_ns;
+    maps::count(count::STOPPED, 1);
+    emit::nudge();
+    let Some(pointer) = (before != key).then(|| PAIRS.get_ptr_mut(before)).flatten() else {
+        return;
+    };
+    // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
+    let pair = unsafe { &*pointer };
+    // SAFETY: a live word of the record.
+    if unsafe { read_volatile(&raw const pair.ended_ns) } != stopped_ns {
+        // Stopped once more since then, by another CPU.
+        return;
+    }
+    if socket_of(before, pair).is_running(pair.tuple.lport, pair.tuple.rport) {
+        runs_on(pointer, stopped_ns);
+    } else {
+        emit::pair_ended(pair, stopped_ns, 0, || PAIRS.remove(before).is_ok());
+    }
+}
+
+/// Looks at the pair whose timer this CPU stopped last. Returns whether it is still uncertain whether that
+/// was for good.
+#[inline(always)]
+pub(crate) fn look_at_stop(cpu: u32, now_ns: u64) -> bool {
+    let Some(place) = STOPS.get(cpu) else {
+        return false;
+    };
+    // SAFETY: a live word of the map.
+    let key = unsafe { read_volatile(&raw const place[0]) };
+    let Some(pointer) = PAIRS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
+    let pair = unsafe { &*pointer };
+    // Before the timer is looked at, or a stop in between would be taken for this one.
+    // SAFETY: a live word of the record.
+    let stopped_ns = unsafe { read_volatile(&raw const pair.ended_ns) };
+    if stopped_ns == 0 {
+        return false;
+    }
+    if !socket_of(key, pair).is_running(pair.tuple.lport, pair.tuple.rport) {
+        emit::pair_ended(pair, stopped_ns, 0, || PAIRS.remove(key).is_ok());
+        return false;
+    }
+    // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
+    let uncertain = now_ns.saturating_sub(stopped_ns) < STOPPING_NS;
+    if !uncertain {
+        runs_on(pointer, stopped_ns);
+    }
+    uncertain
 }
 
 /// When this connection came into the state that it is in.
@@ -327,48 +376,28 @@ fn late_fin(tw: TimeWait, sock: &Sock, now_ns: u64) {
 /// Looks at a time-wait socket that was taken off the list. Returns whether it was put back.
 #[inline(always)]
 pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
-    if let Some(sock) = waiting(tw) {
-        // SAFETY: a live record; only read.
-        let sock = unsafe { &*sock };
-        let there = tw.is_there(sock.tuple.lport, sock.tuple.rport);
-        if there && !tw.waits_for_fin() {
-            late_fin(tw, sock, now_ns);
-        } else if there && tw.is_pending() {
-            // Without room, its end shows when its timer stops.
-            return put_back(tw);
-        } else {
-            let at_ns = if sock.seen_ns == 0 {
-                now_ns
-            } else {
-                sock.seen_ns
-            };
-            never_finished(tw, sock, at_ns, 0);
-        }
+    let Some(sock) = waiting(tw) else {
         return false;
-    }
-    let key = tw.key();
-    if let Some(pointer) = PAIRS.get_ptr_mut(key) {
-        // SAFETY: a live record; only read.
-        let pair = unsafe { &*pointer };
-        // Before the timer is looked at, or a stop in between would be taken for this one.
-        // SAFETY: a live word of the record.
-        let stopped_ns = unsafe { read_volatile(&raw const pair.ended_ns) };
-        let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
-        // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
-        if runs && now_ns.saturating_sub(stopped_ns) < STOPPING_NS {
-            let stays = put_back(tw);
-            if !stays {
-                leave_to_sweep();
-            }
-            return stays;
-        }
-        if stopped_ns != 0 && !runs {
-            emit::pair_ended(pair, stopped_ns, 0, || PAIRS.remove(key).is_ok());
-        } else {
-            runs_on(pointer, stopped_ns);
-        }
+    };
+    // SAFETY: a live record; only read.
+    let sock = unsafe { &*sock };
+    let there = tw.is_there(sock.tuple.lport, sock.tuple.rport);
+    if there && !tw.waits_for_fin() {
+        late_fin(tw, sock, now_ns);
+    } else if there && tw.is_pending() {
+        // Without room, its end shows when its timer stops.
+        return put_back(tw);
+    } else {
+        // No program saw its timer stop.
+        never_finished(tw, sock, now_ns, FLAG_INFERRED);
     }
     false
+}
+
+/// The time-wait socket of the pair with this key.
+#[inline(always)]
+fn socket_of(key: u64, pair: &Pair) -> TimeWait {
+    TimeWait::listed([pair.tw, if key == pair.tw { 0 } else { pair.conn }])
 }
 
 /// The timer of this pair, which was stopped at `stopped_ns`, was set anew. Unless it has been stopped since
@@ -391,11 +420,9 @@ pub(crate) fn untold_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair
     let pointer = PAIRS.get_ptr_mut(key)?;
     // SAFETY: a live record; only read.
     let pair = unsafe { &*pointer };
-    let cookie = if key == pair.tw { 0 } else { pair.conn };
-    let tw = TimeWait::listed([pair.tw, cookie]);
     // SAFETY: a live word of the record.
     let stopped_ns = unsafe { read_volatile(&raw const pair.ended_ns) };
-    let runs = tw.is_running(pair.tuple.lport, pair.tuple.rport);
+    let runs = socket_of(key, pair).is_running(pair.tuple.lport, pair.tuple.rport);
     if runs && stopped_ns != 0 && now_ns.saturating_sub(stopped_ns) > STOPPING_NS {
         runs_on(pointer, stopped_ns);
     }

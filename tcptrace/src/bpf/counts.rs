@@ -285,6 +285,7 @@ impl Counts {
             held: open(count::HELD, count::RELEASED),
             unlisted: open(count::UNLISTED, count::UNLISTED_SENT),
             watched: open(count::WATCHED, count::UNWATCHED),
+            stopped: ended[count::STOPPED],
         }
     }
 }
@@ -298,6 +299,8 @@ pub(super) struct Open {
     pub unlisted: u64,
     /// Time-wait sockets on the list of those to look at
     pub watched: u64,
+    /// How often until now the timer of a pair was stopped, for good or to be set anew
+    pub stopped: u64,
 }
 
 /// How often the kernel skipped a program because it was already running on that CPU;

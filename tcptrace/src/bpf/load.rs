@@ -9,6 +9,7 @@ use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, HashMap, MapData},
     programs::{ProgramError, tp_btf::BtfTracePointLink},
+    util::nr_cpus,
 };
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -106,12 +107,15 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         typed_task: 0,
         ..without_exchanges
     };
+    let cpus = nr_cpus().map_err(|(path, why)| anyhow::anyhow!("cannot read {path}: {why}"))?;
+    let cpus = u32::try_from(cpus).map_err(anyhow::Error::new)?;
     let layout = kernel.layout;
     let mut loader = new_loader();
     loader
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .map_max_entries("SOCKS", max_sockets)
         .map_max_entries("PAIRS", max_sockets)
+        .map_max_entries("STOPS", cpus)
         .map_max_entries("EVENTS", settings.ring_bytes)
         .override_global("LAYOUT", layout.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
@@ -180,7 +184,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         state_links,
         links,
         open: Open::default(),
-        looks: Looks::new(),
+        looks: Looks::new(cpus),
         hidden: Hidden::new(),
         selection,
         rescuers,
@@ -287,17 +291,17 @@ impl Tracer {
                 counts.without_room() > *without_room
                     || open.held > 0
                     || held.has_begun()
-                    || looks.has_more(open.watched)
+                    || looks.has_more(open)
                     || (*idle && has_begun(selection))
             },
             timeout,
         )
     }
 
-    /// Looks at the time-wait sockets that were on the list at the last [`Tracer::flush_held`], if it is time
-    /// to. Returns how long to wait until the next look; none if the list is empty.
+    /// Looks at the time-wait sockets that were in question at the last [`Tracer::flush_held`], if it is time
+    /// to. Returns how long to wait until the next look; none if there are none.
     pub fn look_at_time_wait(&mut self) -> Option<Duration> {
-        self.looks.turn(&self.ebpf, self.open.watched)
+        self.looks.turn(&self.ebpf, self.open)
     }
 
     /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
@@ -307,7 +311,10 @@ impl Tracer {
         if left == Some(0) {
             return 0;
         }
-        let left = left.unwrap_or_else(|| self.counts.open().watched);
+        let left = left.unwrap_or_else(|| {
+            self.looks.look_at_stops(&self.ebpf);
+            self.counts.open().watched
+        });
         let left = left.saturating_sub(Ring::look(&self.ebpf, left).looks);
         if left == 0 && self.counts.unclaimed() > 0 {
             return u64::from(!self.hidden.rest(&mut self.ebpf));

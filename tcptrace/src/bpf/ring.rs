@@ -15,7 +15,7 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
-use tcptrace_common::config::LOOKS_PER_RUN;
+use tcptrace_common::config::{LOOKS_PER_RUN, STOPS_PER_RUN};
 
 use super::object::take;
 use crate::error::Error;
@@ -203,6 +203,15 @@ impl Ring {
             .map(u64::from)
             .sum();
         Looked { looks, gone }
+    }
+
+    /// Looks at the pairs whose timers these CPUs have stopped last. Returns of how many it is uncertain
+    /// whether that was for good.
+    pub(super) fn look_at_stops(ebpf: &Ebpf, cpus: u32) -> u32 {
+        (0..cpus)
+            .step_by(STOPS_PER_RUN as usize)
+            .map(|first| run(ebpf, "look_at_stops", &[first.into()]).unwrap_or(1))
+            .sum()
     }
 
     /// Has each listener looked at.

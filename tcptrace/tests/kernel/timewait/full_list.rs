@@ -2,11 +2,14 @@
 
 use std::{fs, time::Duration};
 
-use aya::maps::{Map, MapData, Queue};
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues, Queue};
 use rustix::process::Signal;
-use tcptrace_common::config::PAIR_WORDS;
+use tcptrace_common::{
+    config::PAIR_WORDS,
+    count::{COUNTS, UNCLAIMED},
+};
 
-use super::await_state;
+use super::{SOON, await_end, await_state};
 use crate::{
     Impossible,
     actor::Actor,
@@ -18,8 +21,9 @@ use crate::{
     wire::{ACK, FIN, RST, Wire},
 };
 
-/// Where a record has its connection, and the moment at which its timer was stopped (`Pair`).
+/// Where a record has its connection, since when it is in `TIME_WAIT`, and when its timer was stopped (`Pair`).
 const CONN: usize = 0;
+const SINCE_NS: usize = 1;
 const ENDED_NS: usize = 2;
 
 /// No socket is there.
@@ -50,8 +54,8 @@ impl Full {
     }
 }
 
-/// A stopped timer then says nothing until somebody looks: each end is told in the end, however many there
-/// are, and none that was none.
+/// What ends then is told soon, and as what was seen. And in the end of the trace is told what nobody has told of,
+/// however much there is.
 pub(super) fn full_list() -> Result<(), Impossible> {
     let netns = Netns::new();
     let wire = Wire::stretch(&netns);
@@ -71,68 +75,107 @@ pub(super) fn full_list() -> Result<(), Impossible> {
         puppet.hear(FIN);
         puppet.say(FIN | ACK);
         puppet.hear(ACK);
-        tracer.wait_for("TIME_WAIT", Duration::from_secs(5), |record| {
+        tracer.wait_for("TIME_WAIT", SOON, |record| {
             record.is("transition", "TIME_WAIT") && record.is_of(&near)
         });
         (near, puppet)
     };
-    let (cut, mut cutter) = meet(&mut client, 80);
-    let (set_anew, mut repeater) = meet(&mut client, 81);
+    let mut cut: Vec<_> = (80..84).map(|port| meet(&mut client, port)).collect();
+    let (set_anew, mut repeater) = meet(&mut client, 90);
     let mut pairs = hidden::Records::<PAIR_WORDS>::of(tracer.pid(), "PAIRS");
-    pairs.until(netns.inode, 2);
-
-    tracer.signal(Signal::STOP);
-    stands_still(tracer.pid());
-    let full = Full::of(&tracer);
-    let stopped = |port: u16| {
-        pairs.within(netns.inode).into_iter().find(|(_, words)| {
-            let ports = u64::from(port) << 16;
-            words[ENDED_NS] != 0 && words.iter().any(|word| word & 0xffff_0000 == ports)
-        })
+    let words_of = |pairs: &hidden::Records<PAIR_WORDS>, port: u16| {
+        let of_port = |words: &[u64]| {
+            words
+                .iter()
+                .any(|word| word >> 16 & 0xffff == u64::from(port))
+        };
+        let mut all = pairs.within(netns.inode).into_iter();
+        all.find_map(|(_, words)| of_port(&words[CONN + 1..]).then_some(words))
     };
+    pairs.until(netns.inode, cut.len() + 1);
+    let template = words_of(&pairs, cut[0].0.remote.port()).unwrap();
+
+    stop(&tracer);
+    let full = Full::of(&tracer);
     // Another bucket of the timer wheel is some seconds away.
     let said = repeater.next.wrapping_sub(1);
     let anew = wait::poll(Duration::from_secs(20), || {
         repeater.next = said;
         repeater.say(FIN | ACK);
-        stopped(set_anew.remote.port())
+        words_of(&pairs, set_anew.remote.port()).filter(|words| words[ENDED_NS] != 0)
     });
     assert!(anew.is_some(), "its timer was not set anew");
-    cutter.say(RST);
-    await_state(&netns, &cut, None);
-    let (_, ended) = stopped(cut.remote.port()).expect("told without a look");
+    for (near, cutter) in &mut cut {
+        cutter.say(RST);
+        await_state(&netns, near, None);
+    }
     full.clear();
+    tracer.signal(Signal::CONT);
+    for (near, _) in &cut {
+        await_end(&tracer, near, "TIME_WAIT", SOON);
+    }
+    let runs = wait::poll(SOON, || {
+        words_of(&pairs, set_anew.remote.port()).filter(|words| words[ENDED_NS] == 0)
+    });
+    assert!(runs.is_some(), "it looks as if it had ended");
     await_state(&netns, &set_anew, Some("TIME_WAIT"));
 
+    stop(&tracer);
     // More than one look at them has time for.
     let number = if confinement::in_guest() {
         20_000
     } else {
         150_000
     };
+    // Of every other one the stop was seen, and then nobody could remove the record.
+    let stopped_ns = template[SINCE_NS] + 1;
     let untold: Vec<_> = (1..=number)
         .map(|number| {
-            let mut words = ended;
+            let mut words = template;
             words[CONN] = u64::MAX / 2 + number;
+            words[ENDED_NS] = stopped_ns * (number % 2);
             (words[CONN], words)
         })
         .collect();
     pairs.put_back(&untold);
+    count_unclaimed(&tracer, number / 2);
     tracer.signal(Signal::INT);
     tracer.signal(Signal::CONT);
     let records = tracer.wait().fine();
     let ours = records.within(netns.inode);
-    let ends = || {
-        ours.iter()
-            .filter(|record| record.text("old") == Some("TIME_WAIT"))
-    };
-    let of = |held| ends().filter(|record| record.is_of(held)).count();
+    let ends: Vec<_> = ours
+        .iter()
+        .filter(|record| record.text("old") == Some("TIME_WAIT"))
+        .collect();
+    let of = |held| ends.iter().filter(move |record| record.is_of(held));
+    for (near, _) in &cut {
+        let seen = of(near).filter(|end| end.get("inferred").is_none());
+        assert_eq!(seen.count(), 1, "{near:?} was cut");
+    }
+    assert_eq!(of(&set_anew).count(), 0, "it has not ended");
+    let inferred = ends.iter().filter(|end| end.get("inferred").is_some());
     let lost = records.of("lost").filter_map(|lost| lost.int("time_waits"));
     let lost: u64 = lost.sum();
-    assert_eq!(of(&cut) as u64 + lost, number + 1, "and {lost} were lost");
-    assert_eq!(of(&set_anew), 0, "it has not ended");
-    assert!(ends().all(|end| end.get("inferred").is_some()));
+    assert_eq!(
+        inferred.count() as u64 + lost,
+        number,
+        "and {lost} were lost"
+    );
     Ok(())
+}
+
+fn stop(tracer: &Tracer) {
+    tracer.signal(Signal::STOP);
+    stands_still(tracer.pid());
+}
+
+fn count_unclaimed(tracer: &Tracer, number: u64) {
+    let map = Map::PerCpuArray(leftovers::map_of(tracer.pid(), "COUNT"));
+    let mut counters = PerCpuArray::<_, [u64; COUNTS]>::try_from(map).unwrap();
+    let mut per_cpu = counters.get(&0, 0).unwrap().to_vec();
+    per_cpu[0][UNCLAIMED] += number;
+    let per_cpu = PerCpuValues::try_from(per_cpu).unwrap();
+    counters.set(0, per_cpu, 0).unwrap();
 }
 
 /// Until the process has stopped.

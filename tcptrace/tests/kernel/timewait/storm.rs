@@ -148,7 +148,7 @@ pub(super) fn stopped_behind() {
     record::each_end_has_its_close(&ours);
 }
 
-/// Looks at the time-wait sockets on the tracer's list as it does itself, but all the time.
+/// Looks at time-wait sockets as the tracer does itself, but all the time.
 struct Looker {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -158,16 +158,21 @@ impl Looker {
     /// None if the tracer has no need to look.
     fn beside(tracer: &Tracer) -> Option<Self> {
         let programs = leftovers::held_by(&tracer.pid().to_string());
-        let info = aya::programs::loaded_programs().flatten().find(|program| {
-            program.name_as_str() == Some("watch")
-                && programs.contains(&("prog".to_owned(), program.id()))
-        })?;
-        let program = RawTracePoint::from_program_info(info, Cow::Borrowed("watch")).unwrap();
+        let program = |name| {
+            let info = aya::programs::loaded_programs().flatten().find(|program| {
+                program.name_as_str() == Some(name)
+                    && programs.contains(&("prog".to_owned(), program.id()))
+            })?;
+            Some(RawTracePoint::from_program_info(info, Cow::Borrowed(name)).unwrap())
+        };
+        let programs = [program("watch")?, program("look_at_stops")?];
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
         let look = move || {
             while !is_over.load(Ordering::Relaxed) {
-                program.test_run(RawTracePointRunOptions::new()).unwrap();
+                for program in &programs {
+                    program.test_run(RawTracePointRunOptions::new()).unwrap();
+                }
             }
         };
         let thread = Some(std::thread::spawn(look));
