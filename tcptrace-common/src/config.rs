@@ -107,9 +107,15 @@ pub const TIME_WAIT_AT_ONCE: u64 = 1;
 pub const TIME_WAIT_BY_TIMER: u64 = 2;
 
 /// Time-wait sockets that one run of the program `watch` looks at.
-pub const LOOKS_PER_RUN: u64 = 8;
-/// CPUs whose last stops one run of the program `look_at_stops` looks at.
+pub const LOOKS_PER_RUN: u64 = 16;
+/// CPUs whose last stops one run of it looks at.
 pub const STOPS_PER_RUN: u32 = 16;
+/// First argument of `watch`: to look at the list.
+pub const WATCH_LIST: u64 = 0;
+/// First argument of `watch`: to look at the last stops; the second is the first CPU.
+pub const WATCH_STOPS: u64 = 1;
+/// Words of the `TIME_WAIT` map in front of those of the first CPU, and for each.
+pub const TIME_WAIT_WORDS: u32 = 8;
 
 /// Words in one row of the `HINTS` map. The agent reads a row with each call, for which 5.10 wants as
 /// much memory in one piece: `kmalloc()` finds 32 KiB without searching for long.

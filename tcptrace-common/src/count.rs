@@ -34,9 +34,9 @@ pub const UNTOLD: usize = 14;
 /// kernel counts what it skips a program for, it may have counted them as well.
 pub const UNSEEN: usize = 15;
 /// Ends of `TIME_WAIT` whose record could not be removed, as if somebody else had told of them, and what may
-/// be such ends and found no place in `STOPS`.
+/// be such ends where the CPU has no place to note it.
 pub const UNCLAIMED: usize = 16;
-/// Stops noted in `STOPS`.
+/// Timers of time-wait sockets that were stopped and noted, by CPU, in `TIME_WAIT`.
 pub const STOPPED: usize = 17;
 /// How many there are.
 pub const COUNTS: usize = 18;

@@ -226,9 +226,12 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, inferred: u8, claim: impl FnO
         return;
     }
     let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
-        if claim() {
-            maps::count(count::RING_FULL_PAIR, 1);
-        }
+        let counter = if claim() {
+            count::RING_FULL_PAIR
+        } else {
+            count::UNCLAIMED
+        };
+        maps::count(counter, 1);
         return;
     };
     // SAFETY: every field is written below before the record is submitted.

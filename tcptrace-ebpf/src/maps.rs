@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use tcptrace_common::{
-    config::{HINT_ROWS, HINTS_IN_ROW, PORT_ROWS, PORT_WORDS},
+    config::{HINT_ROWS, HINTS_IN_ROW, PORT_ROWS, PORT_WORDS, TIME_WAIT_WORDS},
     count::COUNTS,
 };
 
@@ -35,11 +35,6 @@ pub(crate) static PAIRS: HashMap<u64, Pair> = HashMap::with_max_entries(1, 0);
 #[map]
 pub(crate) static WATCH: Queue<[u64; 2]> = Queue::with_max_entries(65536, 0);
 
-/// By CPU, the pair whose timer it stopped last: the key in [`PAIRS`], and when that was; 0: none. A cache line
-/// each. The agent makes it as large as there are CPUs.
-#[map]
-pub(crate) static STOPS: Array<[u64; 8]> = Array::with_max_entries(1, 0);
-
 /// Index into [`TIME_WAIT`]: a `TIME_WAIT_*` of the configuration, or 0 if nothing tells what becomes
 /// of time-wait sockets. Written by the agent.
 pub(crate) const MODE: u32 = 0;
@@ -52,9 +47,16 @@ pub(crate) const BEGIN_NS: u32 = 2;
 /// See [`BEGIN_NS`].
 pub(crate) const BEGIN_JIFFIES: u32 = 3;
 
-/// How the ends of time-wait sockets are learnt.
+/// Where in [`TIME_WAIT`] it is noted what this CPU stopped the timer of last: the key in [`PAIRS`] or [`SOCKS`];
+/// behind it, when that was. A cache line for each CPU.
+#[inline(always)]
+pub(crate) fn stop_of(cpu: u32) -> u32 {
+    TIME_WAIT_WORDS.wrapping_mul(cpu.wrapping_add(1))
+}
+
+/// How the ends of time-wait sockets are learnt. The agent makes room for each CPU.
 #[map]
-pub(crate) static TIME_WAIT: Array<u64> = Array::with_max_entries(4, 0);
+pub(crate) static TIME_WAIT: Array<u64> = Array::with_max_entries(TIME_WAIT_WORDS, 0);
 
 /// When the first SYN-ACK of a request was sent (µs), of those that had to be sent again. The
 /// oldest give way: under a flood of forged SYNs nobody asks for them.

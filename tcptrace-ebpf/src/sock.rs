@@ -142,7 +142,8 @@ pub(crate) struct Sock {
     pub former_sport: u16,
     /// When `accept()` returned it (`accept`)
     pub accept_ns: u64,
-    /// The start time of its holder, of several the first (`seed`)
+    /// Of a live socket, the start time of its holder, of several the first (`seed`); of one that lives
+    /// on in a time-wait socket, when its timer was last stopped, or 0 if it runs (`timewait`)
     pub seen_ns: u64,
     /// Address of the listener a child was cloned from; 0: not known (`set_state`). With `MOVED`, of the
     /// time-wait socket (`timewait`)

@@ -3,19 +3,19 @@
 //! | hooks | since | |
 //! |---|---|---|
 //! | fentry, kprobe `inet_twsk_kill(tw)` and `__inet_twsk_schedule(tw, timeo, rearm)` | 5.10 | every end, and every FIN that comes late, at once |
-//! | `tp_btf/timer_cancel(timer)` with [`look_at_stops`] and [`watch`] | 5.10 | every end; a late FIN is found by looking |
+//! | `tp_btf/timer_cancel(timer)` with [`watch`] | 5.10 | every end; a late FIN is found by looking |
 //!
 //! A time-wait socket's timer is stopped before each end (`inet_twsk_deschedule_put`, and by
-//! expiry), but also to be set anew (`__mod_timer`); which it was shows afterwards: when the same CPU
-//! stops the next one, or to the agent. It is set anew for a late FIN only if that falls into another
-//! bucket of the timer wheel.
+//! expiry), but also to be set anew (`__mod_timer`), or to go on elsewhere when its CPU goes offline
+//! (`migrate_timer_list`). Which it was shows afterwards: when the same CPU stops the next one, or to the
+//! agent. It is set anew for a late FIN only if that falls into another bucket of the timer wheel.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, kprobe},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use tcptrace_common::{
-    config::{LOOKS_PER_RUN, STOPS_PER_RUN},
+    config::{LOOKS_PER_RUN, STOPS_PER_RUN, WATCH_STOPS},
     count,
 };
 
@@ -74,33 +74,28 @@ pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
 }
 
 answering! {
-    /// Run by the agent: looks at a few of the time-wait sockets on the list. Returns how many of them it
-    /// took off.
-    fn watch(_arguments) -> u32 {
-        timewait::begin(kernel::now_ns());
-        let mut gone = 0;
+    /// Run by the agent. The arguments: `WATCH_LIST` to look at a few of the time-wait sockets on the list;
+    /// returns how many of them it took off. Or `WATCH_STOPS` and a CPU, to look at what this one and those
+    /// behind it have stopped last; returns of how many it is still uncertain whether that was for good.
+    fn watch(arguments) -> u32 {
+        let now_ns = kernel::now_ns();
+        timewait::begin(now_ns);
+        let mut number = 0;
+        if arguments[0] == WATCH_STOPS {
+            let first = arguments[1] as u32;
+            for at in 0..STOPS_PER_RUN {
+                let cpu = first.wrapping_add(at);
+                number += u32::from(timewait::look_at_stop(cpu, now_ns));
+            }
+            return number;
+        }
         for _ in 0..LOOKS_PER_RUN {
             let Ok(Some(listed)) = WATCH.pop() else { break };
             // Read after the pop, so that what was put there meanwhile is not of the future.
             let stays = timewait::look(TimeWait::listed(listed), kernel::now_ns());
-            gone += u32::from(!stays);
+            number += u32::from(!stays);
         }
-        maps::count(count::UNWATCHED, u64::from(gone));
-        gone
-    }
-}
-
-answering! {
-    /// Run by the agent: looks at the pairs whose timers a few CPUs have stopped last. The argument: the
-    /// first of them. Returns how many are still uncertain.
-    fn look_at_stops(arguments) -> u32 {
-        let first = arguments[0] as u32;
-        let now_ns = kernel::now_ns();
-        let mut uncertain = 0;
-        for at in 0..STOPS_PER_RUN {
-            let cpu = first.wrapping_add(at);
-            uncertain += u32::from(timewait::look_at_stop(cpu, now_ns));
-        }
-        uncertain
+        maps::count(count::UNWATCHED, u64::from(number));
+        number
     }
 }

@@ -13,7 +13,7 @@
 
 mod socket;
 
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
@@ -28,7 +28,7 @@ use crate::{
     constants::{config, off},
     emit,
     kernel::{self, Object as _, copy},
-    maps::{self, HANDLER, MODE, PAIRS, SOCKS, STOPS, TIME_WAIT, WATCH},
+    maps::{self, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH, stop_of},
     sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
     tuple::Tuple,
 };
@@ -58,35 +58,44 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
 #[inline(always)]
 pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock, now_ns: u64) -> bool {
     learn_handler(tw);
-    // Another's, whose end nobody has told of yet: its memory was given away before somebody looked.
-    if let Some(former) = waiting(tw) {
-        // SAFETY: a live record; only read.
-        let former = unsafe { &*former };
-        let step = Step::new(now_ns, tcp::CLOSE);
-        emit::moved(former, step, FLAG_INFERRED, 0, 0, || {
-            SOCKS.remove(tw.key()).is_ok()
-        });
-    }
     sock.life = MOVED;
+    sock.seen_ns = 0;
     sock.listener = tw.address;
-    let inserted = SOCKS.insert(tw.key(), &*sock, 0);
+    let key = tw.key();
+    let mut inserted = SOCKS.insert(key, &*sock, u64::from(BPF_NOEXIST)).is_ok();
+    if !inserted {
+        if let Some(former) = waiting(tw) {
+            // SAFETY: a live record; only read. Another's, whose end nobody has told of yet: its memory was
+            // given away before somebody looked.
+            let former = unsafe { &*former };
+            let step = Step::new(now_ns, tcp::CLOSE);
+            emit::moved(former, step, FLAG_INFERRED, 0, 0, || {
+                SOCKS.remove(key).is_ok()
+            });
+        }
+        inserted = SOCKS.insert(key, &*sock, 0).is_ok();
+    }
     sock.life = LIVES;
-    if inserted.is_err() {
+    if !inserted {
         return false;
     }
     sock.life = GONE;
     sock.sent = sock.path_len;
-    // Without room on the list, its end shows when its timer stops.
-    let _listed = mode() == TIME_WAIT_BY_TIMER && watch(tw);
+    if mode() == TIME_WAIT_BY_TIMER {
+        watch(tw);
+    }
     // What happened to it on another CPU before it had its record, nobody told: it may have ended, or
     // its FIN may have come.
-    if let Some(moved) = waiting(tw) {
+    let runs = tw.is_running(sock.tuple.lport, sock.tuple.rport);
+    if (!runs || !tw.waits_for_fin())
+        && let Some(moved) = waiting(tw)
+    {
         // SAFETY: a live record; only read.
         let moved = unsafe { &*moved };
-        if !tw.is_running(moved.tuple.lport, moved.tuple.rport) {
-            never_finished(tw, moved, now_ns, FLAG_INFERRED);
-        } else if !tw.waits_for_fin() {
+        if runs {
             fin(tw, moved, now_ns, FLAG_INFERRED);
+        } else {
+            never_finished(tw, moved, now_ns, FLAG_INFERRED);
         }
     }
     true
@@ -238,16 +247,14 @@ pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) 
     });
 }
 
-/// Puts a time-wait socket on the list of those that `hook::time_wait::watch` looks at. Returns
-/// whether there was room.
+/// Puts a time-wait socket on the list of those that `hook::time_wait::watch` looks at. Without room there,
+/// its FIN or its end shows when its timer stops.
 #[inline(always)]
-fn watch(tw: TimeWait) -> bool {
-    if !put_back(tw) {
-        return false;
+fn watch(tw: TimeWait) {
+    if put_back(tw) {
+        maps::count(count::WATCHED, 1);
+        emit::nudge();
     }
-    maps::count(count::WATCHED, 1);
-    emit::nudge();
-    true
 }
 
 /// The same, for one that was just taken off.
@@ -271,12 +278,13 @@ fn learn_handler(tw: TimeWait) {
 /// afterwards.
 #[inline(always)]
 pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
+    let key = tw.key();
     if let Some(sock) = waiting(tw) {
-        // SAFETY: a live record; only read.
-        let sock = unsafe { &*sock };
+        // SAFETY: a live record; of `seen_ns`, see `after_stop`.
+        let sock = unsafe { &mut *sock };
         if tw.waits_for_fin() {
-            // Set anew is only the timer of one whose FIN has come.
-            never_finished(tw, sock, now_ns, 0);
+            sock.seen_ns = now_ns;
+            note_stop(key, now_ns);
             return;
         }
         // It came a while ago, and did not stop the timer, if that is stopped for good now.
@@ -287,78 +295,144 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
         };
         fin(tw, sock, at_ns, FLAG_INFERRED);
     }
-    let key = tw.key();
     if let Some(pair) = PAIRS.get_ptr_mut(key) {
-        // SAFETY: a live record; `ended_ns` is this hook's alone.
+        // SAFETY: a live record; of `ended_ns`, see `after_stop`.
         unsafe { (*pair).ended_ns = now_ns };
         note_stop(key, now_ns);
     }
 }
 
-/// Notes that this CPU is stopping the timer of the pair with this key, and finds out what became of the one
-/// it stopped before: the kernel goes on to the end of that with interrupts disabled (`__mod_timer`,
-/// `__try_to_del_timer_sync`, `expire_timers`).
+/// Notes what this CPU is stopping the timer of, and finds out what became of that which it stopped before:
+/// the kernel goes on to the end of that with interrupts disabled (`__mod_timer`, `__try_to_del_timer_sync`,
+/// `expire_timers`, `migrate_timer_list`).
 #[inline(always)]
 fn note_stop(key: u64, now_ns: u64) {
-    let Some(place) = STOPS.get_ptr_mut(kernel::cpu()) else {
-        // The agent finds out as it goes through all of them (`hook::hidden`).
+    let at = stop_of(kernel::cpu());
+    let (Some(place), Some(time)) = (
+        TIME_WAIT.get_ptr_mut(at),
+        TIME_WAIT.get_ptr_mut(at.wrapping_add(1)),
+    ) else {
+        // The agent finds out as it goes through all records (`hook::hidden`).
         maps::count(count::UNCLAIMED, 1);
         return;
     };
     // SAFETY: a live map value; only programs on this CPU with interrupts disabled write it.
     let place = unsafe { &mut *place };
-    let [before, stopped_ns, ..] = *place;
-    place[0] = key;
-    place[1] = now_ns;
+    // SAFETY: as above.
+    let time = unsafe { &mut *time };
+    let (before, stopped_ns) = (*place, *time);
+    *place = key;
+    *time = now_ns;
     maps::count(count::STOPPED, 1);
     emit::nudge();
-    let Some(pointer) = (before != key).then(|| PAIRS.get_ptr_mut(before)).flatten() else {
-        return;
-    };
-    // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
-    let pair = unsafe { &*pointer };
-    // SAFETY: a live word of the record.
-    if unsafe { read_volatile(&raw const pair.ended_ns) } != stopped_ns {
-        // Stopped once more since then, by another CPU.
-        return;
-    }
-    if socket_of(before, pair).is_running(pair.tuple.lport, pair.tuple.rport) {
-        runs_on(pointer, stopped_ns);
-    } else {
-        emit::pair_ended(pair, stopped_ns, 0, || PAIRS.remove(before).is_ok());
+    if before != key {
+        settle(before, Some(stopped_ns), now_ns);
     }
 }
 
-/// Looks at the pair whose timer this CPU stopped last. Returns whether it is still uncertain whether that
+/// Looks at that which this CPU stopped the timer of last. Returns whether it is still uncertain whether it
 /// was for good.
 #[inline(always)]
 pub(crate) fn look_at_stop(cpu: u32, now_ns: u64) -> bool {
-    let Some(place) = STOPS.get(cpu) else {
+    let Some(place) = TIME_WAIT.get(stop_of(cpu)) else {
         return false;
     };
     // SAFETY: a live word of the map.
-    let key = unsafe { read_volatile(&raw const place[0]) };
+    let key = unsafe { read_volatile(place) };
+    settle(key, None, now_ns)
+}
+
+/// Tells of the end of what has its record under this key, if its timer was stopped for good. `over`: when
+/// this CPU stopped it, which is over by now; none: some CPU did, at some time. Returns whether that is still
+/// uncertain.
+#[inline(always)]
+fn settle(key: u64, over: Option<u64>, now_ns: u64) -> bool {
+    if let Some(pointer) = SOCKS.get_ptr_mut(key) {
+        // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
+        let sock = unsafe { &*pointer };
+        if sock.life != MOVED {
+            return false;
+        }
+        let tw = socket_of_moved(key, sock);
+        // SAFETY: the caller's record.
+        let stopped_ns = unsafe { &raw mut (*pointer).seen_ns };
+        return match after_stop(tw, &sock.tuple, stopped_ns, over, now_ns) {
+            Stop::Final(at_ns) => {
+                never_finished(tw, sock, at_ns, 0);
+                false
+            }
+            stop => stop.is_uncertain(),
+        };
+    }
     let Some(pointer) = PAIRS.get_ptr_mut(key) else {
         return false;
     };
-    // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
+    // SAFETY: as above.
     let pair = unsafe { &*pointer };
-    // Before the timer is looked at, or a stop in between would be taken for this one.
-    // SAFETY: a live word of the record.
-    let stopped_ns = unsafe { read_volatile(&raw const pair.ended_ns) };
-    if stopped_ns == 0 {
-        return false;
+    // SAFETY: as above.
+    let stopped_ns = unsafe { &raw mut (*pointer).ended_ns };
+    match after_stop(
+        socket_of_pair(key, pair),
+        &pair.tuple,
+        stopped_ns,
+        over,
+        now_ns,
+    ) {
+        Stop::Final(at_ns) => {
+            emit::pair_ended(pair, at_ns, 0, || PAIRS.remove(key).is_ok());
+            false
+        }
+        stop => stop.is_uncertain(),
     }
-    if !socket_of(key, pair).is_running(pair.tuple.lport, pair.tuple.rport) {
-        emit::pair_ended(pair, stopped_ns, 0, || PAIRS.remove(key).is_ok());
-        return false;
+}
+
+/// What became of a timer that was stopped.
+enum Stop {
+    /// It runs, as far as is known
+    None,
+    /// It is too early to say, or whoever stopped it once more will
+    Uncertain,
+    /// At this time it was stopped for good
+    Final(u64),
+}
+
+impl Stop {
+    #[inline(always)]
+    fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Uncertain)
     }
-    // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
-    let uncertain = now_ns.saturating_sub(stopped_ns) < STOPPING_NS;
-    if !uncertain {
-        runs_on(pointer, stopped_ns);
+}
+
+/// What became of this time-wait socket's timer, which was last stopped at `stopped_ns`, if that is not 0.
+/// Each stop writes that. If the timer was set anew, it is made 0 here, unless it has been stopped since.
+#[inline(always)]
+fn after_stop(
+    tw: TimeWait,
+    tuple: &Tuple,
+    stopped_ns: *mut u64,
+    over: Option<u64>,
+    now_ns: u64,
+) -> Stop {
+    // SAFETY: the callers': a word of a live record.
+    let noted_ns = unsafe { read_volatile(stopped_ns) };
+    if noted_ns == 0 || over.is_some_and(|over| over != noted_ns) {
+        return Stop::None;
     }
-    uncertain
+    if tw.is_running(tuple.lport, tuple.rport) {
+        // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
+        if over.is_none() && now_ns.saturating_sub(noted_ns) < STOPPING_NS {
+            return Stop::Uncertain;
+        }
+        runs_on(stopped_ns, noted_ns);
+        return Stop::None;
+    }
+    // Read before and after: if it was set anew, and then stopped for good, it ended at that time.
+    // SAFETY: as above.
+    if unsafe { read_volatile(stopped_ns) } == noted_ns {
+        Stop::Final(noted_ns)
+    } else {
+        Stop::Uncertain
+    }
 }
 
 /// When this connection came into the state that it is in.
@@ -384,8 +458,8 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
     let there = tw.is_there(sock.tuple.lport, sock.tuple.rport);
     if there && !tw.waits_for_fin() {
         late_fin(tw, sock, now_ns);
-    } else if there && tw.is_pending() {
-        // Without room, its end shows when its timer stops.
+    } else if (there && tw.is_pending()) || sock.seen_ns != 0 {
+        // If its timer was stopped, whoever looks at that tells.
         return put_back(tw);
     } else {
         // No program saw its timer stop.
@@ -396,35 +470,47 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
 
 /// The time-wait socket of the pair with this key.
 #[inline(always)]
-fn socket_of(key: u64, pair: &Pair) -> TimeWait {
+fn socket_of_pair(key: u64, pair: &Pair) -> TimeWait {
     TimeWait::listed([pair.tw, if key == pair.tw { 0 } else { pair.conn }])
 }
 
-/// The timer of this pair, which was stopped at `stopped_ns`, was set anew. Unless it has been stopped since
-/// then.
+/// The time-wait socket in which the connection with this key waits.
 #[inline(always)]
-fn runs_on(pair: *mut Pair, stopped_ns: u64) {
+fn socket_of_moved(key: u64, moved: &Sock) -> TimeWait {
+    let address = moved.listener;
+    TimeWait::listed([address, if key == address { 0 } else { moved.conn }])
+}
+
+/// The timer that was stopped at `noted_ns`, which this word of a live record says, was set anew. Unless it
+/// has been stopped since then. Before 5.12 a stop by another CPU just now is forgotten: its end is then found
+/// by the agent (`hook::hidden`).
+#[inline(always)]
+fn runs_on(stopped_ns: *mut u64, noted_ns: u64) {
     if config!(exchanges) != 0 {
-        // SAFETY: the caller has it from the map: a live record.
-        let ended_ns = unsafe { &raw mut (*pair).ended_ns };
-        // SAFETY: a live word.
-        unsafe { compare_exchange(ended_ns, stopped_ns, 0) };
+        // SAFETY: the callers': a live word.
+        unsafe { compare_exchange(stopped_ns, noted_ns, 0) };
+    // SAFETY: as above.
+    } else if unsafe { read_volatile(stopped_ns) } == noted_ns {
+        // SAFETY: as above.
+        unsafe { write_volatile(stopped_ns, 0) };
     }
 }
 
 /// The pair with this key, if it is over, and of this kind (`HIDDEN_PAIRS`, `STOPPED_PAIRS`, `ALL_PAIRS`).
 /// It may have been stopped a moment ago, by somebody who is about to tell. If its timer was set anew, and
-/// there was no room to look at it, its record tells from now on.
+/// nobody has looked at that yet, its record tells from now on.
 #[inline(always)]
 pub(crate) fn untold_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair> {
     let pointer = PAIRS.get_ptr_mut(key)?;
     // SAFETY: a live record; only read.
     let pair = unsafe { &*pointer };
-    // SAFETY: a live word of the record.
-    let stopped_ns = unsafe { read_volatile(&raw const pair.ended_ns) };
-    let runs = socket_of(key, pair).is_running(pair.tuple.lport, pair.tuple.rport);
+    // SAFETY: a live record.
+    let ended_ns = unsafe { &raw mut (*pointer).ended_ns };
+    // SAFETY: a live word.
+    let stopped_ns = unsafe { read_volatile(ended_ns) };
+    let runs = socket_of_pair(key, pair).is_running(pair.tuple.lport, pair.tuple.rport);
     if runs && stopped_ns != 0 && now_ns.saturating_sub(stopped_ns) > STOPPING_NS {
-        runs_on(pointer, stopped_ns);
+        runs_on(ended_ns, stopped_ns);
     }
     let asked = kind == ALL_PAIRS || (kind == STOPPED_PAIRS) == (stopped_ns != 0);
     (asked && !runs).then_some(pointer.cast_const())
@@ -434,9 +520,7 @@ pub(crate) fn untold_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair
 /// that has come, or the socket is no more.
 #[inline(always)]
 pub(crate) fn waits_no_more(key: u64, moved: &Sock) -> Option<TimeWait> {
-    let address = moved.listener;
-    let cookie = if key == address { 0 } else { moved.conn };
-    let tw = TimeWait::listed([address, cookie]);
+    let tw = socket_of_moved(key, moved);
     let waits = tw.is_running(moved.tuple.lport, moved.tuple.rport) && tw.waits_for_fin();
     (!waits).then_some(tw)
 }

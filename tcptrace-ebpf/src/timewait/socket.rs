@@ -130,10 +130,11 @@ impl TimeWait {
         self.timer().read::<u64>(off!(timer_pprev)) != 0
     }
 
-    /// Whether it is still there, with these ports, and its time is not over.
+    /// Whether it is still there, with these ports, and its time is not over. In this order: another's timer
+    /// in the same place is not taken for its own.
     #[inline(always)]
     pub(super) fn is_running(self, lport: u16, rport: u16) -> bool {
-        self.is_there(lport, rport) && self.is_pending()
+        self.is_pending() && self.is_there(lport, rport)
     }
 
     /// Whether its time is over, by the kernel's own clock.

@@ -378,7 +378,6 @@ fn attach_time_wait(
         }
         TimeWait::Timer => {
             load_own(ebpf, "watch")?;
-            load_own(ebpf, "look_at_stops")?;
             // Every timer that is stopped would run it: `attach_rest` attaches it.
             program::<BtfTracePoint>(ebpf, "timer_cancel")?.load("timer_cancel", btf)?;
         }

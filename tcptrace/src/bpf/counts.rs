@@ -164,7 +164,7 @@ pub struct Losses {
     pub ring_noted: u64,
     /// Transitions of sockets that found no room for their record
     pub map_full: u64,
-    /// Ends of `TIME_WAIT` of pairs that found no room for their record, or to be looked at
+    /// Ends of `TIME_WAIT` of pairs that found no room for their record
     pub map_pairs: u64,
     /// Transitions that the kernel hid from all programs, and what they left untold
     pub recursion: u64,
@@ -299,7 +299,7 @@ pub(super) struct Open {
     pub unlisted: u64,
     /// Time-wait sockets on the list of those to look at
     pub watched: u64,
-    /// How often until now the timer of a pair was stopped, for good or to be set anew
+    /// How often until now the timer of a time-wait socket was stopped, for good or to be set anew
     pub stopped: u64,
 }
 

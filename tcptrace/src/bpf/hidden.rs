@@ -47,7 +47,7 @@ const SOCKS: Kind = Kind {
     number: HIDDEN_SOCKS,
     times_out: false,
 };
-/// Those that the program `watch` should have told of are among them.
+/// Those whose timer was seen to stop are among them.
 const PAIRS: Kind = pairs(ALL_PAIRS);
 
 /// All pairs, or some of them.
@@ -106,7 +106,7 @@ impl Hidden {
     pub(super) fn end(&mut self, ebpf: &mut Ebpf) -> bool {
         self.load(ebpf);
         let last = self.last.get_or_insert_with(|| {
-            // `watch` has still to tell of the others: [`Hidden::rest`].
+            // Whoever looks at stopped timers has still to tell of the others: [`Hidden::rest`].
             [
                 Last::of::<SOCK_WORDS>(ebpf, SOCKS),
                 Last::of::<PAIR_WORDS>(ebpf, pairs(HIDDEN_PAIRS)),
@@ -130,8 +130,8 @@ impl Hidden {
         true
     }
 
-    /// Tells of what is left when nothing is on the list of the program `watch` any more, and none is put
-    /// there; a part at each call. Returns whether that was the last part.
+    /// Tells of what is left when stopped timers have been looked at, and none is stopped any more; a part at
+    /// each call. Returns whether that was the last part.
     pub(super) fn rest(&mut self, ebpf: &mut Ebpf) -> bool {
         self.load(ebpf);
         let stopped = self

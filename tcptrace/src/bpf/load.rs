@@ -9,7 +9,7 @@ use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, HashMap, MapData},
     programs::{ProgramError, tp_btf::BtfTracePointLink},
-    util::nr_cpus,
+    util::{nr_cpus, online_cpus},
 };
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -18,6 +18,7 @@ use rustix::{
 use tcptrace_common::config::{
     Config, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION,
     PIN_TRACEPOINTS, PIN_TRAMPOLINES, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
+    TIME_WAIT_WORDS,
 };
 use zerocopy::IntoBytes as _;
 
@@ -90,6 +91,15 @@ const OVER: u32 = 3;
 /// Longer than the first steps of a connection take, unless they wait for a port.
 const FIRST_STEPS: Duration = Duration::from_millis(20);
 
+/// One more than the highest number of a CPU, as far as is known: they may leave some out. Of one that is not
+/// among them, the time-wait sockets that end there are found later.
+fn cpu_ids() -> u32 {
+    let possible = nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok());
+    let online = online_cpus().ok().and_then(|cpus| cpus.into_iter().max());
+    let online = online.map(|highest| highest.saturating_add(1));
+    possible.max(online).unwrap_or(1)
+}
+
 /// Loads and attaches everything, with room for the records of `max_sockets`.
 pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<Tracer, Error> {
     let log_level: u8 = match settings.verbose {
@@ -107,15 +117,14 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         typed_task: 0,
         ..without_exchanges
     };
-    let cpus = nr_cpus().map_err(|(path, why)| anyhow::anyhow!("cannot read {path}: {why}"))?;
-    let cpus = u32::try_from(cpus).map_err(anyhow::Error::new)?;
+    let cpus = cpu_ids();
     let layout = kernel.layout;
     let mut loader = new_loader();
     loader
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .map_max_entries("SOCKS", max_sockets)
         .map_max_entries("PAIRS", max_sockets)
-        .map_max_entries("STOPS", cpus)
+        .map_max_entries("TIME_WAIT", TIME_WAIT_WORDS * (cpus + 1))
         .map_max_entries("EVENTS", settings.ring_bytes)
         .override_global("LAYOUT", layout.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
@@ -312,7 +321,9 @@ impl Tracer {
             return 0;
         }
         let left = left.unwrap_or_else(|| {
-            self.looks.look_at_stops(&self.ebpf);
+            if self.hooks.time_wait == TimeWait::Timer {
+                self.looks.look_at_stops(&self.ebpf);
+            }
             self.counts.open().watched
         });
         let left = left.saturating_sub(Ring::look(&self.ebpf, left).looks);

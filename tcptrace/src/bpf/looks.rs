@@ -16,48 +16,44 @@ pub(super) struct Looks {
     next: Instant,
     /// So many were on the kernel side's list after the last look
     watched: u64,
-    /// Of so many CPUs the last stop has to be looked at
-    cpus: u32,
-    /// So many timers of pairs had been stopped before the last look at those
-    stopped: u64,
-    /// Not all of them were over
-    uncertain: bool,
+    stops: Stops,
 }
 
 impl Looks {
+    /// `cpus`: all have lower numbers.
     pub(super) fn new(cpus: u32) -> Self {
         Self {
             turn: OFTEN,
             next: Instant::now(),
             watched: 0,
-            cpus,
-            stopped: 0,
-            uncertain: false,
+            stops: Stops {
+                cpus,
+                seen: 0,
+                uncertain: false,
+                looked: Instant::now(),
+                waits: false,
+            },
         }
     }
 
-    /// Whether any have come into question since.
+    /// Whether any have come into question that the last turn did not know of.
     pub(super) fn has_more(&self, open: Open) -> bool {
-        open.watched > self.watched || open.stopped != self.stopped
+        open.watched > self.watched || (open.stopped != self.stops.seen && !self.stops.waits)
     }
 
     /// Looks at all that are in question, if it is time to. Returns how long to wait until the next look;
     /// none if none are.
     pub(super) fn turn(&mut self, ebpf: &Ebpf, open: Open) -> Option<Duration> {
-        if self.uncertain || open.stopped != self.stopped {
-            self.stopped = open.stopped;
-            self.look_at_stops(ebpf);
-        }
-        let stops = self.uncertain.then_some(OFTEN);
-        [stops, self.watch(ebpf, open.watched)]
-            .into_iter()
-            .flatten()
-            .min()
+        let waits = [
+            self.stops.turn(ebpf, open.stopped),
+            self.watch(ebpf, open.watched),
+        ];
+        waits.into_iter().flatten().min()
     }
 
     /// Looks at the last stop of each CPU.
     pub(super) fn look_at_stops(&mut self, ebpf: &Ebpf) {
-        self.uncertain = Ring::look_at_stops(ebpf, self.cpus) > 0;
+        self.stops.look(ebpf);
     }
 
     /// Looks at those on the list, `watched` of them, if it is time to.
@@ -82,5 +78,40 @@ impl Looks {
             self.next = now + self.turn;
         }
         Some(self.next.saturating_duration_since(now))
+    }
+}
+
+/// Timers that were stopped, for good or to be set anew. Each CPU finds out at its next one; of the last it has
+/// to be asked for.
+#[derive(Debug)]
+struct Stops {
+    /// All have lower numbers
+    cpus: u32,
+    /// So many had been stopped before the last look
+    seen: u64,
+    /// Not all of those were over
+    uncertain: bool,
+    looked: Instant,
+    /// The next look is not due yet
+    waits: bool,
+}
+
+impl Stops {
+    /// Looks, if that is in question and time to; `stopped`: so many there were until now. Returns how long to
+    /// wait until the next look.
+    fn turn(&mut self, ebpf: &Ebpf, stopped: u64) -> Option<Duration> {
+        let in_question = |stops: &Self| stops.uncertain || stopped != stops.seen;
+        if in_question(self) && self.looked.elapsed() >= OFTEN {
+            self.seen = stopped;
+            self.look(ebpf);
+        }
+        self.waits = in_question(self);
+        self.waits
+            .then(|| OFTEN.saturating_sub(self.looked.elapsed()))
+    }
+
+    fn look(&mut self, ebpf: &Ebpf) {
+        self.looked = Instant::now();
+        self.uncertain = Ring::look_at_stops(ebpf, self.cpus) > 0;
     }
 }

@@ -15,7 +15,7 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
-use tcptrace_common::config::{LOOKS_PER_RUN, STOPS_PER_RUN};
+use tcptrace_common::config::{LOOKS_PER_RUN, STOPS_PER_RUN, WATCH_LIST, WATCH_STOPS};
 
 use super::object::take;
 use crate::error::Error;
@@ -199,18 +199,18 @@ impl Ring {
     pub(super) fn look(ebpf: &Ebpf, watched: u64) -> Looked {
         let looks = watched.min(LOOKS_AT_ONCE);
         let gone = (0..looks.div_ceil(LOOKS_PER_RUN))
-            .filter_map(|_| run(ebpf, "watch", &[]))
+            .filter_map(|_| run(ebpf, "watch", &[WATCH_LIST]))
             .map(u64::from)
             .sum();
         Looked { looks, gone }
     }
 
-    /// Looks at the pairs whose timers these CPUs have stopped last. Returns of how many it is uncertain
+    /// Looks at that which these CPUs have stopped the timers of last. Returns of how many it is uncertain
     /// whether that was for good.
     pub(super) fn look_at_stops(ebpf: &Ebpf, cpus: u32) -> u32 {
         (0..cpus)
             .step_by(STOPS_PER_RUN as usize)
-            .map(|first| run(ebpf, "look_at_stops", &[first.into()]).unwrap_or(1))
+            .map(|first| run(ebpf, "watch", &[WATCH_STOPS, first.into()]).unwrap_or(1))
             .sum()
     }
 

@@ -13,6 +13,7 @@ use std::{
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 
 use rustix::process::Signal;
+use tcptrace_common::config::{WATCH_LIST, WATCH_STOPS};
 
 use crate::{
     Impossible,
@@ -158,20 +159,19 @@ impl Looker {
     /// None if the tracer has no need to look.
     fn beside(tracer: &Tracer) -> Option<Self> {
         let programs = leftovers::held_by(&tracer.pid().to_string());
-        let program = |name| {
-            let info = aya::programs::loaded_programs().flatten().find(|program| {
-                program.name_as_str() == Some(name)
-                    && programs.contains(&("prog".to_owned(), program.id()))
-            })?;
-            Some(RawTracePoint::from_program_info(info, Cow::Borrowed(name)).unwrap())
-        };
-        let programs = [program("watch")?, program("look_at_stops")?];
+        let info = aya::programs::loaded_programs().flatten().find(|program| {
+            program.name_as_str() == Some("watch")
+                && programs.contains(&("prog".to_owned(), program.id()))
+        })?;
+        let program = RawTracePoint::from_program_info(info, Cow::Borrowed("watch")).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
         let look = move || {
             while !is_over.load(Ordering::Relaxed) {
-                for program in &programs {
-                    program.test_run(RawTracePointRunOptions::new()).unwrap();
+                for what in [WATCH_LIST, WATCH_STOPS] {
+                    let mut options = RawTracePointRunOptions::new();
+                    options.args[0] = what;
+                    program.test_run(options).unwrap();
                 }
             }
         };
