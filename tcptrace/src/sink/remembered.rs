@@ -3,8 +3,9 @@
 use crate::event::Connection;
 
 /// Connections remembered. On a busy host this covers those that are in the middle of opening or
-/// closing.
-const SLOTS: usize = 256;
+/// closing, and those of one turn of the agent.
+const SLOTS: usize = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 11;
 
 /// The text of the last connections, each in the slot its id leads to.
 #[derive(Debug)]
@@ -60,5 +61,5 @@ impl Remembered {
 
 /// Ids are counted up, per CPU in steps of some 4,000: the multiplication spreads both.
 const fn slot_of(id: u64) -> usize {
-    (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize
+    (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SLOT_BITS)) as usize
 }
