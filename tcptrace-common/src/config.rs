@@ -107,9 +107,9 @@ pub const TIME_WAIT_AT_ONCE: u64 = 1;
 pub const TIME_WAIT_BY_TIMER: u64 = 2;
 
 /// Time-wait sockets that one run of the program `watch` looks at.
-pub const LOOKS_PER_RUN: u64 = 16;
+pub const LOOKS_PER_RUN: u64 = 8;
 /// CPUs whose last stops one run of it looks at.
-pub const STOPS_PER_RUN: u32 = 16;
+pub const STOPS_PER_RUN: u32 = 4;
 /// First argument of `watch`: to look at the list.
 pub const WATCH_LIST: u64 = 0;
 /// First argument of `watch`: to look at the last stops; the second is the first CPU.

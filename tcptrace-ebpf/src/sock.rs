@@ -80,7 +80,8 @@ pub(crate) struct Backlog {
 #[unsafe(no_mangle)]
 pub(crate) static NOTHING: Sock = Sock::EMPTY;
 
-/// What is known of a socket. One writer per field, so that no two CPUs race on a byte.
+/// What is known of a socket. One writer per field, so that no two CPUs race on a byte; `token`, `conn` and
+/// `seen_ns` are exchanged.
 ///
 /// What each transition looks at stands together: over two CPUs, every line of the cache costs more than
 /// what is done with it.
@@ -117,7 +118,8 @@ pub(crate) struct Sock {
     pub life: u8,
     /// 1: with `--failed` or `--slower-than`, it is to be shown (`set_state`, `accept`)
     pub verdict: u8,
-    /// 1: with `-p`, a process asked for holds its file (`seed`)
+    /// 1: with `-p`, a process asked for holds its file (`seed`). With `MOVED`, what was known of its end when
+    /// its timer was stopped (`timewait`)
     pub held: u8,
     /// Steps without a time among those not yet sent (`set_state`)
     pub gaps: u8,

@@ -254,8 +254,8 @@ impl Pipeline {
             open = still_open;
             let events = self.tally.events - std::mem::replace(&mut told, self.tally.events);
             self.tracer.flush_held(kernel::mono_ns(), events);
-            let holds = self.tracer.holds();
             let look = self.tracer.look_at_time_wait();
+            let busy = self.tracer.is_busy();
             let listen = self.look_at_listeners(&mut listeners);
             let hidden = self.tracer.look_for_hidden(records > 0);
             if looked.elapsed() >= LOSS_TURN {
@@ -264,7 +264,7 @@ impl Pipeline {
             }
             // What found no room may go on finding none: it is told as often as other losses.
             let told_just_now = looked.elapsed() < LOSS_TURN && self.tracer.has_found_no_room();
-            let woken = if records == 0 && !holds && !told_just_now {
+            let woken = if records == 0 && !busy && !told_just_now {
                 looked = Instant::now();
                 self.report_losses();
                 open = self.write()?;

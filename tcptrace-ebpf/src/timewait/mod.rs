@@ -67,11 +67,7 @@ pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock, now_ns: u64) -> bool {
         if let Some(former) = waiting(tw) {
             // SAFETY: a live record; only read. Another's, whose end nobody has told of yet: its memory was
             // given away before somebody looked.
-            let former = unsafe { &*former };
-            let step = Step::new(now_ns, tcp::CLOSE);
-            emit::moved(former, step, FLAG_INFERRED, 0, 0, || {
-                SOCKS.remove(key).is_ok()
-            });
+            never_finished(tw, unsafe { &*former }, now_ns, FLAG_INFERRED);
         }
         inserted = SOCKS.insert(key, &*sock, 0).is_ok();
     }
@@ -225,26 +221,45 @@ pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
     }
 }
 
-/// It ended without the peer's FIN: after `tcp_fin_timeout`, by an RST, or with its namespace.
-#[inline(always)]
+/// It ended without the peer's FIN: after `tcp_fin_timeout`, by an RST, or with its namespace. When its timer was
+/// stopped, if that was seen; otherwise it is found at `now_ns`. A function of its own: one copy of it is enough.
+#[inline(never)]
 pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
-    let key = tw.key();
-    let mut known = 0;
-    let mut reset = 0;
+    // SAFETY: a live word of the record.
+    let stopped_ns = unsafe { read_volatile(&raw const sock.seen_ns) };
+    let (at_ns, known) = if stopped_ns == 0 {
+        (now_ns, why(tw, sock))
+    } else {
+        (stopped_ns, sock.held)
+    };
+    let reset = if known == KNOWN_BY_ELIMINATION {
+        RESET_RECEIVED
+    } else {
+        0
+    };
+    let step = Step::new(at_ns, tcp::CLOSE);
+    emit::moved(sock, step, flags, known, reset, || {
+        SOCKS.remove(tw.key()).is_ok()
+    });
+}
+
+/// Why it ends without the peer's FIN, if it does now: `KNOWN_EXPIRED`, or `KNOWN_BY_ELIMINATION` of all but an
+/// RST from the peer, or 0.
+#[inline(always)]
+fn why(tw: TimeWait, sock: &Sock) -> u8 {
     if !tw.is_there(sock.tuple.lport, sock.tuple.rport) {
         // What is there now says nothing of it.
-    } else if tw.is_due() {
-        known = KNOWN_EXPIRED;
-    } else if config!(reset_reason) != 0 && sock.counters.reset == 0 && !tw.net_is_dying() {
-        // Where the kernel tells of every RST we send, for time-wait sockets as well, this was
-        // none of ours. Unless somebody has destroyed it (`ss -K`), which nothing tells.
-        reset = RESET_RECEIVED;
-        known = KNOWN_BY_ELIMINATION;
+        return 0;
     }
-    let step = Step::new(now_ns, tcp::CLOSE);
-    emit::moved(sock, step, flags, known, reset, || {
-        SOCKS.remove(key).is_ok()
-    });
+    if tw.is_due() {
+        return KNOWN_EXPIRED;
+    }
+    // Where the kernel tells of every RST we send, for time-wait sockets as well, this was none of ours.
+    // Unless somebody has destroyed it (`ss -K`), which nothing tells.
+    if config!(reset_reason) != 0 && sock.counters.reset == 0 && !tw.net_is_dying() {
+        return KNOWN_BY_ELIMINATION;
+    }
+    0
 }
 
 /// Puts a time-wait socket on the list of those that `hook::time_wait::watch` looks at. Without room there,
@@ -279,26 +294,43 @@ fn learn_handler(tw: TimeWait) {
 #[inline(always)]
 pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
     let key = tw.key();
-    if let Some(sock) = waiting(tw) {
+    if let Some(pointer) = waiting(tw) {
         // SAFETY: a live record; of `seen_ns`, see `after_stop`.
-        let sock = unsafe { &mut *sock };
-        if tw.waits_for_fin() {
+        let sock = unsafe { &mut *pointer };
+        if !tw.is_there(sock.tuple.lport, sock.tuple.rport) {
+            // Another's, at the same address, whose end nobody has told of yet.
+            never_finished(tw, sock, now_ns, FLAG_INFERRED);
+        } else if tw.waits_for_fin() {
+            // Its memory may be another's before that is decided.
+            sock.held = why(tw, sock);
             sock.seen_ns = now_ns;
             note_stop(key, now_ns);
             return;
-        }
-        // It came a while ago, and did not stop the timer, if that is stopped for good now.
-        let at_ns = if tw.is_final(now_ns) {
-            tw.fin_ns(entered_ns(sock), now_ns)
         } else {
-            now_ns
-        };
-        fin(tw, sock, at_ns, FLAG_INFERRED);
+            // It came a while ago, and did not stop the timer, if that is stopped for good now.
+            let at_ns = if tw.is_final(now_ns) {
+                tw.fin_ns(entered_ns(sock), now_ns)
+            } else {
+                now_ns
+            };
+            fin(tw, sock, at_ns, FLAG_INFERRED);
+        }
     }
-    if let Some(pair) = PAIRS.get_ptr_mut(key) {
+    if let Some(pointer) = PAIRS.get_ptr_mut(key) {
         // SAFETY: a live record; of `ended_ns`, see `after_stop`.
-        unsafe { (*pair).ended_ns = now_ns };
-        note_stop(key, now_ns);
+        let pair = unsafe { &mut *pointer };
+        if tw.is_there(pair.tuple.lport, pair.tuple.rport) {
+            pair.ended_ns = now_ns;
+            note_stop(key, now_ns);
+        } else {
+            // As above.
+            let at_ns = if pair.ended_ns == 0 {
+                now_ns
+            } else {
+                pair.ended_ns
+            };
+            emit::pair_ended(pair, at_ns, FLAG_INFERRED, || PAIRS.remove(key).is_ok());
+        }
     }
 }
 
@@ -347,25 +379,23 @@ pub(crate) fn look_at_stop(cpu: u32, now_ns: u64) -> bool {
 /// uncertain.
 #[inline(always)]
 fn settle(key: u64, over: Option<u64>, now_ns: u64) -> bool {
+    let mut uncertain = false;
     if let Some(pointer) = SOCKS.get_ptr_mut(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
         let sock = unsafe { &*pointer };
-        if sock.life != MOVED {
-            return false;
-        }
-        let tw = socket_of_moved(key, sock);
-        // SAFETY: the caller's record.
-        let stopped_ns = unsafe { &raw mut (*pointer).seen_ns };
-        return match after_stop(tw, &sock.tuple, stopped_ns, over, now_ns) {
-            Stop::Final(at_ns) => {
-                never_finished(tw, sock, at_ns, 0);
-                false
+        if sock.life == MOVED {
+            let tw = socket_of_moved(key, sock);
+            // SAFETY: the caller's record.
+            let stopped_ns = unsafe { &raw mut (*pointer).seen_ns };
+            match after_stop(tw, &sock.tuple, stopped_ns, over, now_ns) {
+                Stop::Final(at_ns) => never_finished(tw, sock, at_ns, 0),
+                Stop::Uncertain => uncertain = true,
+                Stop::None => {}
             }
-            stop => stop.is_uncertain(),
-        };
+        }
     }
     let Some(pointer) = PAIRS.get_ptr_mut(key) else {
-        return false;
+        return uncertain;
     };
     // SAFETY: as above.
     let pair = unsafe { &*pointer };
@@ -378,12 +408,11 @@ fn settle(key: u64, over: Option<u64>, now_ns: u64) -> bool {
         over,
         now_ns,
     ) {
-        Stop::Final(at_ns) => {
-            emit::pair_ended(pair, at_ns, 0, || PAIRS.remove(key).is_ok());
-            false
-        }
-        stop => stop.is_uncertain(),
+        Stop::Final(at_ns) => emit::pair_ended(pair, at_ns, 0, || PAIRS.remove(key).is_ok()),
+        Stop::Uncertain => uncertain = true,
+        Stop::None => {}
     }
+    uncertain
 }
 
 /// What became of a timer that was stopped.
@@ -394,13 +423,6 @@ enum Stop {
     Uncertain,
     /// At this time it was stopped for good
     Final(u64),
-}
-
-impl Stop {
-    #[inline(always)]
-    fn is_uncertain(&self) -> bool {
-        matches!(self, Self::Uncertain)
-    }
 }
 
 /// What became of this time-wait socket's timer, which was last stopped at `stopped_ns`, if that is not 0.
@@ -458,11 +480,11 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
     let there = tw.is_there(sock.tuple.lport, sock.tuple.rport);
     if there && !tw.waits_for_fin() {
         late_fin(tw, sock, now_ns);
-    } else if (there && tw.is_pending()) || sock.seen_ns != 0 {
-        // If its timer was stopped, whoever looks at that tells.
+    } else if (there && tw.is_pending()) || now_ns.saturating_sub(sock.seen_ns) < STOPPING_NS {
+        // Whoever looks at what is stopped tells.
         return put_back(tw);
     } else {
-        // No program saw its timer stop.
+        // No program saw its timer stop, or nobody could tell of it.
         never_finished(tw, sock, now_ns, FLAG_INFERRED);
     }
     false

@@ -264,9 +264,10 @@ impl Tracer {
         self.counts.open().unlisted
     }
 
-    /// Whether steps may be held back that have to be asked for, at the last [`Tracer::flush_held`].
-    pub fn holds(&self) -> bool {
-        self.open.held > 0 || self.held.is_any()
+    /// Whether there is something to look at soon, whatever happens until then: steps held back, at the last
+    /// [`Tracer::flush_held`], or stopped timers, at the last [`Tracer::look_at_time_wait`].
+    pub fn is_busy(&self) -> bool {
+        self.open.held > 0 || self.held.is_any() || self.looks.is_due_soon()
     }
 
     /// Sends the held steps that waited too long at `now_ns`. `events`: how many there were since the
@@ -313,6 +314,12 @@ impl Tracer {
         self.looks.turn(&self.ebpf, self.open)
     }
 
+    fn look_at_stops(&mut self) {
+        if self.hooks.time_wait == TimeWait::Timer {
+            self.looks.look_at_stops(&self.ebpf);
+        }
+    }
+
     /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
     /// the list once, as many at a time as the ring has room for. `left`: what the call before returned,
     /// how many there are still to look at, or more than 0 if that is not known.
@@ -321,9 +328,7 @@ impl Tracer {
             return 0;
         }
         let left = left.unwrap_or_else(|| {
-            if self.hooks.time_wait == TimeWait::Timer {
-                self.looks.look_at_stops(&self.ebpf);
-            }
+            self.look_at_stops();
             self.counts.open().watched
         });
         let left = left.saturating_sub(Ring::look(&self.ebpf, left).looks);
@@ -342,6 +347,7 @@ impl Tracer {
     /// Looks for all of them, a part at each call. Returns whether that was the last part: then it is time to
     /// [`Tracer::detach`].
     pub fn look_for_all_hidden(&mut self) -> bool {
+        self.look_at_stops();
         self.hidden.end(&mut self.ebpf)
     }
 

@@ -36,19 +36,21 @@ impl Looks {
         }
     }
 
-    /// Whether any have come into question that the last turn did not know of.
+    /// Whether any have come into question since the last turn.
     pub(super) fn has_more(&self, open: Open) -> bool {
-        open.watched > self.watched || (open.stopped != self.stops.seen && !self.stops.waits)
+        open.watched > self.watched || open.stopped != self.stops.seen
     }
 
-    /// Looks at all that are in question, if it is time to. Returns how long to wait until the next look;
-    /// none if none are.
+    /// Whether the next look at stopped timers is due soon, whatever happens until then.
+    pub(super) fn is_due_soon(&self) -> bool {
+        self.stops.waits
+    }
+
+    /// Looks at all that are in question, if it is time to. Returns how long to wait until the next look at the
+    /// list; none if it is empty.
     pub(super) fn turn(&mut self, ebpf: &Ebpf, open: Open) -> Option<Duration> {
-        let waits = [
-            self.stops.turn(ebpf, open.stopped),
-            self.watch(ebpf, open.watched),
-        ];
-        waits.into_iter().flatten().min()
+        self.stops.turn(ebpf, open.stopped);
+        self.watch(ebpf, open.watched)
     }
 
     /// Looks at the last stop of each CPU.
@@ -92,22 +94,19 @@ struct Stops {
     /// Not all of those were over
     uncertain: bool,
     looked: Instant,
-    /// The next look is not due yet
+    /// There is something to look at, and it is not time to yet
     waits: bool,
 }
 
 impl Stops {
-    /// Looks, if that is in question and time to; `stopped`: so many there were until now. Returns how long to
-    /// wait until the next look.
-    fn turn(&mut self, ebpf: &Ebpf, stopped: u64) -> Option<Duration> {
+    /// Looks, if that is in question and time to; `stopped`: so many there were until now.
+    fn turn(&mut self, ebpf: &Ebpf, stopped: u64) {
         let in_question = |stops: &Self| stops.uncertain || stopped != stops.seen;
         if in_question(self) && self.looked.elapsed() >= OFTEN {
             self.seen = stopped;
             self.look(ebpf);
         }
         self.waits = in_question(self);
-        self.waits
-            .then(|| OFTEN.saturating_sub(self.looked.elapsed()))
     }
 
     fn look(&mut self, ebpf: &Ebpf) {

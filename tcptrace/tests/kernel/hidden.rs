@@ -72,18 +72,14 @@ pub(crate) fn left_pairs(pid: u32, netns: u64) -> Vec<(u64, [u64; PAIR_WORDS])> 
 
 /// By their cookies, sockets that had the same address one after the other can be told apart.
 fn sockets_are_known(tracer: &Tracer) -> Result<(), Impossible> {
-    if is_5_12(&tracer.await_start()) {
+    let start = tracer.await_start();
+    let hooks = start.get("hooks").unwrap();
+    if hooks.get("conn").and_then(serde_json::Value::as_str) == Some("bpf_get_socket_cookie") {
         return Ok(());
     }
     Err(Impossible(
         "here a socket that is no more cannot be told from another".to_owned(),
     ))
-}
-
-/// Whether programs get cookies and can exchange words, which came together.
-pub(crate) fn is_5_12(start: &Record) -> bool {
-    let hooks = start.get("hooks").unwrap();
-    hooks.get("conn").and_then(serde_json::Value::as_str) == Some("bpf_get_socket_cookie")
 }
 
 /// Each is told, as something that was found, and the transitions that brought the closes are counted.

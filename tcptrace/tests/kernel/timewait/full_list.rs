@@ -114,12 +114,10 @@ pub(super) fn full_list() -> Result<(), Impossible> {
     for (near, _) in &cut {
         await_end(&tracer, near, "TIME_WAIT", SOON);
     }
-    if hidden::is_5_12(&start) {
-        let runs = wait::poll(SOON, || {
-            words_of(&pairs, set_anew.remote.port()).filter(|words| words[ENDED_NS] == 0)
-        });
-        assert!(runs.is_some(), "it looks as if it had ended");
-    }
+    let runs = wait::poll(SOON, || {
+        words_of(&pairs, set_anew.remote.port()).filter(|words| words[ENDED_NS] == 0)
+    });
+    assert!(runs.is_some(), "it looks as if it had ended");
     await_state(&netns, &set_anew, Some("TIME_WAIT"));
 
     stop(&tracer);
