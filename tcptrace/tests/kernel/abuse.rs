@@ -448,12 +448,15 @@ fn a_million_connections() {
     netns.destroy();
     let mut left = Vec::new();
     let maps = ["PAIRS", "SOCKS"];
-    let empty = wait::poll(Duration::from_secs(30), || {
+    // Those that the kernel hides, as it may on a host that is so busy, are found by going through all.
+    let ended = Instant::now();
+    let empty = wait::poll(Duration::from_mins(3), || {
         left = maps
             .map(|map| leftovers::entries_of(pid, map, inode))
             .to_vec();
         left.iter().all(|left| *left == 0).then_some(())
     });
+    let emptied_in = ended.elapsed();
     let mut some_left = crate::hidden::left_pairs(pid, inode);
     some_left.truncate(3);
     most_kib = most_kib.max(tracer.memory("RssAnon"));
@@ -471,7 +474,7 @@ fn a_million_connections() {
          were told, {lost} lost (ring_full {}, map_full {}, recursion {}); {} closes; {} entered \
          TIME_WAIT, {} left it, {} of their ends lost; {} lines; {at_start_kib} KiB of own memory at start, \
          {most_kib} at most, peak RSS {peak_kib} KiB; {waiting} pairs waited at the end, and in \
-         {maps:?} are left {left:?}",
+         {maps:?} are left {left:?} after {emptied_in:.1?}",
         told.transitions,
         told.lost(Some("ring_full"), "count"),
         told.lost(Some("map_full"), "count"),
