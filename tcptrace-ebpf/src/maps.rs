@@ -48,7 +48,7 @@ pub(crate) const BEGIN_NS: u32 = 2;
 pub(crate) const BEGIN_JIFFIES: u32 = 3;
 
 /// Where in [`TIME_WAIT`] it is noted what this CPU stopped the timer of last: the key in [`PAIRS`] or [`SOCKS`];
-/// behind it, when that was. A cache line for each CPU.
+/// behind it, when that was. 64 bytes for each CPU.
 #[inline(always)]
 pub(crate) fn stop_of(cpu: u32) -> u32 {
     TIME_WAIT_WORDS.wrapping_mul(cpu.wrapping_add(1))

@@ -65,6 +65,9 @@ where
     }
 }
 
+/// Where the record of a pair says when its timer was stopped (`Pair`); 0: not, as far as was seen.
+pub(crate) const ENDED_NS: usize = 2;
+
 /// The records of pairs in a namespace that a tracer still has.
 pub(crate) fn left_pairs(pid: u32, netns: u64) -> Vec<(u64, [u64; PAIR_WORDS])> {
     Records::<PAIR_WORDS>::of(pid, "PAIRS").within(netns)

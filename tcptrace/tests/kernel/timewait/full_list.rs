@@ -13,7 +13,9 @@ use super::{SOON, await_end, await_state};
 use crate::{
     Impossible,
     actor::Actor,
-    confinement, hidden, leftovers,
+    confinement,
+    hidden::{self, ENDED_NS},
+    leftovers,
     netns::Netns,
     reasons::meet_puppet,
     tracer::Tracer,
@@ -21,10 +23,9 @@ use crate::{
     wire::{ACK, FIN, RST, Wire},
 };
 
-/// Where a record has its connection, since when it is in `TIME_WAIT`, and when its timer was stopped (`Pair`).
+/// Where a record has its connection, and since when it is in `TIME_WAIT` (`Pair`).
 const CONN: usize = 0;
 const SINCE_NS: usize = 1;
-const ENDED_NS: usize = 2;
 
 /// No socket is there.
 const NOBODY: [u64; 2] = [0; 2];
