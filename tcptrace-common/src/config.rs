@@ -67,8 +67,8 @@ pub struct Config {
     pub exchanges: u8,
     /// 1: connections that are open at start are told.
     pub lists: u8,
-    /// Zero
-    pub reserved: [u8; 1],
+    /// 1: `kfunc::CAST` stands for a function of this kernel, which takes any address (6.17 and later).
+    pub casts: u8,
 }
 
 impl Config {
@@ -92,7 +92,7 @@ impl Config {
         typed_task: 1,
         exchanges: 1,
         lists: 1,
-        reserved: [0; 1],
+        casts: 0,
     };
 }
 

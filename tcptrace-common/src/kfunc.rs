@@ -8,3 +8,6 @@
 pub const PREEMPT_DISABLE: u32 = 0x7c70_0001;
 /// In place of `bpf_preempt_enable` (6.11 and later).
 pub const PREEMPT_ENABLE: u32 = 0x7c70_0002;
+/// In place of `bpf_rdonly_cast`. With the number 0 for a type (6.17 and later) it makes any address one that
+/// may be read, and what cannot be read is 0.
+pub const RDONLY_CAST: u32 = 0x7c70_0003;

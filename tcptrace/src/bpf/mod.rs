@@ -2,6 +2,7 @@
 //! names `aya`.
 
 mod attach;
+mod config;
 mod counts;
 mod exchange;
 mod held;
@@ -12,9 +13,11 @@ mod looks;
 mod object;
 mod ring;
 mod snapshot;
+mod tracer;
 
 pub use attach::{Hooks, Mechanism, TimeWait};
 pub use counts::{Counts, Losses};
-pub use load::{Logger, Tracer, start};
+pub use load::start;
 pub use ring::{Ring, Waker, Woken};
 pub use snapshot::Snapshot;
+pub use tracer::{Logger, Tracer};

@@ -47,6 +47,8 @@ pub struct Kernel {
     pub tells_retransmit_err: bool,
     /// How programs can keep their task from being preempted (6.11 and later)
     pub preemption: Option<Preemption>,
+    /// `bpf_rdonly_cast`, where it is likely to take any address (6.17 and later): it says so nowhere
+    pub rdonly_cast: Option<u32>,
     /// Whether a task can be preempted in a tracepoint (7.0 and later): it says so nowhere else
     pub preempts_tracepoints: bool,
     /// Names of these reasons, `enum sk_rst_reason`
@@ -94,7 +96,12 @@ impl Kernel {
         let release = release();
         Ok(Self {
             preemption: Preemption::find(&parsed),
-            preempts_tracepoints: is_at_least(&release, 7),
+            rdonly_cast: if is_at_least(&release, 6, 17) {
+                parsed.function("bpf_rdonly_cast").unwrap_or(None)
+            } else {
+                None
+            },
+            preempts_tracepoints: is_at_least(&release, 7, 0),
             release,
             layout,
             lacking,
@@ -152,10 +159,13 @@ pub fn release() -> String {
         .into_owned()
 }
 
-/// Whether a kernel's release is of this major version or a later one.
-fn is_at_least(release: &str, major: u32) -> bool {
-    let digits = release.split('.').next().unwrap_or_default();
-    digits.parse().is_ok_and(|of: u32| of >= major)
+/// Whether a kernel's release is of this version or a later one.
+fn is_at_least(release: &str, major: u32, minor: u32) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|digits| digits.parse().unwrap_or(0));
+    let of: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    of >= (major, minor)
 }
 
 /// `CLOCK_MONOTONIC`, ns
@@ -182,11 +192,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_release_begins_with_its_major_version() {
-        assert!(is_at_least("7.3.4+deb14-cloud-amd64", 7));
-        assert!(is_at_least("10.0.0", 7));
-        assert!(!is_at_least("6.18.44", 7));
-        assert!(!is_at_least("", 7));
+    fn a_release_begins_with_its_version() {
+        assert!(is_at_least("7.3.4+deb14-cloud-amd64", 7, 0));
+        assert!(is_at_least("10.0.0", 7, 0));
+        assert!(!is_at_least("6.18.44", 7, 0));
+        assert!(is_at_least("6.18.44", 6, 17));
+        assert!(is_at_least("6.17-rc1", 6, 17));
+        assert!(!is_at_least("6.9.17", 6, 17));
+        assert!(!is_at_least("", 7, 0));
     }
 
     #[test]

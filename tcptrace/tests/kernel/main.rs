@@ -92,6 +92,10 @@ use Scenario::{Always, LockedDown, WherePossible};
 
 const SCENARIOS: &[(&str, Scenario)] = &[
     (
+        "loopback::read_by_helpers_alone",
+        Always(loopback::read_by_helpers_alone),
+    ),
+    (
         "loopback::three_hundred_connections",
         Always(loopback::three_hundred_connections),
     ),
@@ -194,6 +198,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     (
         "mechanisms::same_records",
         WherePossible(mechanisms::same_records),
+    ),
+    (
+        "refusals::everything_taken",
+        WherePossible(refusals::everything_taken),
     ),
     ("refusals::missing_member", Always(refusals::missing_member)),
     ("refusals::missing_types", Always(refusals::missing_types)),

@@ -54,6 +54,25 @@ pub(crate) fn missing_member() {
     fs::remove_file(&path).unwrap();
 }
 
+/// What is tried for the sake of older kernels is not needed on this one.
+pub(crate) fn everything_taken() -> Outcome {
+    let tracer = Tracer::start(&["-v"]);
+    let start = tracer.await_start();
+    let finished = tracer.finish();
+    let hooks = start.get("hooks").unwrap();
+    if hooks["conn"] != "bpf_get_socket_cookie" {
+        return Err(Impossible(
+            "this kernel takes only what the oldest take".to_owned(),
+        ));
+    }
+    assert!(
+        !finished.stderr.contains("a program is refused"),
+        "{}",
+        finished.stderr
+    );
+    Ok(())
+}
+
 pub(crate) fn missing_types() {
     let (code, stderr) = with_types("/proc/nothing/here");
     assert_eq!(code, Some(3), "{stderr}");

@@ -1,0 +1,76 @@
+//! What the programs are told before they are loaded.
+
+use tcptrace_common::config::{Config, PIN_TRACEPOINTS, PIN_TRAMPOLINES};
+
+use crate::{filter::PortList, kernel::Kernel, settings::Settings};
+
+/// A ring smaller than this wakes the agent by its fill as well, not by the agent's timer alone.
+const TIMER_SUFFICES_BYTES: u32 = 4 << 20;
+
+/// What the user wants, with all that this kernel is likely to take.
+pub(super) fn wanted(settings: &Settings, kernel: &Kernel) -> Config {
+    let by = |set: &Option<PortList>| u8::from(set.is_some());
+    Config {
+        wake_bytes: if settings.ring_bytes < TIMER_SUFFICES_BYTES {
+            settings.ring_bytes / 4
+        } else {
+            0
+        },
+        families: settings.families,
+        emit: settings.emit,
+        by_pid: u8::from(!settings.pids.is_empty()),
+        only_pid: match settings.pids.as_slice() {
+            [only] => *only,
+            _ => 0,
+        },
+        by_lport: by(&settings.lports),
+        by_rport: by(&settings.rports),
+        by_port: by(&settings.ports),
+        reset_reason: u8::from(kernel.tells_reset_reason),
+        retransmit_err: u8::from(kernel.tells_retransmit_err),
+        pinned: match (kernel.preemption, kernel.preempts_tracepoints) {
+            (None, _) => 0,
+            (Some(_), false) => PIN_TRAMPOLINES,
+            (Some(_), true) => PIN_TRACEPOINTS | PIN_TRAMPOLINES,
+        },
+        roles: settings.roles,
+        failed: u8::from(settings.failed),
+        lists: u8::from(settings.sockets),
+        casts: u8::from(kernel.rdonly_cast.is_some()),
+        slower_ns: settings.slower.map_or(0, |slower| {
+            u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX)
+        }),
+        ..Config::DEFAULT
+    }
+}
+
+/// The same with less and less that not every kernel takes, the first one first. What loads decides, not
+/// the version.
+pub(super) fn with_less(config: Config) -> Vec<Config> {
+    let without_casts = Config { casts: 0, ..config };
+    // Where programs are interpreted, they call no functions of the kernel.
+    let without_functions = Config {
+        pinned: 0,
+        ..without_casts
+    };
+    // On arm64 before 5.18.
+    let without_exchanges = Config {
+        exchanges: 0,
+        ..without_functions
+    };
+    // Before 5.12 tracing programs get no cookie, before 5.11 no typed task.
+    let without_helpers = Config {
+        cookie_helper: 0,
+        typed_task: 0,
+        ..without_exchanges
+    };
+    let mut configs = vec![
+        config,
+        without_casts,
+        without_functions,
+        without_exchanges,
+        without_helpers,
+    ];
+    configs.dedup();
+    configs
+}

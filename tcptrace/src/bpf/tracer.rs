@@ -1,0 +1,307 @@
+//! What is attached, while it is: what the agent's loop asks of the kernel side.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+    programs::tp_btf::BtfTracePointLink,
+};
+use rustix::thread::{MembarrierCommand, membarrier};
+
+use super::{
+    attach::{self, Hooks, TimeWait},
+    counts::{Counts, Losses, Open},
+    held::Held,
+    hidden::Hidden,
+    looks::Looks,
+    object::chain,
+    ring::{Ring, Woken},
+    snapshot,
+};
+use crate::{
+    error::Error,
+    kernel::{self, Kernel},
+};
+
+/// Reads the kernel side's own messages.
+pub type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// Everything that is attached and everything to read from.
+pub struct Tracer {
+    /// Keeps programs and links alive.
+    pub(super) ebpf: Ebpf,
+    /// Fact to mechanism
+    pub hooks: Hooks,
+    /// Records
+    pub ring: Ring,
+    /// Counters
+    pub(super) counts: Counts,
+    /// Steps held in the records of their sockets
+    pub(super) held: Held,
+    /// What brings records of states, in the order in which it is detached: `destroy`, `set_state`, and
+    /// those that stand in for it. The end of a socket whose last steps nobody sees any more would be
+    /// a close without them.
+    pub(super) state_links: VecDeque<BtfTracePointLink>,
+    /// What brings other records
+    pub(super) links: Vec<attach::Link>,
+    /// What was in the middle of something when it was last asked for
+    pub(super) open: Open,
+    /// When to look at time-wait sockets
+    pub(super) looks: Looks,
+    /// What the kernel lets nobody see
+    pub(super) hidden: Hidden,
+    /// Which connections the kernel side follows
+    pub(super) selection: Array<MapData, u32>,
+    /// Programs that stand in for the first
+    pub(super) rescuers: &'static [&'static str],
+    /// With `-p`: no connection has been seen that may be shown
+    pub(super) idle: bool,
+    /// What found no room when losses were last asked for
+    pub(super) without_room: u64,
+}
+
+/// Index into the kernel side's `SELECTION`: the trace ends.
+const ENDING: u32 = 2;
+/// Index into the kernel side's `SELECTION`: its programs are detached.
+const OVER: u32 = 3;
+
+/// Longer than the first steps of a connection take, unless they wait for a port.
+const FIRST_STEPS: Duration = Duration::from_millis(20);
+
+impl Tracer {
+    /// What is lost by now.
+    pub fn losses(&mut self) -> Losses {
+        let mut losses = self.counts.losses(&self.ebpf, kernel::mono_ns());
+        self.without_room = losses.map_full + losses.map_pairs;
+        if self.hidden.is_blind() {
+            // Rather one that somebody else has told of.
+            losses.map_pairs += self.counts.unclaimed();
+        }
+        losses
+    }
+
+    /// Whether anything has found no room in a map since they were last asked for.
+    pub fn has_found_no_room(&self) -> bool {
+        self.counts.without_room() > self.without_room
+    }
+
+    /// When to ask for them again at the latest.
+    pub fn next_look_at_losses(&self) -> Option<Duration> {
+        self.counts.next_look()
+    }
+
+    /// Attaches what only connections need.
+    pub(super) fn attach_rest(&mut self) -> Result<(), Error> {
+        self.idle = false;
+        let ebpf = &mut self.ebpf;
+        let mut attach = |name| {
+            attach::attach_tracepoint(ebpf, name)
+                .map_err(|why| anyhow::anyhow!("cannot attach all programs: {}", chain(&why)))
+        };
+        if self.state_links.len() == 1 {
+            // A socket that ends before leaves its record behind until its address is used again.
+            self.state_links.push_front(attach("destroy")?);
+        }
+        // Programs run in the order of attaching: these come after the one they stand in for.
+        for name in self.rescuers {
+            self.state_links.push_back(attach(name)?);
+        }
+        if self.hooks.time_wait == TimeWait::Timer {
+            self.links.push(Box::new(attach("timer_cancel")?));
+        }
+        // What was skipped until now was before the trace's first record.
+        self.counts.begin(&self.ebpf);
+        Ok(())
+    }
+
+    /// Attaches what only connections need, once there is one.
+    pub fn look_for_connections(&mut self) -> Result<(), Error> {
+        if self.idle && has_begun(&self.selection) {
+            self.attach_rest()?;
+        }
+        Ok(())
+    }
+
+    /// Steps held back that found no room to wait.
+    pub fn unlisted(&self) -> u64 {
+        self.counts.open().unlisted
+    }
+
+    /// Whether there is something to look at soon, whatever happens until then: steps held back, at the last
+    /// [`Tracer::flush_held`], or stopped timers, at the last [`Tracer::look_at_time_wait`].
+    pub fn is_busy(&self) -> bool {
+        self.open.held > 0 || self.held.is_any() || self.looks.is_due_soon()
+    }
+
+    /// Sends the held steps that waited too long at `now_ns`. `events`: how many there were since the
+    /// last time.
+    pub fn flush_held(&mut self, now_ns: u64, events: u64) {
+        self.held.keep_pace(events);
+        if self.held.is_any() {
+            self.held.turn(&self.ebpf, now_ns);
+        }
+        self.open = self.counts.open();
+        if self.open.held > 0 {
+            self.ring.flush_held(&self.ebpf, now_ns);
+        }
+    }
+
+    /// Waits until there is something to do, at most `timeout`.
+    pub fn sleep(&mut self, timeout: Option<Duration>) -> Woken {
+        let Self {
+            ring,
+            counts,
+            held,
+            looks,
+            selection,
+            idle,
+            without_room,
+            ..
+        } = self;
+        ring.sleep(
+            || {
+                let open = counts.open();
+                counts.without_room() > *without_room
+                    || open.held > 0
+                    || held.has_begun()
+                    || looks.has_more(open)
+                    || (*idle && has_begun(selection))
+            },
+            timeout,
+        )
+    }
+
+    /// Looks at the time-wait sockets that were in question at the last [`Tracer::flush_held`], if it is time
+    /// to. Returns how long to wait until the next look; none if there are none.
+    pub fn look_at_time_wait(&mut self) -> Option<Duration> {
+        self.looks.turn(&self.ebpf, self.open)
+    }
+
+    fn look_at_stops(&mut self) {
+        if self.hooks.time_wait == TimeWait::Timer {
+            self.looks.look_at_stops(&self.ebpf);
+        }
+    }
+
+    /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
+    /// the list once, as many at a time as the ring has room for. `left`: what the call before returned,
+    /// how many there are still to look at, or more than 0 if that is not known.
+    pub fn look_for_the_last_time(&mut self, left: Option<u64>) -> u64 {
+        if left == Some(0) {
+            return 0;
+        }
+        let left = left.unwrap_or_else(|| {
+            self.look_at_stops();
+            self.counts.open().watched
+        });
+        let left = left.saturating_sub(Ring::look(&self.ebpf, left).looks);
+        if left == 0 && self.counts.unclaimed() > 0 {
+            return u64::from(!self.hidden.rest(&mut self.ebpf));
+        }
+        left
+    }
+
+    /// Has the kernel side tell of ends that it could not see, if it is time to look for them. `active`:
+    /// something has happened since the last call. Returns how long to wait until the next look.
+    pub fn look_for_hidden(&mut self, active: bool) -> Option<Duration> {
+        self.hidden.turn(&mut self.ebpf, active)
+    }
+
+    /// Looks for all of them, a part at each call. Returns whether that was the last part: then it is time to
+    /// [`Tracer::detach`].
+    pub fn look_for_all_hidden(&mut self) -> bool {
+        self.look_at_stops();
+        self.hidden.end(&mut self.ebpf)
+    }
+
+    /// Has the kernel side tell what goes wrong at listeners.
+    pub fn look_at_listeners(&self) {
+        self.ring.look_at_listeners(&self.ebpf);
+    }
+
+    /// Ends the flow of records; those in the ring can still be read.
+    pub fn detach(&mut self) {
+        if self.state_links.is_empty() {
+            return;
+        }
+        self.end_beginnings();
+        if !self.hooks.cookie {
+            // Whoever accepts a socket cannot tell then whether its record is still its own.
+            self.tell(OVER);
+        }
+        // From here on the rescuer may be called alone.
+        self.counts.settle(&self.ebpf, kernel::mono_ns());
+        self.state_links.clear();
+        // Not before: what still brings steps is to have their owner.
+        self.tell(OVER);
+        self.links.clear();
+        let_programs_end();
+        self.counts.end();
+    }
+
+    /// Lets nothing new begin, and waits for what is in the middle of its first steps: they are told
+    /// together, and the kernel takes both in one softirq.
+    fn end_beginnings(&mut self) {
+        self.held.set(false);
+        self.tell(ENDING);
+        let deadline = Instant::now() + FIRST_STEPS;
+        // What has no port yet gets it now: of a socket that has ended since it can no longer be read.
+        while (self.flush_all_held() > 0 || self.unlisted() > 0) && Instant::now() < deadline {
+            std::thread::sleep(FIRST_STEPS / 20);
+        }
+    }
+
+    /// Sets a mark in the kernel side's `SELECTION`.
+    fn tell(&mut self, mark: u32) {
+        if let Err(why) = self.selection.set(mark, 1, 0) {
+            log::debug!("the kernel side is not told of the end: {why}");
+        }
+    }
+
+    /// Sends the steps that are held, however long they have waited. Returns how many stay: they find
+    /// no room, or still have no port.
+    pub fn flush_all_held(&mut self) -> u64 {
+        let stay = self.held.send_all(&self.ebpf);
+        self.ring.flush_held_since(&self.ebpf, u64::MAX);
+        self.counts.open().held + stay
+    }
+
+    /// The kernel side's own messages, for `-v`.
+    pub fn logger(&mut self) -> Option<Logger> {
+        match aya_log::EbpfLogger::init(&mut self.ebpf) {
+            Ok(logger) => Some(logger),
+            Err(why) => {
+                log::info!("no messages from the kernel side: {why}");
+                None
+            }
+        }
+    }
+
+    /// Finds the connections that are open now; their `socket` records, one after another.
+    ///
+    /// Call it once, after [`start`]: live events that came first are kept.
+    pub fn snapshot(&mut self, kernel: &Kernel) -> Result<snapshot::Snapshot, Error> {
+        snapshot::take(&mut self.ebpf, kernel)
+    }
+}
+
+/// Waits until programs that were running when they were detached have ended: one that is in the middle
+/// of a record holds up all that come after it in the ring, and they would look like its end.
+///
+/// `bpf_trace_run*()` runs programs as readers of RCU; `MEMBARRIER_CMD_GLOBAL` is `synchronize_rcu()`
+/// where there is more than one processor (`kernel/sched/membarrier.c`).
+fn let_programs_end() {
+    if let Err(why) = membarrier(MembarrierCommand::Global) {
+        // With `nohz_full` it is refused.
+        log::debug!("programs may still run when the ring is read for the last time: {why}");
+    }
+}
+
+/// Whether a connection has been seen that may be shown.
+fn has_begun(selection: &Array<MapData, u32>) -> bool {
+    selection.get(&0, 0).is_ok_and(|active| active != 0)
+}
