@@ -167,6 +167,8 @@ pub struct Layout {
     pub tp_snd_una: u32,
     /// `tcp_sock.rcv_nxt` (`u32`)
     pub tp_rcv_nxt: u32,
+    /// `tcp_sock.rcv_tstamp` (`u32`): jiffies of the last ACK that was taken
+    pub tp_rcv_tstamp: u32,
     /// `tcp_sock.ecn_flags` (`u8`)
     pub tp_ecn_flags: u32,
     /// Bit offset of `tcp_sock.rx_opt.tstamp_ok`
@@ -264,6 +266,7 @@ impl Layout {
         tp_snd_cwnd: ABSENT,
         tp_snd_una: ABSENT,
         tp_rcv_nxt: ABSENT,
+        tp_rcv_tstamp: ABSENT,
         tp_ecn_flags: ABSENT,
         tp_tstamp_ok: ABSENT,
         tp_wscale_ok: ABSENT,

@@ -41,6 +41,8 @@ pub const RETRANSMIT_DATA: u8 = 3;
 pub const RESET_RECEIVED: u8 = 1;
 /// [`KIND_RESET`], [`Counters::reset`]: RST sent.
 pub const RESET_SENT: u8 = 2;
+/// [`Counters::reset`]: RST received, or sent in answer to data that nobody can read any more.
+pub const RESET_EITHER: u8 = 3;
 
 /// A number that is not known.
 pub const UNKNOWN: u32 = u32::MAX;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id,
-    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_probe_read_kernel,
+    bpf_get_socket_cookie, bpf_jiffies64, bpf_ktime_get_ns, bpf_probe_read_kernel,
 };
 
 use tcptrace_common::kfunc::RDONLY_CAST;
@@ -261,6 +261,13 @@ pub(crate) fn fill_words<const N: usize>(into: &mut [u32; N], word: u32) {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// The kernel's ticks.
+#[inline(always)]
+pub(crate) fn jiffies() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_jiffies64() }
 }
 
 /// The socket's cookie: the number `ss -e` prints after `sk:`, made on first use.

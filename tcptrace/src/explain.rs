@@ -51,6 +51,8 @@ pub struct Evidence {
     /// `sk_shutdown` was `SHUTDOWN_MASK` at the transition: `tcp_close` sets it before the state
     /// changes, `tcp_done` after it
     pub by_close: bool,
+    /// What `reset` says was an RST for sure: not data that came after our `close()`
+    pub is_reset: bool,
     /// Time in the old state
     pub span_us: Option<u64>,
     /// Whether `accept()` had returned the connection
@@ -279,7 +281,9 @@ fn closing_ended(old: u8, evidence: &Evidence) -> &'static str {
     match Cause::of(evidence) {
         // `tcp_reset` is called for both, and its tracepoint fires for both.
         Cause::ResetReceived
-            if evidence.by_close && matches!(old, tcp::FIN_WAIT1 | tcp::FIN_WAIT2) =>
+            if evidence.by_close
+                && !evidence.is_reset
+                && matches!(old, tcp::FIN_WAIT1 | tcp::FIN_WAIT2) =>
         {
             "the peer sent RST, or data after our close()"
         }
@@ -370,6 +374,7 @@ mod tests {
         reset: None,
         err: None,
         by_close: false,
+        is_reset: false,
         span_us: None,
         accepted: None,
         fast_open: None,
@@ -453,6 +458,7 @@ mod tests {
                                         reset,
                                         err,
                                         by_close,
+                                        is_reset: retransmits > 0,
                                         span_us,
                                         accepted,
                                         fast_open,

@@ -7,7 +7,8 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcptrace_common::{
     config::EMIT_RESET,
     count,
-    record::{KIND_RESET, RESET_RECEIVED, RESET_SENT, UNKNOWN},
+    layout::ABSENT,
+    record::{FLAG_INFERRED, KIND_RESET, RESET_EITHER, RESET_RECEIVED, RESET_SENT, UNKNOWN},
     tcp,
 };
 
@@ -19,6 +20,11 @@ use crate::{
     preempt, publish,
     timewait::TimeWait,
 };
+
+/// In `sk_shutdown` (include/net/sock.h)
+const RCV_SHUTDOWN: u8 = 1;
+/// No segment takes as long, even if its CPU is taken away meanwhile: 10 ms at 1000 Hz.
+const MOMENT_TICKS: u32 = 10;
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
@@ -40,8 +46,33 @@ pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
     let _pinned = preempt::in_tracepoint();
-    note(ctx.arg::<*const u8>(0) as u64, RESET_RECEIVED, UNKNOWN);
+    let address = ctx.arg::<*const u8>(0) as u64;
+    let direction = if may_be_data(Probed(kernel::number(address))) {
+        RESET_EITHER
+    } else {
+        RESET_RECEIVED
+    };
+    note(address, direction, UNKNOWN);
     0
+}
+
+/// Whether what came to this socket may have been data: after our `close()` nobody can read them, and
+/// `tcp_rcv_state_process` answers with an RST, but not before it has called `tcp_reset` as if one had come.
+/// Before that it has taken the ACK that came with them (`tcp_ack`), a moment ago; that of an RST it does
+/// not.
+#[inline(always)]
+fn may_be_data(sk: Probed) -> bool {
+    let state: u8 = sk.read(off!(sk_state));
+    if (state != tcp::FIN_WAIT1 && state != tcp::FIN_WAIT2)
+        || sk.read::<u8>(off!(sk_shutdown)) & RCV_SHUTDOWN == 0
+    {
+        return false;
+    }
+    if off!(tp_rcv_tstamp) == ABSENT {
+        return true;
+    }
+    let since_ack = (kernel::jiffies() as u32).wrapping_sub(sk.read(off!(tp_rcv_tstamp)));
+    since_ack <= MOMENT_TICKS
 }
 
 #[inline(always)]
@@ -75,6 +106,10 @@ fn note(address: u64, direction: u8, reason: u32) {
         count::RING_FULL_NOTED,
         |head, numbers| {
             head.seq = direction;
+            if direction == RESET_EITHER {
+                head.seq = RESET_RECEIVED;
+                head.flags |= FLAG_INFERRED;
+            }
             numbers[0] = reason;
         },
     );

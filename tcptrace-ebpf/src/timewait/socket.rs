@@ -1,11 +1,10 @@
 //! The time-wait socket in the kernel's memory: where it is, and what its timer says.
 
-use aya_ebpf::helpers::generated::bpf_jiffies64;
 use tcptrace_common::{layout::ABSENT, tcp};
 
 use crate::{
     constants::{config, off},
-    kernel::{Object as _, Probed, Typed, number},
+    kernel::{Object as _, Probed, Typed, jiffies, number},
     maps::{BEGIN_JIFFIES, BEGIN_NS, TIME_WAIT},
 };
 
@@ -190,12 +189,6 @@ impl TimeWait {
         }
         now_ns - since_ns
     }
-}
-
-#[inline(always)]
-fn jiffies() -> u64 {
-    // SAFETY: no arguments.
-    unsafe { bpf_jiffies64() }
 }
 
 /// Ticks per second (`CONFIG_HZ`), from how many there have been since the first look.

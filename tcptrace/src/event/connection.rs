@@ -64,6 +64,11 @@ impl Connection {
         self.0.role == ROLE_LISTENER
     }
 
+    /// Whether it is a server's: born of a listener.
+    pub const fn is_server(&self) -> bool {
+        self.0.role == ROLE_SERVER
+    }
+
     /// Whether its addresses are IPv4 (mapped ones included).
     pub const fn is_v4(&self) -> bool {
         self.0.family == 4

@@ -2,13 +2,16 @@
 
 use tcptrace_common::{
     record::{
-        KNOWN_BY_ELIMINATION, KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_NO_FIN, RESET_RECEIVED,
-        RESET_SENT, ROLE_LISTENER, ROLE_SERVER,
+        KNOWN_BY_ELIMINATION, KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_NO_FIN, RESET_EITHER,
+        RESET_RECEIVED, RESET_SENT, ROLE_LISTENER, ROLE_SERVER,
     },
     tcp,
 };
 
-use super::{Totals, totals::SHUTDOWN_BOTH};
+use super::{
+    Totals,
+    totals::{RCV_SHUTDOWN, SHUTDOWN_BOTH},
+};
 
 impl Totals {
     /// Why it ended, as far as the path, the socket's error and the RSTs that were seen prove it.
@@ -33,7 +36,7 @@ impl Totals {
             (ETIMEDOUT | ECONNREFUSED, _) => "timeout",
             (EHOSTUNREACH | ENETUNREACH, _) => "unreachable",
             (ECONNABORTED, _) => "reset_sent",
-            (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED) => "reset_received",
+            (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED | RESET_EITHER) => "reset_received",
             (0, RESET_SENT) => "reset_sent",
             // What else the socket says of its end may be from before it, or gone.
             (0, _) if self.is_deduced() => "unknown",
@@ -63,9 +66,20 @@ impl Totals {
         }
     }
 
-    /// Whether a reset is its reason only because nothing else is left.
-    pub const fn is_by_elimination(&self) -> bool {
-        self.counters.known & KNOWN_BY_ELIMINATION != 0
+    /// Whether its [`Totals::reason`] is inferred: a reset, because nothing else is left, or because an RST
+    /// may have come.
+    pub fn is_reason_inferred(&self, reason: &str) -> bool {
+        self.counters.known & KNOWN_BY_ELIMINATION != 0 || self.may_be_data(reason)
+    }
+
+    /// Whether in place of an RST data may have come after our `close()`, which we answered with an RST:
+    /// the kernel then goes through `tcp_reset` as well.
+    fn may_be_data(&self, reason: &str) -> bool {
+        reason == "reset_received"
+            && !self.is_moved()
+            && matches!(self.path.head.old, tcp::FIN_WAIT1 | tcp::FIN_WAIT2)
+            && self.path.shutdown & RCV_SHUTDOWN != 0
+            && self.counters.reset != RESET_RECEIVED
     }
 
     const fn has_sent_nothing(&self) -> bool {
@@ -92,6 +106,7 @@ impl Totals {
             return None;
         }
         match reason {
+            "reset_received" if self.may_be_data(reason) => {}
             "refused" | "reset_received" => return Some("remote"),
             "canceled" | "reset_sent" | "listener_closed" => return Some("local"),
             _ => {}

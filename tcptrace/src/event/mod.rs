@@ -140,8 +140,8 @@ impl Event {
 mod tests {
     use tcptrace_common::{
         record::{
-            CloseRecord, FLAG_DEDUCED, Owner, ROLE_CLIENT, ROLE_SERVER, SOURCE_ACCEPT,
-            SOURCE_LISTENER, Step,
+            CloseRecord, FLAG_DEDUCED, Owner, RESET_EITHER, RESET_RECEIVED, ROLE_CLIENT,
+            ROLE_SERVER, SOURCE_ACCEPT, SOURCE_LISTENER, Step,
         },
         tcp,
     };
@@ -329,6 +329,40 @@ mod tests {
         assert_eq!(wait_us(0, 6_000_000, 5_000_000), None);
         assert_eq!(wait_us(1_000_000, 0, 5_000_000), None);
         assert_eq!(wait_us(1_000_000, 2_000_000, 0), None);
+    }
+
+    /// After our `close()` data are answered with an RST as if one had come.
+    #[test]
+    fn a_reset_after_our_close_may_have_been_data() {
+        let told = |from, reset, shutdown| {
+            let steps = [
+                (1_000_000, tcp::SYN_SENT),
+                (2_000_000, tcp::ESTABLISHED),
+                (3_000_000, from),
+                (9_000_000, tcp::CLOSE),
+            ];
+            let totals = totals(&steps, |record| {
+                record.path.head.old = from;
+                record.path.head.new = tcp::CLOSE;
+                record.path.err = 104;
+                record.path.shutdown = shutdown;
+                record.counters.reset = reset;
+            });
+            let reason = totals.reason();
+            assert_eq!(reason, "reset_received");
+            (
+                totals.is_reason_inferred(reason),
+                totals.closed_by(reason).unwrap(),
+            )
+        };
+        for from in [tcp::FIN_WAIT1, tcp::FIN_WAIT2] {
+            assert_eq!(told(from, RESET_EITHER, 3), (true, "local"));
+            assert_eq!(told(from, 0, 3), (true, "local"));
+            assert_eq!(told(from, RESET_RECEIVED, 3), (false, "remote"));
+            // `shutdown()` of our side alone: whatever comes is read.
+            assert_eq!(told(from, RESET_RECEIVED, 2), (false, "remote"));
+        }
+        assert_eq!(told(tcp::ESTABLISHED, RESET_RECEIVED, 0), (false, "remote"));
     }
 
     /// Neither why nor when, if nobody saw it end.

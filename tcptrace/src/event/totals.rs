@@ -4,8 +4,8 @@ use tcptrace_common::{
     record::{
         Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_PARTIAL, KIND_ACCEPT,
         KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN, OPTION_ECN, OPTION_FASTOPEN,
-        OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PATH_LEN, PathRecord, RESET_RECEIVED,
-        RESET_SENT, ROLE_CLIENT, ROLE_SERVER, Record, SPAN_UNKNOWN, Step, UNKNOWN,
+        OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PATH_LEN, PathRecord, RESET_EITHER,
+        RESET_RECEIVED, RESET_SENT, ROLE_CLIENT, ROLE_SERVER, Record, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
@@ -313,11 +313,11 @@ impl Totals {
         self.path.shutdown == SHUTDOWN_BOTH && !self.is_deduced() && !self.is_moved()
     }
 
-    /// RST received (`Some(false)`) or sent (`Some(true)`) before the end
+    /// RST received, as far as is known (`Some(false)`), or sent (`Some(true)`) before the end
     pub const fn reset_sent(&self) -> Option<bool> {
         match self.counters.reset {
             RESET_SENT => Some(true),
-            RESET_RECEIVED => Some(false),
+            RESET_RECEIVED | RESET_EITHER => Some(false),
             _ => None,
         }
     }
@@ -342,5 +342,7 @@ impl Totals {
     }
 }
 
+/// `RCV_SHUTDOWN`, include/net/sock.h
+pub(super) const RCV_SHUTDOWN: u8 = 1;
 /// `SHUTDOWN_MASK`, include/net/sock.h
 pub(super) const SHUTDOWN_BOTH: u8 = 3;

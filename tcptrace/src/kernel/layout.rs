@@ -164,6 +164,7 @@ fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         sk_use_task_frag: optional(sock("sk_use_task_frag"))?,
         subflow_mp_join: optional(btf.bit_offset("mptcp_subflow_context", "mp_join"))?,
         icsk_ulp_data: optional(btf.offset("inet_connection_sock", "icsk_ulp_data"))?,
+        tp_rcv_tstamp: optional(btf.offset("tcp_sock", "rcv_tstamp"))?,
         subflow_conn: optional(btf.offset("mptcp_subflow_context", "conn"))?,
         ..Layout::NONE
     })

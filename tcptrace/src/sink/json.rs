@@ -164,7 +164,7 @@ impl Json {
         known!(out, "handshake_us", totals.handshake_us());
         known!(out, "accept_wait_us", totals.accept_wait_us());
         push_counters(out, totals);
-        if connection.is_inferred() || totals.is_by_elimination() {
+        if connection.is_inferred() || totals.is_reason_inferred(reason) {
             out.extend_from_slice(b",\"inferred\":true");
         }
         if connection.is_partial() {
@@ -430,6 +430,9 @@ impl Sink for Json {
                     push_outside(out, "reason", reason.as_bytes());
                 }
                 text!(out, "state", connection.oldstate().name());
+                if connection.is_inferred() {
+                    out.extend_from_slice(b",\"inferred\":true");
+                }
                 end_line(out);
                 1
             }

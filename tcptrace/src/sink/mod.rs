@@ -86,6 +86,7 @@ fn explanation(connection: &Connection, totals: Option<&Totals>) -> &'static str
             _ => totals.err(),
         });
         evidence.by_close = totals.is_by_close();
+        evidence.is_reset = !totals.is_reason_inferred(totals.reason());
         let reset = match totals.reason() {
             "reset_sent" => Some(true),
             "reset_received" => Some(false),

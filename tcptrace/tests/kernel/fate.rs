@@ -25,6 +25,8 @@ pub(crate) struct Fate {
     closer: Option<u32>,
     /// Whether `closer` has to be named
     proven: bool,
+    /// What `inferred` is to be, if that matters
+    inferred: Option<bool>,
 }
 
 impl Fate {
@@ -40,6 +42,7 @@ impl Fate {
             errno: None,
             closer: None,
             proven: true,
+            inferred: None,
         }
     }
 
@@ -55,6 +58,7 @@ impl Fate {
             errno: None,
             closer: None,
             proven: true,
+            inferred: None,
         }
     }
 
@@ -79,6 +83,11 @@ impl Fate {
     pub(crate) fn closer_if_named(mut self, pid: u32) -> Self {
         self.closer = Some(pid);
         self.proven = false;
+        self
+    }
+
+    pub(crate) fn inferred(mut self, inferred: bool) -> Self {
+        self.inferred = Some(inferred);
         self
     }
 
@@ -152,6 +161,9 @@ impl Fate {
             "(reason, closed_by, errno, closer_pid) in\n{}",
             brief(&records)
         );
+        if let Some(inferred) = self.inferred {
+            assert_eq!(close.get("inferred").is_some(), inferred, "{}", close.line);
+        }
         if let Some(owner) = &self.owner {
             assert_eq!(
                 close.int("pid"),

@@ -4,6 +4,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     num::NonZeroU32,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -131,6 +132,9 @@ fn closed_in_peace() {
     cast.end();
 }
 
+/// More than the kernel's ticks need at 100 Hz.
+const TEN_TICKS: Duration = Duration::from_millis(150);
+
 fn resets() {
     let mut cast = Cast::new();
     let (near, far) = cast.meet();
@@ -174,6 +178,35 @@ fn resets() {
     cast.client.close(&near);
     let fate = Fate::of("after its FIN", &near, &cast.client.who, "reset_received");
     cast.fates.push(fate.by("remote").errno("EPIPE"));
+
+    // What comes after our close() may have been data, which we answer with a reset.
+    let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 82);
+    cast.client.close(&near);
+    puppet.say_with(ACK, &[], b"too late");
+    puppet.hear(RST);
+    let fate = Fate::of(
+        "data after close()",
+        &near,
+        &cast.client.who,
+        "reset_received",
+    );
+    let fate = fate.by("local").errno("ECONNRESET").inferred(true);
+    cast.fates.push(fate.closer(&cast.client.who));
+
+    // It was none if no ACK was taken for ten ticks.
+    let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 83);
+    cast.client.close(&near);
+    thread::sleep(TEN_TICKS);
+    puppet.say(RST | ACK);
+    cast.stage.netns.settle(0);
+    let fate = Fate::of(
+        "a reset after close()",
+        &near,
+        &cast.client.who,
+        "reset_received",
+    );
+    let fate = fate.by("remote").errno("ECONNRESET").inferred(false);
+    cast.fates.push(fate.closer(&cast.client.who));
     cast.end();
 }
 
