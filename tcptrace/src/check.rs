@@ -9,7 +9,11 @@ use crate::{
     bpf::{self, Hooks, Mechanism, TimeWait},
     cli::{CheckArgs, Cli},
     error::Error,
-    kernel::{self, Kernel, capability, tracefs},
+    kernel::{
+        self, Kernel,
+        capability::{self, Capability, READ_TRACEFS},
+        tracefs,
+    },
     settings::Settings,
 };
 
@@ -122,7 +126,7 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
                 .iter()
                 .map(|(mechanism, why)| (mechanism.to_string(), why.clone()))
                 .collect();
-            report.problems = problems(&report);
+            report.problems = problems(&report, &tracer.hooks);
         }
         Err(why) => report.problems.push(why.to_string()),
     }
@@ -204,17 +208,21 @@ fn accept_quality(accept: Mechanism) -> (Quality, Option<String>) {
     }
 }
 
-fn problems(report: &Report) -> Vec<String> {
-    let missing = capability::CAPABILITIES
+fn problems(report: &Report, hooks: &Hooks) -> Vec<String> {
+    // Reading tracefs matters only where nothing else tells who accepts.
+    let matters = |capability: &Capability| {
+        capability.name != READ_TRACEFS || hooks.accept == Mechanism::None
+    };
+    let held = |capability: &Capability| report.capabilities.get(capability.name) == Some(&true);
+    capability::CAPABILITIES
         .iter()
-        .filter(|capability| report.capabilities.get(capability.name) == Some(&false));
-    missing
+        .filter(|capability| matters(capability) && !held(capability))
         .map(|capability| {
             format!(
                 "{} is missing, needed to {}: run it with sudo, or give it to the file: {}",
                 capability.name,
                 capability.purpose,
-                capability::setcap(|_every| true)
+                capability::setcap(|given| matters(given) || held(given))
             )
         })
         .collect()
@@ -233,21 +241,20 @@ fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
     } else {
         "does not work here"
     };
-    writeln!(out, "  tracing         {verdict}")?;
-    writeln!(
-        out,
-        "  kernel types    {} ({})",
-        yes(report.btf),
-        kernel::BTF_PATH
-    )?;
+    let head = |name: &str, value: &str| format!("  {name:<19} {value}");
+    writeln!(out, "{}", head("tracing", verdict))?;
+    let types = format!("{} ({})", yes(report.btf), kernel::BTF_PATH);
+    writeln!(out, "{}", head("kernel types", &types))?;
     let tracefs = if report.tracefs {
         "mounted"
-    } else {
+    } else if report.capabilities.get("CAP_SYS_ADMIN") == Some(&true) {
         "not mounted; mounted privately if needed"
+    } else {
+        "not mounted; it takes CAP_SYS_ADMIN to do so if needed"
     };
-    writeln!(out, "  tracefs         {tracefs}")?;
+    writeln!(out, "{}", head("tracefs", tracefs))?;
     for (name, held) in &report.capabilities {
-        writeln!(out, "  {name:<15} {}", yes(*held))?;
+        writeln!(out, "{}", head(name, yes(*held)))?;
     }
     if !report.facts.is_empty() {
         let width = report.facts.iter().map(|fact| fact.name.len()).max();
@@ -271,8 +278,10 @@ fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
     }
     if !report.unavailable.is_empty() {
         writeln!(out, "\n  Better, and not to be had here:")?;
+        let width = report.unavailable.keys().map(String::len).max();
+        let width = width.unwrap_or(0);
         for (mechanism, why) in &report.unavailable {
-            writeln!(out, "  {mechanism:<28} {why}")?;
+            writeln!(out, "  {mechanism:<width$} {why}")?;
         }
     }
     if !report.problems.is_empty() {

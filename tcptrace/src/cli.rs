@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-const EXAMPLES: &str = "\
+/// Each with what it does, as `--help` and the manual page show them.
+pub const EXAMPLES: &str = "\
 Examples:
   sudo tcptrace                        every TCP connection of this host, as it happens
   sudo tcptrace -p 4242                only those of process 4242, from their first SYN
@@ -102,7 +103,7 @@ pub struct TraceArgs {
     /// Only IPv6
     #[arg(short = '6', help_heading = "Filter")]
     pub v6: bool,
-    /// Only these local ports: 80,443,8000-8100; !22 excludes
+    /// Only these local ports: 80,443,8000-8100; '!22' excludes
     #[arg(short = 'L', long, value_name = "LIST", help_heading = "Filter")]
     pub lport: Option<String>,
     /// Only these remote ports
@@ -128,13 +129,14 @@ pub struct TraceArgs {
         help_heading = "Filter"
     )]
     pub state: Vec<String>,
-    /// Only connections that failed: refused, timed out, unreachable, reset
+    /// Only connections that failed: refused, timed out, unreachable, reset; not those that the program
+    /// itself gave up before
     #[arg(long, help_heading = "Filter")]
     pub failed: bool,
     /// By time, as typed
     #[arg(
         long,
-        help = "Only connections that took this long to connect, or to be accepted: 100ms",
+        help = "Only connections that took this long to connect, or to be accepted: 100ms; a bare number is seconds",
         value_name = "DUR",
         allow_hyphen_values = true,
         help_heading = "Filter"

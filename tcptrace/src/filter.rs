@@ -56,7 +56,7 @@ fn parse_port(text: &str) -> Result<u16, String> {
         Ok(port @ 1..=65535) => Ok(u16::try_from(port).unwrap_or(u16::MAX)),
         Ok(port) => Err(format!("port {port} is out of range, 1 to 65535")),
         Err(_not_a_number) => Err(format!(
-            "{text:?} is not a port; use a list as in 80,443,8000-8100,!8080"
+            "{text:?} is not a port; use a list as in 80,443,8000-8100 or '!8080'"
         )),
     }
 }

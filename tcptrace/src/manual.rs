@@ -8,13 +8,25 @@ use std::{
 use clap::CommandFactory as _;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use crate::{cli::Cli, error::Error};
+use crate::{
+    cli::{Cli, EXAMPLES},
+    error::Error,
+};
 
 /// Sections that the command line does not contain: title and paragraphs. A paragraph with a tab
 /// in it is an entry: what, and what about it.
-const SECTIONS: [(&str, &[&str]); 7] = [
+const SECTIONS: [(&str, &[&str]); 8] = [
     (
-        "OUTPUT",
+        "COMMANDS",
+        &[
+            "check [--json]\twhat this kernel and these privileges allow, which hook gives which fact, and what \
+         mends what is missing",
+            "completions SHELL\tprint the completions of a shell: bash, elvish, fish, powershell or zsh",
+            "man\tprint this page",
+        ],
+    ),
+    (
+        "WHAT IS PRINTED",
         &[
             "A table, one line per state transition, with a closing line that sums the connection up; \
          or, with --json, one object per line. Both begin with the connections that are open.",
@@ -26,7 +38,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
          of the connection, and no other socket gets it.",
             "LOCAL, REMOTE\tan arrow points to the server.",
             "IN OLD\thow long the connection was in the old state. A ~ behind it: the kernel gave no direct \
-         sight of this transition, and its time is worked out.",
+         sight of this transition, and its time is worked out; likewise behind \"closed after\".",
             "closed after\twhy (refused, timeout, unreachable, reset received or sent, canceled, listener \
          closed, or normal and who closed first); how long it took to connect; of a server's connection \
          the half-open time of the handshake and the time in the accept queue; payload sent and received, \
@@ -70,8 +82,10 @@ const SECTIONS: [(&str, &[&str]); 7] = [
         &[
             "CAP_BPF and CAP_PERFMON. CAP_SYS_ADMIN to list the connections of other network namespaces \
          at start and to read how many SYN cookies they sent, and to mount tracefs privately where it is \
-         not mounted and the kernel has neither trampolines nor kprobes. CAP_SYS_PTRACE to find the \
-         namespaces of other users' processes.",
+         not mounted and the kernel has neither trampolines nor kprobes; there others than root need \
+         CAP_DAC_READ_SEARCH as well, to read it. CAP_SYS_PTRACE to find the namespaces of other users' \
+         processes. CAP_SYS_NICE to read the ring at a higher priority, CAP_SYS_RESOURCE before Linux 5.11 \
+         to lock more memory than ulimit -l allows.",
         ],
     ),
     (
@@ -108,10 +122,9 @@ fn render(page: &mut Vec<u8>) -> io::Result<()> {
     let man = clap_mangen::Man::new(Cli::command()).section("8");
     man.render_title(page)?;
     man.render_name_section(page)?;
-    man.render_synopsis_section(page)?;
+    synopsis(page)?;
     man.render_description_section(page)?;
     man.render_options_section(page)?;
-    man.render_subcommands_section(page)?;
     for (title, paragraphs) in SECTIONS {
         let mut roff = Roff::new();
         roff.control("SH", [title]);
@@ -127,7 +140,30 @@ fn render(page: &mut Vec<u8>) -> io::Result<()> {
         }
         roff.to_writer(page)?;
     }
-    man.render_extra_section(page)
+    examples(page)
+}
+
+fn synopsis(page: &mut Vec<u8>) -> io::Result<()> {
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    for what in ["[OPTIONS]", "check [--json]", "completions SHELL", "man"] {
+        roff.text([bold("tcptrace"), roman(" "), roman(what)]);
+        roff.control("br", []);
+    }
+    roff.to_writer(page)
+}
+
+fn examples(page: &mut Vec<u8>) -> io::Result<()> {
+    let mut roff = Roff::new();
+    roff.control("SH", ["EXAMPLES"]);
+    for line in EXAMPLES.lines().skip(1) {
+        if let Some((command, about)) = line.trim().split_once("  ") {
+            roff.control("TP", []);
+            roff.text([bold(command)]);
+            roff.text([roman(about.trim())]);
+        }
+    }
+    roff.to_writer(page)
 }
 
 fn print(text: &[u8]) -> Result<ExitCode, Error> {
@@ -147,8 +183,10 @@ mod tests {
         render(&mut page).unwrap();
         let page = String::from_utf8(page).unwrap();
         for part in [
-            "OUTPUT",
+            "SYNOPSIS",
+            "COMMANDS",
             "EXIT STATUS",
+            "EXAMPLES",
             "LIMITATIONS",
             "fail\\-on\\-loss",
             "no\\-existing",

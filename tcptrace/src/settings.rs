@@ -230,11 +230,19 @@ fn roles(names: &[RoleName]) -> u8 {
 /// A bit for each state, by the kernel's number; 0 for an empty list.
 fn states(names: &[String]) -> Result<u16, Error> {
     let numbers = 1..u8::try_from(tcp::STATES).unwrap_or(u8::MAX);
+    let plain = |name: &str| name.replace(['-', '_'], "");
     names.iter().try_fold(0, |states, name| {
-        let upper = name.trim().to_ascii_uppercase().replace('-', "_");
+        let upper = plain(&name.trim().to_ascii_uppercase());
+        // As `ss` calls them.
+        let upper = match upper.as_str() {
+            "ESTAB" => "ESTABLISHED",
+            "LISTENING" => "LISTEN",
+            "CLOSED" => "CLOSE",
+            other => other,
+        };
         numbers
             .clone()
-            .find(|number| State(*number).name() == upper)
+            .find(|number| plain(State(*number).name()) == upper)
             .map(|number| states | 1 << number)
             .ok_or_else(|| {
                 let known: Vec<_> = numbers.clone().map(|number| State(number).name()).collect();

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use tcptrace_common::config::EMIT_TRANSITION;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
@@ -297,10 +298,16 @@ fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
             (_, 0) => format!("{number} lost"),
             _ => format!("{number} lost, and {others} records of other kinds"),
         };
+        let number_of = |number: u64, one: &str| {
+            let plural = if number == 1 { "" } else { "s" };
+            format!("{} {one}{plural}", text::count(number))
+        };
+        let mut told = number_of(end.connections, "connection");
+        if settings.print & EMIT_TRANSITION != 0 {
+            told = format!("{} of {told}", number_of(end.transitions, "transition"));
+        }
         let summary = format!(
-            "tcptrace: {} transitions of {} connections in {}, {lost}",
-            text::count(end.transitions),
-            text::count(end.connections),
+            "tcptrace: {told} in {}, {lost}",
             text::duration(end.duration_us),
         );
         // Standard error may be closed; there is nowhere left to say so.

@@ -19,8 +19,11 @@ pub struct Capability {
     pub purpose: &'static str,
 }
 
+/// What other users than root need to read tracefs.
+pub const READ_TRACEFS: &str = "CAP_DAC_READ_SEARCH";
+
 /// The capabilities that matter, the required ones first.
-pub const CAPABILITIES: [Capability; 4] = [
+pub const CAPABILITIES: [Capability; 5] = [
     Capability {
         name: "CAP_BPF",
         bit: 39,
@@ -44,6 +47,12 @@ pub const CAPABILITIES: [Capability; 4] = [
         bit: 19,
         required: false,
         purpose: "find the network namespaces of other users' processes at start",
+    },
+    Capability {
+        name: READ_TRACEFS,
+        bit: 2,
+        required: false,
+        purpose: "read tracefs, without which this kernel does not tell who accepts",
     },
 ];
 
@@ -89,10 +98,7 @@ pub fn hint() -> String {
 /// Whether a kernel of this release counts maps as locked memory: since 5.11 they count as memory of
 /// the cgroup instead.
 pub fn counts_locked_memory(release: &str) -> bool {
-    let mut numbers = release
-        .split(['.', '-'])
-        .map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) < (Some(5), Some(11))
+    !super::is_at_least(release, 5, 11)
 }
 
 fn locks_little() -> bool {

@@ -29,6 +29,8 @@ const CONN_WIDTH: usize = 6;
 const STATE_WIDTH: usize = 11;
 const ENDPOINT_WIDTH: usize = 15;
 const SPAN_WIDTH: usize = 8;
+/// So long in a state that lasts until the peer acknowledges is worth telling, µs.
+const STUCK_US: u64 = 1_000;
 
 const DIM: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
@@ -259,10 +261,16 @@ impl Table {
         if let Some(us) = totals.duration_us() {
             push(out, " after ");
             push_duration(out, us);
+            if connection.is_inferred() {
+                out.push(b'~');
+            }
         }
         if reason != "unknown" && established && !connection.is_listener() {
             push(out, " · ");
             push_reason(out, reason);
+            if totals.is_reason_inferred(reason) {
+                out.push(b'~');
+            }
             match totals.closed_by(reason).filter(|_| reason == "normal") {
                 Some("both") => push(out, ", both at once"),
                 Some(side) => {
@@ -284,7 +292,7 @@ impl Table {
         }
         took(" · handshake ", totals.handshake_us().map(u64::from));
         took(" · queued ", totals.accept_wait_us());
-        Self::traffic(totals, established, out);
+        Self::traffic(totals, established, connection.is_server(), out);
         if let Some(us) = totals.srtt_us().filter(|_| established) {
             push(out, " · rtt ");
             push_duration(out, us.into());
@@ -295,10 +303,14 @@ impl Table {
         // Where each transition has its line, the times are there.
         if self.wide || !self.lines.transition {
             for (state, us) in totals.states() {
-                if matches!(
-                    state.0,
-                    tcp::ESTABLISHED | tcp::CLOSE_WAIT | tcp::FIN_WAIT2 | tcp::LISTEN
-                ) {
+                let shown = match state.0 {
+                    tcp::ESTABLISHED | tcp::CLOSE_WAIT | tcp::FIN_WAIT2 | tcp::LISTEN => true,
+                    // Only as long as an answer takes, unless something is stuck.
+                    tcp::FIN_WAIT1 | tcp::LAST_ACK | tcp::CLOSING => us >= STUCK_US,
+                    // The handshake has its own words.
+                    _ => false,
+                };
+                if shown {
                     push(out, " · ");
                     push(out, state.name());
                     out.push(b' ');
@@ -318,7 +330,7 @@ impl Table {
     }
 
     /// What went over it.
-    fn traffic(totals: &Totals, established: bool, out: &mut Vec<u8>) {
+    fn traffic(totals: &Totals, established: bool, is_server: bool, out: &mut Vec<u8>) {
         let Some(counters) = totals.counters() else {
             return;
         };
@@ -330,15 +342,27 @@ impl Table {
             push_bytes(out, totals.rx_bytes().unwrap_or(0));
         }
         let again = u64::from(counters.retransmits);
-        match (again, established) {
-            (0, _) => {}
-            (1, true) => push(out, " · 1 segment sent again"),
-            (_, true) => {
-                let _infallible = write!(out, " · {} segments sent again", count(again));
+        let of_handshake = if established {
+            totals.syn_retransmits().unwrap_or(0).into()
+        } else {
+            again
+        };
+        let what = if is_server { "SYN-ACK" } else { "SYN" };
+        match of_handshake {
+            0 => {}
+            1 => {
+                let _infallible = write!(out, " · {what} sent again once");
             }
-            (1, false) => push(out, " · SYN sent again once"),
-            (_, false) => {
-                let _infallible = write!(out, " · SYN sent again {} times", count(again));
+            _ => {
+                let times = count(of_handshake);
+                let _infallible = write!(out, " · {what} sent again {times} times");
+            }
+        }
+        match again.saturating_sub(of_handshake) {
+            0 => {}
+            1 => push(out, " · 1 segment sent again"),
+            others => {
+                let _infallible = write!(out, " · {} segments sent again", count(others));
             }
         }
     }
@@ -692,7 +716,8 @@ impl Sink for Table {
             }
             Event::Reset(connection, numbers) => {
                 let state = connection.oldstate().name();
-                let mut remark = format!("RST {} in {state}", connection.direction());
+                let inferred = if connection.is_inferred() { "~" } else { "" };
+                let mut remark = format!("RST {}{inferred} in {state}", connection.direction());
                 let named = |reason| reset_reason(&self.reset_reasons, reason);
                 if let Some(reason) = numbers.reset_reason().and_then(named) {
                     remark.push_str(" (");

@@ -133,6 +133,7 @@ pub(super) fn speed(comparison: &Comparison) -> String {
         "peak RSS MiB",
         "maps MiB",
         "SIGINT to exit ms",
+        "lost, by its own account",
     ]);
     let Some(base) = comparison.base() else {
         return text;
@@ -158,6 +159,7 @@ pub(super) fn speed(comparison: &Comparison) -> String {
                 of_tool(middle(series.values(|sample| sample.rss_mib), 0)),
                 of_tool(middle(series.values(|sample| sample.map_mib), 1)),
                 of_tool(middle(series.values(|sample| sample.exit_ms), 0)),
+                admitted(series).map_or_else(dash, |lost| lost.to_string()),
             ],
         );
     }
@@ -353,6 +355,12 @@ pub(super) fn programs(comparison: &Comparison) -> String {
     text
 }
 
+/// What a tool says it has lost in all its trials; none if it said nothing of losses.
+fn admitted(series: &Series) -> Option<u64> {
+    let each = series.each().filter_map(|sample| sample.admitted);
+    each.reduce(|a, b| a + b)
+}
+
 /// Lines to a file beside the kernel's count, load by load.
 pub(super) fn losses(comparisons: &[Comparison]) -> String {
     let mut text = table(&[
@@ -370,10 +378,6 @@ pub(super) fn losses(comparisons: &[Comparison]) -> String {
         for series in &comparison.series {
             let sum = |of: fn(&Sample) -> u64| series.each().map(of).sum::<u64>();
             let (told, expected) = (sum(|sample| sample.told), sum(|sample| sample.expected));
-            let admitted: Option<u64> = series
-                .each()
-                .filter_map(|sample| sample.admitted)
-                .reduce(|a, b| a + b);
             let lines = series.tool.prints != Prints::Nothing;
             let lost = percent(expected.saturating_sub(told), expected);
             row(
@@ -384,7 +388,7 @@ pub(super) fn losses(comparisons: &[Comparison]) -> String {
                     told.to_string(),
                     expected.to_string(),
                     if lines { lost } else { dash() },
-                    admitted.map_or_else(dash, |lost| lost.to_string()),
+                    admitted(series).map_or_else(dash, |lost| lost.to_string()),
                     sum(|sample| sample.misses).to_string(),
                     middle(series.values(|sample| sample.agent_s), 3),
                     middle(series.values(|sample| sample.rss_mib), 0),
