@@ -69,7 +69,13 @@ pub(crate) fn nudge() {
 /// Fills the part common to all records.
 #[inline(always)]
 pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
-    let slot = usize::from(sock.slot & 1);
+    fill_as(record, sock, tuple, sock.slot);
+}
+
+/// The same, with the owner in this slot.
+#[inline(always)]
+fn fill_as(record: &mut Record, sock: &Sock, tuple: &Tuple, slot: u8) {
+    let slot = usize::from(slot & 1);
     let owner = &sock.owners[slot];
     record.conn = sock.conn;
     copy(&mut record.owner, owner);
@@ -119,8 +125,20 @@ fn fill_change(record: &mut Record, before: Step, step: Step, index: u8) {
 /// Fills in the path and the totals. `accepted`: 1 if this record is to tell of the accept, too.
 #[inline(always)]
 fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8, accepted: u8) {
+    fill_path_as(record, sock, [untold, len], accepted, sock.slot);
+}
+
+/// The same, with the owner in this slot: 1 if it was accepted.
+#[inline(always)]
+fn fill_path_as(
+    record: &mut PathRecord,
+    sock: &Sock,
+    [untold, len]: [u8; 2],
+    accepted: u8,
+    slot: u8,
+) {
     copy(&mut record.path, &sock.path);
-    record.accept_ns = sock.accept_ns;
+    record.accept_ns = if slot == 0 { 0 } else { sock.accept_ns };
     record.err = sock.err;
     record.path_len = len;
     if config!(failed) != 0 {
@@ -134,7 +152,7 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8, accepted
     record.opener_source = sock.sources[0];
     // With `-p` the steps before the accept are shown because of whoever accepted.
     record.has_opener = if config!(by_pid) == 0 && !filter::judges() {
-        sock.slot
+        slot
     } else {
         0
     };
@@ -299,6 +317,10 @@ pub(crate) fn noted(
 #[inline(always)]
 pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) -> bool {
     let wanted = config!(emit);
+    // SAFETY: a live field, read once: all of the record is to be from before the accept, or from after it.
+    let slot = unsafe { core::ptr::read_volatile(&raw const sock.slot) } & 1;
+    // One that was there at start has been accepted at no time that is known.
+    let accepted = accepted & slot & u8::from(sock.accept_ns != 0);
     let number = len.wrapping_sub(from);
     let index = len.wrapping_sub(1);
     let last = sock.step(index).state();
@@ -307,41 +329,41 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) -> bool {
         return false;
     }
     if closes {
-        let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
+        let Some(mut place) = EVENTS.reserve::<CloseRecord>(0) else {
             count_lost(sock, number, accepted, closes);
             return true;
         };
         // SAFETY: every field is written below before the record is submitted.
-        let record = unsafe { &mut *slot.as_mut_ptr() };
-        fill(&mut record.path.head, sock, &sock.tuple);
+        let record = unsafe { &mut *place.as_mut_ptr() };
+        fill_as(&mut record.path.head, sock, &sock.tuple, slot);
         fill_step(&mut record.path.head, sock, index);
-        fill_path(&mut record.path, sock, from, len, accepted);
+        fill_path_as(&mut record.path, sock, [from, len], accepted, slot);
         record.path.head.kind = KIND_CLOSE;
         record.path.head.peer_pid = sock.closed_by();
         copy(&mut record.counters, &sock.counters);
-        slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
+        place.submit(submit_flags(size_of::<CloseRecord>() as u64));
     } else if number > 1 || accepted != 0 {
-        let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
+        let Some(mut place) = EVENTS.reserve::<PathRecord>(0) else {
             count_lost(sock, number, accepted, closes);
             return true;
         };
         // SAFETY: every field is written below before the record is submitted.
-        let record = unsafe { &mut *slot.as_mut_ptr() };
-        fill(&mut record.head, sock, &sock.tuple);
+        let record = unsafe { &mut *place.as_mut_ptr() };
+        fill_as(&mut record.head, sock, &sock.tuple, slot);
         fill_step(&mut record.head, sock, index);
-        fill_path(record, sock, from, len, accepted);
+        fill_path_as(record, sock, [from, len], accepted, slot);
         record.head.kind = KIND_STEPS;
-        slot.submit(submit_flags(size_of::<PathRecord>() as u64));
+        place.submit(submit_flags(size_of::<PathRecord>() as u64));
     } else {
-        let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
+        let Some(mut place) = EVENTS.reserve::<Record>(0) else {
             maps::count(count::RING_FULL_TRANSITION, 1);
             return true;
         };
         // SAFETY: every field is written below before the record is submitted.
-        let record = unsafe { &mut *slot.as_mut_ptr() };
-        fill(record, sock, &sock.tuple);
+        let record = unsafe { &mut *place.as_mut_ptr() };
+        fill_as(record, sock, &sock.tuple, slot);
         fill_step(record, sock, index);
-        slot.submit(submit_flags(size_of::<Record>() as u64));
+        place.submit(submit_flags(size_of::<Record>() as u64));
     }
     true
 }

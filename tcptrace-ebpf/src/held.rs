@@ -12,7 +12,8 @@
 //! * `set_state` makes it, replaces it by another with each step it adds ([`hold`]), and takes it away
 //!   to send them itself ([`take_back`]).
 //! * `accept` marks it, so that whoever sends the steps tells of the accept as well ([`mark_accepted`]).
-//!   If there is none to mark, it tells of that itself.
+//!   If there is none to mark, it says there that it tells of that itself. Unless the last record is being
+//!   made: that tells of the accept, if it had come by then ([`last_accept`]).
 //! * `send_held` makes its record of what the token stands for, and only then takes it away. If it is no
 //!   longer there, its record is thrown away ([`send`]).
 //!
@@ -25,6 +26,7 @@ use tcptrace_common::{
     config::{EMIT_TRANSITION, HINT_ROWS, HINTS_IN_ROW, HOLDING_ANY, HOLDING_ON},
     count,
     record::{PATH_LEN, ROLE_CLIENT, ROLE_LISTENER},
+    tcp,
 };
 
 use crate::{
@@ -34,7 +36,7 @@ use crate::{
     kernel::{self, Probed, copy},
     maps::{self, HINTS, HOLDING, SOCKS},
     publish,
-    sock::{ACCEPTED, HOLDS, Sock, UNLISTED, WAITING},
+    sock::{ACCEPT_TOLD, ACCEPTED, HOLDS, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
 
@@ -47,18 +49,32 @@ const TRIES: u32 = 4;
 struct Token(u64);
 
 impl Token {
-    /// Also means: it was accepted, which nobody has told yet.
+    /// Steps are held.
+    const HOLDS: u64 = 1;
+    /// Also means: it was accepted, which whoever sends the steps has to tell.
     const ACCEPTED: u64 = 2;
+    /// That it was accepted has been told, or the accept hook is about to.
+    const ACCEPT_TOLD: u64 = 4;
+    /// Its last record is being made, which tells of the accept if nothing else has: the accept hook no
+    /// longer does.
+    const CLOSED: u64 = 8;
 
     #[inline(always)]
     fn new(now_ns: u64, from: u8, len: u8) -> Self {
         // 52 bits of nanoseconds come again after 52 days.
-        Self(now_ns << 12 | u64::from(len & 15) << 8 | u64::from(from & 15) << 4 | 1)
+        Self(now_ns << 12 | u64::from(len & 15) << 8 | u64::from(from & 15) << 4 | Self::HOLDS)
     }
 
     #[inline(always)]
     fn is_none(self) -> bool {
-        self.0 == 0
+        self.0 & Self::HOLDS == 0
+    }
+
+    /// What stays when the steps have been sent, and the accept that it means with them.
+    #[inline(always)]
+    fn rest(self) -> u64 {
+        // Whoever is told to tell of it has told.
+        (self.0 & Self::ACCEPTED) << 1 | self.0 & Self::ACCEPT_TOLD
     }
 
     #[inline(always)]
@@ -178,7 +194,8 @@ fn add(sock: &mut Sock, now_ns: u64) -> bool {
             return false;
         }
         let after = Token::new(now_ns, before.from(), sock.path_len);
-        if before.replace(sock, after.0 | before.0 & Token::ACCEPTED) {
+        let accept = before.0 & (Token::ACCEPTED | Token::ACCEPT_TOLD);
+        if before.replace(sock, after.0 | accept) {
             return true;
         }
     }
@@ -202,8 +219,14 @@ fn begin(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
         return false;
     };
     let token = Token::new(now_ns, sock.sent, sock.path_len);
-    // SAFETY: a live field; there is none, and nobody else makes one.
-    unsafe { exchange(&raw mut sock.token, token.0) };
+    // There is none, and nobody else makes one; but an accept hook may be about to tell of itself.
+    let before = Token::of(sock);
+    if !before.replace(sock, token.0 | before.0 & Token::ACCEPT_TOLD) {
+        let before = Token::of(sock);
+        if !before.replace(sock, token.0 | before.0 & Token::ACCEPT_TOLD) {
+            return false;
+        }
+    }
     sock.flags |= HOLDS;
     if !list(place, key) {
         return false;
@@ -233,8 +256,7 @@ pub(crate) fn take_back(sock: &mut Sock) {
     if config!(exchanges) == 0 || sock.flags & HOLDS == 0 {
         return;
     }
-    // SAFETY: a live field.
-    let token = Token(unsafe { exchange(&raw mut sock.token, 0) });
+    let token = replace_token(sock);
     if token.is_none() {
         taken(sock);
     } else {
@@ -243,6 +265,27 @@ pub(crate) fn take_back(sock: &mut Sock) {
             sock.flags |= ACCEPTED;
         }
     }
+}
+
+/// Takes the token away. With its last step, a socket never gets another.
+#[inline(always)]
+fn replace_token(sock: &mut Sock) -> Token {
+    let ends = sock.state() == tcp::CLOSE || sock.state() == tcp::TIME_WAIT;
+    let by = if ends { Token::CLOSED } else { 0 };
+    // SAFETY: a live field.
+    let token = Token(unsafe { exchange(&raw mut sock.token, by) });
+    if token.0 & Token::ACCEPT_TOLD != 0 {
+        sock.flags |= ACCEPT_TOLD;
+    }
+    token
+}
+
+/// Whether the last record of this socket, whose lock the caller holds, is to tell that it was accepted, if
+/// it was by now; as 1 or 0. From here on the accept hook leaves that to the caller.
+#[inline(always)]
+pub(crate) fn last_accept(sock: &mut Sock) -> u8 {
+    replace_token(sock);
+    sock.untold_accepts() | u8::from(sock.flags & ACCEPT_TOLD == 0)
 }
 
 /// The first step that nobody has sent, in a record that is only read.
@@ -259,8 +302,8 @@ pub(crate) fn first_unsent(sock: &Sock) -> u8 {
     }
 }
 
-/// Leaves it to whoever sends what is held to tell that it was accepted; false if nothing is held.
-/// All that is to be told has been written.
+/// Leaves it to whoever sends what is held, or the last record, to tell that it was accepted. False if
+/// neither is so: then the caller has to. All that is to be told has been written.
 #[inline(always)]
 pub(crate) fn mark_accepted(sock: &mut Sock) -> bool {
     if config!(exchanges) == 0 {
@@ -269,11 +312,16 @@ pub(crate) fn mark_accepted(sock: &mut Sock) -> bool {
     // Each step that is added meanwhile makes another.
     for _ in 0..PATH_LEN {
         let token = Token::of(sock);
-        if token.is_none() {
-            return false;
-        }
-        if token.replace(sock, token.0 | Token::ACCEPTED) {
+        if token.0 & Token::CLOSED != 0 {
             return true;
+        }
+        let accept = if token.is_none() {
+            Token::ACCEPT_TOLD
+        } else {
+            Token::ACCEPTED
+        };
+        if token.replace(sock, token.0 | accept) {
+            return !token.is_none();
         }
     }
     false
@@ -339,7 +387,10 @@ fn try_send(key: u64, pointer: *mut Sock, token: Token) -> bool {
             // SAFETY: a live field, this program's alone. It counts once the token is taken away.
             unsafe { write_volatile(flushed, token.len()) };
             // SAFETY: a live record; `sock` is not used any more.
-            [token.replace(unsafe { &mut *pointer }, 0), wanted]
+            [
+                token.replace(unsafe { &mut *pointer }, token.rest()),
+                wanted,
+            ]
         },
     )
 }

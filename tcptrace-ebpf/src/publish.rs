@@ -7,7 +7,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
-    config::EMIT_TRANSITION,
+    config::{EMIT_ACCEPT, EMIT_TRANSITION},
     count,
     record::{ROLE_LISTENER, ROLE_SERVER},
     tcp,
@@ -19,7 +19,7 @@ use crate::{
     kernel::{Object as _, Probed},
     listener,
     maps::{self, LOCKS, PENDING, SOCKS},
-    sock::{ACCEPTED, HOLDS, LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
+    sock::{ACCEPT_TOLD, ACCEPTED, HOLDS, LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
 
@@ -31,13 +31,30 @@ fn send(sock: &mut Sock) {
     let len = unsafe { core::ptr::read_volatile(&raw const sock.path_len) };
     if from < len {
         sock.sent = len;
-        let accepted = sock.untold_accepts();
+        let mut accepted = sock.untold_accepts();
+        if config!(exchanges) != 0
+            && config!(emit) & EMIT_ACCEPT != 0
+            && sock.role == ROLE_SERVER
+            && ends(sock)
+        {
+            accepted = held::last_accept(sock);
+        }
         let told = emit::steps(sock, from, len, accepted);
         sock.gaps = 0;
         if told {
             accept_told(sock, accepted);
+        } else if accepted & sock.slot != 0 && sock.accept_ns != 0 && sock.conn != 0 {
+            // Nothing else is wanted of it.
+            emit::accept(sock, sock.accept_ns, sock.backlog);
+            accept_told(sock, accepted);
         }
     }
+}
+
+/// Whether its last step has been made.
+#[inline(always)]
+fn ends(sock: &Sock) -> bool {
+    sock.state() == tcp::CLOSE || sock.state() == tcp::TIME_WAIT
 }
 
 /// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
@@ -56,7 +73,7 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
         leave(sock);
         return;
     }
-    let ends = sock.state() == tcp::CLOSE || sock.state() == tcp::TIME_WAIT;
+    let ends = ends(sock);
     let holed = sock.tuple.whole == 0 && !ends;
     if (holed || (!ends && held::is_on())) && held::hold(key, sock, now_ns) {
         return;
@@ -99,6 +116,7 @@ fn settle_held(sock: &mut Sock) {
 fn accept_told(sock: &mut Sock, accepted: u8) {
     sock.flags &= !ACCEPTED;
     if accepted != 0 {
+        sock.flags |= ACCEPT_TOLD;
         sock.accept_untold = 0;
     }
 }

@@ -21,6 +21,9 @@ pub(crate) const HOLDS: u8 = 0x10;
 /// It was accepted, and the next record is to tell; see `held`.
 pub(crate) const ACCEPTED: u8 = 0x08;
 
+/// That it was accepted has been told, or somebody is telling it; see `held`.
+pub(crate) const ACCEPT_TOLD: u8 = 0x04;
+
 /// A kernel thread has closed it: not he who does so once more.
 pub(crate) const BY_KERNEL: u32 = u32::MAX;
 
@@ -92,7 +95,7 @@ pub(crate) struct Sock {
     pub tuple: Tuple,
     /// Connection id; 0 while the kernel has not given the child its own (`set_state`)
     pub conn: u64,
-    /// Which steps are held; 0: none (`held`)
+    /// Which steps are held, if any, and who tells that it was accepted (`held`)
     pub token: u64,
     /// The state before `path[0]` (`set_state`)
     pub origin: u8,
@@ -100,7 +103,7 @@ pub(crate) struct Sock {
     pub path_len: u8,
     /// Steps already sent, or never to be (`publish`)
     pub sent: u8,
-    /// `PARTIAL`, `WAITING`, `UNLISTED`, `HOLDS`, `ACCEPTED` (`set_state`)
+    /// `PARTIAL`, `WAITING`, `UNLISTED`, `HOLDS`, `ACCEPTED`, `ACCEPT_TOLD` (`set_state`)
     pub flags: u8,
     /// `ROLE_*` (`set_state`)
     pub role: u8,

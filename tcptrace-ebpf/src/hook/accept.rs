@@ -159,14 +159,14 @@ fn took(key: u64, sock: &mut Sock) {
         sock.sources[1] = SOURCE_ACCEPT;
     }
     sock.accept_ns = now_ns;
+    let backlog = taken_from(sock.listener, now_ns);
+    sock.backlog = backlog;
     sock.role = ROLE_SERVER;
     // SAFETY: an empty instruction: it keeps the compiler from moving the write of `slot`, which
-    // brings the new owner into force for other CPUs, before the owner itself.
+    // brings the new owner into force for other CPUs, before the owner itself and the rest.
     unsafe { core::arch::asm!("") };
     sock.slot = 1;
 
-    let backlog = taken_from(sock.listener, now_ns);
-    sock.backlog = backlog;
     // Its record stays as long as the socket: another hook may be in the middle of it.
     if config!(by_pid) != 0 && !filter::takes_process(sock.owners[1].tgid) {
         sock.selected = 0;
