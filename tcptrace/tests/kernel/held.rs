@@ -1,17 +1,25 @@
 //! While many connections come and go, the kernel side holds steps back to send them together. None of
 //! them is late, lost, or told with another's owner.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
+use rustix::net::sockopt::set_socket_linger;
 use tcptrace::recording::Recording;
 
 use crate::{
     actor::Actor,
     check,
-    netns::Ip,
+    netns::{Ip, Netns},
     peer::First,
-    record,
+    record::{self, Record},
     stage::{Exchange, Stage, part},
+    tracer::Tracer,
     wait,
 };
 
@@ -24,7 +32,7 @@ pub(crate) fn open_connections_in_a_storm() {
     const OPEN: usize = 9;
 
     // The emulated machines have one processor, which takes minutes to check more.
-    let single = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
+    let single = thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
     let storm = if single { 1000 } else { 10_000 };
 
     let path = std::env::temp_dir().join(format!("tcptrace-held-{}", std::process::id()));
@@ -91,6 +99,85 @@ pub(crate) fn open_connections_in_a_storm() {
         "{alone} of {transitions} steps had a record of their own"
     );
     crate::figure!("in a storm, {alone} of {transitions} steps had a record of their own");
+}
+
+/// Clients that reset what they have just opened, while others accept it: whoever has accepted a connection
+/// that ends at this moment, it is told, once, after the first step and before the totals.
+pub(crate) fn accepts_against_resets() {
+    // The emulated machines have one processor, on which nothing meets.
+    let single = thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
+    let each = if single { 200 } else { 10_000 };
+
+    // As soon as it is dropped.
+    let reset = |socket: &TcpStream| set_socket_linger(socket, Some(Duration::ZERO)).unwrap();
+    let netns = Netns::new();
+    let tracer = Tracer::start(&["--no-existing"]);
+    let over = AtomicBool::new(false);
+    netns.inside(|| {
+        let listener = TcpListener::bind(netns.addr(Ip::V4, 0)).unwrap();
+        let to = listener.local_addr().unwrap();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        let _gone = listener.accept();
+                    }
+                });
+            }
+            let clients = [0, 1].map(|first: usize| {
+                scope.spawn(move || {
+                    for nth in first..each {
+                        let socket = TcpStream::connect(to).unwrap();
+                        // A little earlier or later each time.
+                        for _ in 0..nth * 997 % 20_000 {
+                            std::hint::spin_loop();
+                        }
+                        reset(&socket);
+                    }
+                })
+            });
+            for client in clients {
+                client.join().unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+            for _ in 0..2 {
+                reset(&TcpStream::connect(to).unwrap());
+            }
+        });
+    });
+    let records = tracer.finish().fine();
+    // What the kernel lets no program see is counted, and may be any of it.
+    let whole = records.lost() == 0;
+    let mut told: HashMap<&str, Vec<&Record>> = HashMap::new();
+    for record in records.within(netns.inode) {
+        if record.role() == "server" {
+            told.entry(record.conn()).or_default().push(record);
+        }
+    }
+    let mut accepts = 0;
+    for records in told.values() {
+        let at: Vec<_> = (0..records.len())
+            .filter(|at| records[*at].event() == "accept")
+            .collect();
+        let Some(close) = records.iter().position(|it| it.event() == "close") else {
+            // Closed by the acceptor first, it waits for the FIN of a client that is gone.
+            continue;
+        };
+        let accepted = records[close].int("accept_wait_us").is_some();
+        assert_eq!(
+            at.len(),
+            usize::from(accepted),
+            "{}",
+            record::lines(records)
+        );
+        let fits = at.iter().all(|at| (1..close).contains(at));
+        assert!(fits, "{}", record::lines(records));
+        accepts += at.len();
+    }
+    crate::figure!(
+        "{accepts} accepts of {} connections that were reset",
+        told.len()
+    );
 }
 
 /// Waits until something is told of the connection between these two, while it is open.

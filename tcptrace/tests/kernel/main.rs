@@ -157,6 +157,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         Always(selection::client_process),
     ),
     (
+        "held::accepts_against_resets",
+        Always(held::accepts_against_resets),
+    ),
+    (
         "held::open_connections_in_a_storm",
         Always(held::open_connections_in_a_storm),
     ),
