@@ -67,7 +67,7 @@ pub struct Config {
     pub exchanges: u8,
     /// 1: connections that are open at start are told.
     pub lists: u8,
-    /// 1: `kfunc::CAST` stands for a function of this kernel, which takes any address (6.17 and later).
+    /// 1: `kfunc::RDONLY_CAST` stands for a function of this kernel, which takes any address (6.17 and later).
     pub casts: u8,
 }
 

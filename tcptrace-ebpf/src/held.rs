@@ -26,7 +26,6 @@ use tcptrace_common::{
     config::{EMIT_TRANSITION, HINT_ROWS, HINTS_IN_ROW, HOLDING_ANY, HOLDING_ON},
     count,
     record::{PATH_LEN, ROLE_CLIENT, ROLE_LISTENER},
-    tcp,
 };
 
 use crate::{
@@ -270,8 +269,7 @@ pub(crate) fn take_back(sock: &mut Sock) {
 /// Takes the token away. With its last step, a socket never gets another.
 #[inline(always)]
 fn replace_token(sock: &mut Sock) -> Token {
-    let ends = sock.state() == tcp::CLOSE || sock.state() == tcp::TIME_WAIT;
-    let by = if ends { Token::CLOSED } else { 0 };
+    let by = if sock.has_ended() { Token::CLOSED } else { 0 };
     // SAFETY: a live field.
     let token = Token(unsafe { exchange(&raw mut sock.token, by) });
     if token.0 & Token::ACCEPT_TOLD != 0 {

@@ -88,7 +88,7 @@ macro_rules! load {
 }
 
 impl Probed {
-    /// [`Object::read`] where the kernel has a function for it: a tenth of what a helper costs.
+    /// [`Object::read`] where the kernel has a function for it, which the verifier replaces by one instruction.
     #[inline(always)]
     fn load<T: Copy>(self, offset: u32) -> T {
         const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 8 | 16)) };

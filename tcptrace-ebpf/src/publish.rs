@@ -35,7 +35,7 @@ fn send(sock: &mut Sock) {
         if config!(exchanges) != 0
             && config!(emit) & EMIT_ACCEPT != 0
             && sock.role == ROLE_SERVER
-            && ends(sock)
+            && sock.has_ended()
         {
             accepted = held::last_accept(sock);
         }
@@ -49,12 +49,6 @@ fn send(sock: &mut Sock) {
             accept_told(sock, accepted);
         }
     }
-}
-
-/// Whether its last step has been made.
-#[inline(always)]
-fn ends(sock: &Sock) -> bool {
-    sock.state() == tcp::CLOSE || sock.state() == tcp::TIME_WAIT
 }
 
 /// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
@@ -73,7 +67,7 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
         leave(sock);
         return;
     }
-    let ends = ends(sock);
+    let ends = sock.has_ended();
     let holed = sock.tuple.whole == 0 && !ends;
     if (holed || (!ends && held::is_on())) && held::hold(key, sock, now_ns) {
         return;

@@ -228,6 +228,12 @@ impl Sock {
         }
     }
 
+    /// Whether its last step has been made.
+    #[inline(always)]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state() == tcp::CLOSE || self.state() == tcp::TIME_WAIT
+    }
+
     /// Whether the next record is to tell that it was accepted, as 1 or 0.
     #[inline(always)]
     pub(crate) fn untold_accepts(&self) -> u8 {

@@ -23,7 +23,7 @@ use crate::{
 
 /// In `sk_shutdown` (include/net/sock.h)
 const RCV_SHUTDOWN: u8 = 1;
-/// No segment takes as long, even if its CPU is taken away meanwhile: 10 ms at 1000 Hz.
+/// Longer than a segment takes, unless its CPU is taken away for as long meanwhile: 10 ms at 1000 Hz.
 const MOMENT_TICKS: u32 = 10;
 
 #[btf_tracepoint(function = "tcp_send_reset")]
