@@ -116,15 +116,17 @@ impl Kernel {
     }
 }
 
-/// Refuses a kernel that is locked down in confidentiality mode: it lets no program read kernel
-/// memory, and from 6.12 on crashes when a tracefs mounted there is unmounted again, so this is
-/// asked before anything is tried.
+/// Refuses a kernel that is locked down in confidentiality mode: it forbids reading kernel memory,
+/// and from 6.12 on crashes when a tracefs mounted there is unmounted again, so this is asked
+/// before anything is tried. What is forbidden is a helper (`LOCKDOWN_BPF_READ_KERNEL`,
+/// `bpf_tracing_func_proto`), so [`Kernel::rdonly_cast`] would pass it by; whoever chose the mode
+/// chose that memory is not read.
 pub fn refuse_lockdown() -> Result<(), Error> {
     let mode = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     let ordered = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     if is_confidential(&mode, &ordered) {
         return Err(Error::CannotTrace(
-            "this kernel is locked down (confidentiality): no program may read its memory; boot \
+            "this kernel is locked down (confidentiality), which forbids reading its memory; boot \
              it with lockdown=integrity or without lockdown"
                 .to_owned(),
         ));
@@ -132,8 +134,8 @@ pub fn refuse_lockdown() -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the kernel is locked down in confidentiality mode: `mode` as in securityfs, where the present mode stands in brackets; without it, what the kernel's
-/// command line orders.
+/// Whether the kernel is locked down in confidentiality mode: `mode` as in securityfs, where the
+/// present mode stands in brackets; without it, what the kernel's command line orders.
 pub fn is_confidential(mode: &str, command_line: &str) -> bool {
     if mode.is_empty() {
         command_line

@@ -100,8 +100,9 @@ pub(crate) fn lockdown() -> Option<String> {
     Some(mode.to_owned())
 }
 
-/// In confidentiality mode nothing is tried, however little is known of the mode: an attempt to
-/// mount tracefs there can crash the kernel.
+/// In confidentiality mode nothing is tried, as far as the mode can be known: an attempt to mount
+/// tracefs there can crash the kernel. Where it cannot, a kernel that needs the forbidden helper
+/// refuses the programs, and another lets them read.
 pub(crate) fn locked_down() -> Outcome {
     const SECURITYFS: &[&CStr] = &[c"/sys/kernel/security"];
     const COMMAND_LINE: &[&CStr] = &[c"/proc/cmdline"];
@@ -115,7 +116,13 @@ pub(crate) fn locked_down() -> Outcome {
             {
                 refuses_without(SECURITYFS, &[], &names);
             }
-            refuses_without(SECURITYFS, COMMAND_LINE, &["the kernel refused"]);
+            let mut blind = tracer::command(&tracer::binary(), &["check"]);
+            let blind = confinement::without(&mut blind, SECURITYFS, COMMAND_LINE)
+                .output()
+                .unwrap();
+            if blind.status.code() != Some(0) {
+                refuses_without(SECURITYFS, COMMAND_LINE, &["the kernel refused"]);
+            }
             Ok(())
         }
         Some("integrity") => {
