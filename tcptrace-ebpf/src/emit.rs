@@ -292,9 +292,24 @@ pub(crate) fn noted(
     lost: usize,
     set: impl FnOnce(&mut Record, &mut [u32; 6]),
 ) {
+    noted_if(sock, tuple, kind, now_ns, lost, set, || true);
+}
+
+/// The same, if `claim` says that nobody else does. Returns what it says.
+#[inline(always)]
+fn noted_if(
+    sock: &Sock,
+    tuple: &Tuple,
+    kind: u8,
+    now_ns: u64,
+    lost: usize,
+    set: impl FnOnce(&mut Record, &mut [u32; 6]),
+    claim: impl FnOnce() -> bool,
+) -> bool {
     let Some(mut slot) = EVENTS.reserve::<NotedRecord>(0) else {
-        maps::count(lost, 1);
-        return;
+        let ours = claim();
+        maps::count(lost, u64::from(ours));
+        return ours;
     };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
@@ -307,7 +322,13 @@ pub(crate) fn noted(
     record.head.seq = 0;
     record.head.span_ns = SPAN_UNKNOWN;
     set(&mut record.head, &mut record.numbers);
-    slot.submit(submit_flags(size_of::<NotedRecord>() as u64));
+    let ours = claim();
+    if ours {
+        slot.submit(submit_flags(size_of::<NotedRecord>() as u64));
+    } else {
+        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
+    }
+    ours
 }
 
 /// Sends the steps from `from` on up to `len`, in one record; with the totals if the last leads to
@@ -397,11 +418,16 @@ pub(crate) fn held(
     ours
 }
 
-/// Sends that `accept()` returned the socket, at `now_ns`. `backlog`: the accept queue of its
-/// listener and the limit.
+/// Sends that `accept()` returned the socket, at `now_ns`, if `claim` says that nobody else does.
+/// Returns what it says. `backlog`: the accept queue of its listener and the limit.
 #[inline(always)]
-pub(crate) fn accept(sock: &Sock, now_ns: u64, backlog: [u32; 2]) {
-    noted(
+pub(crate) fn accept(
+    sock: &Sock,
+    now_ns: u64,
+    backlog: [u32; 2],
+    claim: impl FnOnce() -> bool,
+) -> bool {
+    noted_if(
         sock,
         &sock.tuple,
         KIND_ACCEPT,
@@ -425,7 +451,8 @@ pub(crate) fn accept(sock: &Sock, now_ns: u64, backlog: [u32; 2]) {
             numbers[0] = backlog[0];
             numbers[1] = backlog[1];
         },
-    );
+        claim,
+    )
 }
 
 /// Sends the totals of a socket whose last transition went unseen, if `claim` says that nobody else

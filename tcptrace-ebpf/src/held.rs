@@ -12,8 +12,10 @@
 //! * `set_state` makes it, replaces it by another with each step it adds ([`hold`]), and takes it away
 //!   to send them itself ([`take_back`]).
 //! * `accept` marks it, so that whoever sends the steps tells of the accept as well ([`mark_accepted`]).
-//!   If there is none to mark, it says there that it tells of that itself. Unless the last record is being
-//!   made: that tells of the accept, if it had come by then ([`last_accept`]).
+//!   If there is none to mark, it makes its record and then says there that it has ([`claim_accept`]).
+//!   While `set_state` sends what it has taken back, the mark is for that to find afterwards
+//!   ([`accepted_meanwhile`]); and the last record tells of the accept, if it had come by then
+//!   ([`last_accept`]). So it has its place in the ring after the first step and before the last.
 //! * `send_held` makes its record of what the token stands for, and only then takes it away. If it is no
 //!   longer there, its record is thrown away ([`send`]).
 //!
@@ -52,11 +54,14 @@ impl Token {
     const HOLDS: u64 = 1;
     /// Also means: it was accepted, which whoever sends the steps has to tell.
     const ACCEPTED: u64 = 2;
-    /// That it was accepted has been told, or the accept hook is about to.
+    /// The accept has its place in the ring.
     const ACCEPT_TOLD: u64 = 4;
+    const ACCEPT: u64 = Self::ACCEPTED | Self::ACCEPT_TOLD;
     /// Its last record is being made, which tells of the accept if nothing else has: the accept hook no
     /// longer does.
     const CLOSED: u64 = 8;
+    /// No steps are held: what was is being sent. Whoever does so looks for `ACCEPTED` afterwards.
+    const SENDING: u64 = 16;
 
     #[inline(always)]
     fn new(now_ns: u64, from: u8, len: u8) -> Self {
@@ -74,6 +79,12 @@ impl Token {
     fn rest(self) -> u64 {
         // Whoever is told to tell of it has told.
         (self.0 & Self::ACCEPTED) << 1 | self.0 & Self::ACCEPT_TOLD
+    }
+
+    /// Whether somebody else tells of an accept that is marked here.
+    #[inline(always)]
+    fn takes_accept(self) -> bool {
+        self.0 & (Self::HOLDS | Self::CLOSED | Self::SENDING) != 0
     }
 
     #[inline(always)]
@@ -193,8 +204,7 @@ fn add(sock: &mut Sock, now_ns: u64) -> bool {
             return false;
         }
         let after = Token::new(now_ns, before.from(), sock.path_len);
-        let accept = before.0 & (Token::ACCEPTED | Token::ACCEPT_TOLD);
-        if before.replace(sock, after.0 | accept) {
+        if before.replace(sock, after.0 | before.0 & Token::ACCEPT) {
             return true;
         }
     }
@@ -218,11 +228,11 @@ fn begin(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
         return false;
     };
     let token = Token::new(now_ns, sock.sent, sock.path_len);
-    // There is none, and nobody else makes one; but an accept hook may be about to tell of itself.
+    // There is none, and nobody else makes one; but an accept hook may tell or mark just now.
     let before = Token::of(sock);
-    if !before.replace(sock, token.0 | before.0 & Token::ACCEPT_TOLD) {
+    if !before.replace(sock, token.0 | before.0 & Token::ACCEPT) {
         let before = Token::of(sock);
-        if !before.replace(sock, token.0 | before.0 & Token::ACCEPT_TOLD) {
+        if !before.replace(sock, token.0 | before.0 & Token::ACCEPT) {
             return false;
         }
     }
@@ -249,7 +259,7 @@ fn begin(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
 }
 
 /// Takes what is held back into the hands of the caller, who holds the socket's lock: what has not been
-/// sent by now is the caller's to send.
+/// sent by now is the caller's to send, who then asks [`accepted_meanwhile`].
 #[inline(always)]
 pub(crate) fn take_back(sock: &mut Sock) {
     if config!(exchanges) == 0 || sock.flags & HOLDS == 0 {
@@ -260,20 +270,34 @@ pub(crate) fn take_back(sock: &mut Sock) {
         taken(sock);
     } else {
         sock.flags &= !HOLDS;
-        if token.is_accepted() {
-            sock.flags |= ACCEPTED;
-        }
     }
+}
+
+/// What was taken back has been sent. True if it was accepted meanwhile: that the caller has to tell.
+#[inline(always)]
+pub(crate) fn accepted_meanwhile(sock: &mut Sock) -> bool {
+    if config!(exchanges) == 0 || Token::of(sock).0 & Token::SENDING == 0 {
+        return false;
+    }
+    // SAFETY: a live field.
+    Token(unsafe { exchange(&raw mut sock.token, 0) }).is_accepted()
 }
 
 /// Takes the token away. With its last step, a socket never gets another.
 #[inline(always)]
 fn replace_token(sock: &mut Sock) -> Token {
-    let by = if sock.has_ended() { Token::CLOSED } else { 0 };
+    let by = if sock.has_ended() {
+        Token::CLOSED
+    } else {
+        Token::SENDING
+    };
     // SAFETY: a live field.
     let token = Token(unsafe { exchange(&raw mut sock.token, by) });
     if token.0 & Token::ACCEPT_TOLD != 0 {
         sock.flags |= ACCEPT_TOLD;
+    }
+    if token.is_accepted() {
+        sock.flags |= ACCEPTED;
     }
     token
 }
@@ -301,7 +325,8 @@ pub(crate) fn first_unsent(sock: &Sock) -> u8 {
 }
 
 /// Leaves it to whoever sends what is held, or the last record, to tell that it was accepted. False if
-/// neither is so: then the caller has to. All that is to be told has been written.
+/// nobody does: then the caller has to, if [`claim_accept`] lets him. All that is to be told has been
+/// written.
 #[inline(always)]
 pub(crate) fn mark_accepted(sock: &mut Sock) -> bool {
     if config!(exchanges) == 0 {
@@ -310,19 +335,31 @@ pub(crate) fn mark_accepted(sock: &mut Sock) -> bool {
     // Each step that is added meanwhile makes another.
     for _ in 0..PATH_LEN {
         let token = Token::of(sock);
-        if token.0 & Token::CLOSED != 0 {
-            return true;
+        if !token.takes_accept() {
+            return false;
         }
-        let accept = if token.is_none() {
-            Token::ACCEPT_TOLD
-        } else {
-            Token::ACCEPTED
-        };
-        if token.replace(sock, token.0 | accept) {
-            return !token.is_none();
+        if token.0 & Token::CLOSED != 0 || token.replace(sock, token.0 | Token::ACCEPTED) {
+            return true;
         }
     }
     false
+}
+
+/// Says that it is told that this socket was accepted, by a record that has its place in the ring; false
+/// if it has to be left to another ([`mark_accepted`]), and the record thrown away.
+///
+/// # Safety
+///
+/// A live record.
+#[inline(always)]
+pub(crate) unsafe fn claim_accept(sock: *mut Sock) -> bool {
+    if config!(exchanges) == 0 {
+        return true;
+    }
+    // SAFETY: the caller's.
+    let token = unsafe { Token::of_others(sock) };
+    // SAFETY: the caller's; nobody else has a reference to it meanwhile.
+    !token.takes_accept() && token.replace(unsafe { &mut *sock }, token.0 | Token::ACCEPT_TOLD)
 }
 
 /// Sends what is held of the socket at this address since `latest_ns` or before. True if something

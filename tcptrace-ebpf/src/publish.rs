@@ -45,9 +45,18 @@ fn send(sock: &mut Sock) {
             accept_told(sock, accepted);
         } else if accepted & sock.slot != 0 && sock.accept_ns != 0 && sock.conn != 0 {
             // Nothing else is wanted of it.
-            emit::accept(sock, sock.accept_ns, sock.backlog);
+            emit::accept(sock, sock.accept_ns, sock.backlog, || true);
             accept_told(sock, accepted);
         }
+    }
+}
+
+/// What was held is sent, but for that it was accepted meanwhile.
+#[inline(always)]
+fn tell_accepted_meanwhile(sock: &mut Sock) {
+    if held::accepted_meanwhile(sock) {
+        emit::accept(sock, sock.accept_ns, sock.backlog, || true);
+        accept_told(sock, 1);
     }
 }
 
@@ -93,16 +102,16 @@ pub(crate) fn settle(sock: &mut Sock) {
 fn settle_held(sock: &mut Sock) {
     held::take_back(sock);
     let (from, len) = (sock.sent, sock.path_len);
-    if from >= len || sock.tuple.whole == 0 {
-        return;
+    if from < len && sock.tuple.whole != 0 {
+        sock.sent = len;
+        let accepted = sock.untold_accepts();
+        if !emit::held(sock, &sock.tuple, [from, len], accepted, || [true; 2]) {
+            emit::count_lost(sock, len.wrapping_sub(from), accepted, false);
+        }
+        sock.gaps = 0;
+        accept_told(sock, accepted);
     }
-    sock.sent = len;
-    let accepted = sock.untold_accepts();
-    if !emit::held(sock, &sock.tuple, [from, len], accepted, || [true; 2]) {
-        emit::count_lost(sock, len.wrapping_sub(from), accepted, false);
-    }
-    sock.gaps = 0;
-    accept_told(sock, accepted);
+    tell_accepted_meanwhile(sock);
 }
 
 /// That it was accepted is told, if it was before.
@@ -153,6 +162,7 @@ fn release(key: u64, sock: &mut Sock) {
         }
     }
     send(sock);
+    tell_accepted_meanwhile(sock);
 }
 
 /// For a record in mid-state: reads the four-tuple if it is missing, and sends the step that waits

@@ -190,18 +190,34 @@ fn took(key: u64, sock: &mut Sock) {
         publish::contended(key, sock);
     }
     // A connection that ended in the queue has had its last record.
-    if config!(emit) & EMIT_ACCEPT != 0
-        && sock.is_shown()
-        && sock.state() != tcp::CLOSE
-        && !held::mark_accepted(sock)
-    {
-        if sock.tuple.whole != 0 && sock.conn != 0 {
-            emit::accept(sock, now_ns, backlog);
-        } else {
-            // Nobody could tell whose it is: the next record brings both.
-            sock.accept_untold = 1;
+    if config!(emit) & EMIT_ACCEPT != 0 && sock.is_shown() && sock.state() != tcp::CLOSE {
+        tell(sock, now_ns, backlog);
+    }
+}
+
+/// Tells of the accept, or leaves that to whoever tells of the steps around it.
+#[inline(always)]
+fn tell(sock: &mut Sock, now_ns: u64, backlog: [u32; 2]) {
+    // Who sends what is held, or begins to hold, may come between.
+    const TRIES: u32 = 3;
+
+    for _ in 0..TRIES {
+        if held::mark_accepted(sock) {
+            return;
+        }
+        if sock.tuple.whole == 0 || sock.conn == 0 {
+            // Nobody could tell whose it is.
+            break;
+        }
+        let pointer: *mut Sock = sock;
+        // SAFETY: a live record; nothing is read of it in between.
+        let claim = || unsafe { held::claim_accept(pointer) };
+        if emit::accept(sock, now_ns, backlog, claim) {
+            return;
         }
     }
+    // The next record brings it.
+    sock.accept_untold = 1;
 }
 
 /// With `-p`: a process asked for has accepted from a listener that it was not known to have; another
