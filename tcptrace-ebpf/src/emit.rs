@@ -405,9 +405,12 @@ pub(crate) fn held(
     };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
-    fill(&mut record.head, sock, tuple);
+    // SAFETY: a live field, read once, as in [`steps`].
+    let owner = unsafe { core::ptr::read_volatile(&raw const sock.slot) } & 1;
+    let accepted = accepted & owner & u8::from(sock.accept_ns != 0);
+    fill_as(&mut record.head, sock, tuple, owner);
     fill_step(&mut record.head, sock, len.wrapping_sub(1));
-    fill_path(record, sock, from, len, accepted);
+    fill_path_as(record, sock, [from, len], accepted, owner);
     record.head.kind = KIND_STEPS;
     let [ours, wanted] = claim();
     if ours && wanted {
@@ -456,15 +459,24 @@ pub(crate) fn accept(
 }
 
 /// Sends the totals of a socket whose last transition went unseen, if `claim` says that nobody else
-/// does. Returns what it says.
+/// does. Returns what it says. `accepted`: 1 if they are to tell of the accept, too.
 #[inline(always)]
-pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, claim: impl FnOnce() -> bool) -> bool {
+pub(crate) fn deduced_close(
+    sock: &Sock,
+    now_ns: u64,
+    accepted: u8,
+    claim: impl FnOnce() -> bool,
+) -> bool {
     if config!(emit) & EMIT_CLOSE == 0 {
         return claim();
     }
     let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
         let ours = claim();
         maps::count(count::RING_FULL_CLOSE, u64::from(ours));
+        maps::count(
+            count::RING_FULL_ACCEPT,
+            u64::from(accepted & u8::from(ours)),
+        );
         return ours;
     };
     // SAFETY: every field is written below before the record is submitted.
@@ -479,7 +491,6 @@ pub(crate) fn deduced_close(sock: &Sock, now_ns: u64, claim: impl FnOnce() -> bo
     head.seq = sock.path_len;
     head.span_ns = SPAN_UNKNOWN;
     head.flags |= FLAG_DEDUCED | FLAG_INFERRED;
-    let accepted = sock.untold_accepts();
     fill_path(
         &mut record.path,
         sock,

@@ -13,9 +13,10 @@
 //!   to send them itself ([`take_back`]).
 //! * `accept` marks it, so that whoever sends the steps tells of the accept as well ([`mark_accepted`]).
 //!   If there is none to mark, it makes its record and then says there that it has ([`claim_accept`]).
-//!   While `set_state` sends what it has taken back, the mark is for that to find afterwards
-//!   ([`accepted_meanwhile`]); and the last record tells of the accept, if it had come by then
-//!   ([`last_accept`]). So it has its place in the ring after the first step and before the last.
+//!   As long as nothing of a child has been sent ([`BORN`]), and while `set_state` sends what it has taken
+//!   back, the mark is for that to find afterwards ([`accepted_meanwhile`]); and the last record tells of
+//!   the accept, if it had come by then ([`last_accept`]). So it has its place in the ring after the first
+//!   step and before the last.
 //! * `send_held` makes its record of what the token stands for, and only then takes it away. If it is no
 //!   longer there, its record is thrown away ([`send`]).
 //!
@@ -45,6 +46,9 @@ use crate::{
 /// once only is it taken away.
 const TRIES: u32 = 4;
 
+/// The token of a child of which nothing has been sent.
+pub(crate) const BORN: u64 = Token::SENDING;
+
 /// Which steps of a socket are held: from one index up to another, since when the last was added.
 #[derive(Clone, Copy)]
 struct Token(u64);
@@ -54,13 +58,14 @@ impl Token {
     const HOLDS: u64 = 1;
     /// Also means: it was accepted, which whoever sends the steps has to tell.
     const ACCEPTED: u64 = 2;
-    /// The accept has its place in the ring.
+    /// The accept has its place in the ring, or was counted as lost.
     const ACCEPT_TOLD: u64 = 4;
     const ACCEPT: u64 = Self::ACCEPTED | Self::ACCEPT_TOLD;
     /// Its last record is being made, which tells of the accept if nothing else has: the accept hook no
     /// longer does.
     const CLOSED: u64 = 8;
-    /// No steps are held: what was is being sent. Whoever does so looks for `ACCEPTED` afterwards.
+    /// No steps are held: what there is will be sent, or is being sent. Whoever does so looks for
+    /// `ACCEPTED` afterwards. Where steps are held, this bit is one of `from`.
     const SENDING: u64 = 16;
 
     #[inline(always)]
@@ -81,10 +86,15 @@ impl Token {
         (self.0 & Self::ACCEPTED) << 1 | self.0 & Self::ACCEPT_TOLD
     }
 
+    #[inline(always)]
+    fn is_sending(self) -> bool {
+        self.0 & (Self::HOLDS | Self::SENDING) == Self::SENDING
+    }
+
     /// Whether somebody else tells of an accept that is marked here.
     #[inline(always)]
     fn takes_accept(self) -> bool {
-        self.0 & (Self::HOLDS | Self::CLOSED | Self::SENDING) != 0
+        self.0 & (Self::HOLDS | Self::CLOSED) != 0 || self.is_sending()
     }
 
     #[inline(always)]
@@ -259,7 +269,7 @@ fn begin(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
 }
 
 /// Takes what is held back into the hands of the caller, who holds the socket's lock: what has not been
-/// sent by now is the caller's to send, who then asks [`accepted_meanwhile`].
+/// sent by now is the caller's to send. Whoever sends it then asks [`accepted_meanwhile`].
 #[inline(always)]
 pub(crate) fn take_back(sock: &mut Sock) {
     if config!(exchanges) == 0 || sock.flags & HOLDS == 0 {
@@ -276,7 +286,7 @@ pub(crate) fn take_back(sock: &mut Sock) {
 /// What was taken back has been sent. True if it was accepted meanwhile: that the caller has to tell.
 #[inline(always)]
 pub(crate) fn accepted_meanwhile(sock: &mut Sock) -> bool {
-    if config!(exchanges) == 0 || Token::of(sock).0 & Token::SENDING == 0 {
+    if config!(exchanges) == 0 || !Token::of(sock).is_sending() {
         return false;
     }
     // SAFETY: a live field.
@@ -308,6 +318,13 @@ fn replace_token(sock: &mut Sock) -> Token {
 pub(crate) fn last_accept(sock: &mut Sock) -> u8 {
     replace_token(sock);
     sock.untold_accepts() | u8::from(sock.flags & ACCEPT_TOLD == 0)
+}
+
+/// Whether a record that is only read says that it was accepted and that nobody has told, as 1 or 0.
+#[inline(always)]
+pub(crate) fn untold_accepts(sock: &Sock) -> u8 {
+    let marked = config!(exchanges) != 0 && Token::of(sock).is_accepted();
+    sock.untold_accepts() | u8::from(marked)
 }
 
 /// The first step that nobody has sent, in a record that is only read.
@@ -358,7 +375,7 @@ pub(crate) unsafe fn claim_accept(sock: *mut Sock) -> bool {
     }
     // SAFETY: the caller's.
     let token = unsafe { Token::of_others(sock) };
-    // SAFETY: the caller's; nobody else has a reference to it meanwhile.
+    // SAFETY: the caller's; it reads nothing of it afterwards.
     !token.takes_accept() && token.replace(unsafe { &mut *sock }, token.0 | Token::ACCEPT_TOLD)
 }
 

@@ -147,7 +147,7 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
     };
     // Whether it failed, or how long it took, nobody knows: then it is counted only.
     let ours = if wanted && !filter::judges() && sock.tuple.whole != 0 {
-        emit::deduced_close(sock, now_ns, claim)
+        emit::deduced_close(sock, now_ns, held::untold_accepts(sock), claim)
     } else {
         claim()
     };

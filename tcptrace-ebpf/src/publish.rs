@@ -1,15 +1,15 @@
 //! When a step of a socket's path may be shown, and by whom.
 //!
 //! Steps are shown in order, once, when the four-tuple is whole and the filter has taken the
-//! connection. The socket's own lock orders `hook::set_state` calls for one socket. Two others
-//! may meet them: `hook::flush`, run by the agent, and an accept hook that does not hold the
-//! accepted socket's lock.
+//! connection. The socket's own lock orders `hook::set_state` calls for one socket. Others may meet
+//! them: `hook::flush` and `hook::send_held`, run by the agent, and an accept hook that does not hold
+//! the accepted socket's lock.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
     config::{EMIT_ACCEPT, EMIT_TRANSITION},
     count,
-    record::{ROLE_LISTENER, ROLE_SERVER},
+    record::{ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER},
     tcp,
 };
 
@@ -34,7 +34,8 @@ fn send(sock: &mut Sock) {
         let mut accepted = sock.untold_accepts();
         if config!(exchanges) != 0
             && config!(emit) & EMIT_ACCEPT != 0
-            && sock.role == ROLE_SERVER
+            && sock.role != ROLE_CLIENT
+            && sock.role != ROLE_LISTENER
             && sock.has_ended()
         {
             accepted = held::last_accept(sock);
@@ -51,10 +52,10 @@ fn send(sock: &mut Sock) {
     }
 }
 
-/// What was held is sent, but for that it was accepted meanwhile.
-#[inline(always)]
+/// All steps are sent, but not that it was accepted meanwhile.
+#[inline(never)]
 fn tell_accepted_meanwhile(sock: &mut Sock) {
-    if held::accepted_meanwhile(sock) {
+    if sock.tuple.whole != 0 && sock.conn != 0 && held::accepted_meanwhile(sock) {
         emit::accept(sock, sock.accept_ns, sock.backlog, || true);
         accept_told(sock, 1);
     }
@@ -300,6 +301,7 @@ pub(crate) fn contended(key: u64, sock: &mut Sock) {
         let before = sock.path_len;
         if selected && (sock.tuple.whole != 0 || sock.state() == tcp::CLOSE) {
             send(sock);
+            tell_accepted_meanwhile(sock);
         }
         if LOCKS.remove(key).is_err() {
             return;

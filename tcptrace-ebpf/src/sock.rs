@@ -21,7 +21,7 @@ pub(crate) const HOLDS: u8 = 0x10;
 /// It was accepted, and the next record is to tell; see `held`.
 pub(crate) const ACCEPTED: u8 = 0x08;
 
-/// That it was accepted has been told, or somebody is telling it; see `held`.
+/// That it was accepted has been told, or nobody is to tell it any more; see `held`.
 pub(crate) const ACCEPT_TOLD: u8 = 0x04;
 
 /// A kernel thread has closed it: not he who does so once more.
@@ -103,7 +103,8 @@ pub(crate) struct Sock {
     pub path_len: u8,
     /// Steps already sent, or never to be (`publish`)
     pub sent: u8,
-    /// `PARTIAL`, `WAITING`, `UNLISTED`, `HOLDS`, `ACCEPTED`, `ACCEPT_TOLD` (`set_state`)
+    /// `PARTIAL`, `WAITING`, `UNLISTED`, `HOLDS`, `ACCEPTED`, `ACCEPT_TOLD` (`set_state`; under `LOCKS`
+    /// also `accept`)
     pub flags: u8,
     /// `ROLE_*` (`set_state`)
     pub role: u8,

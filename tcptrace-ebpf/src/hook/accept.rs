@@ -210,7 +210,7 @@ fn tell(sock: &mut Sock, now_ns: u64, backlog: [u32; 2]) {
             break;
         }
         let pointer: *mut Sock = sock;
-        // SAFETY: a live record; nothing is read of it in between.
+        // SAFETY: a live record; nothing is read of it afterwards.
         let claim = || unsafe { held::claim_accept(pointer) };
         if emit::accept(sock, now_ns, backlog, claim) {
             return;

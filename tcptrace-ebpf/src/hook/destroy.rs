@@ -14,7 +14,7 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    counters, emit, filter,
+    counters, emit, filter, held,
     kernel::{self, Object as _, Probed, Typed},
     maps::{self, SOCKS},
     preempt, publish,
@@ -70,7 +70,7 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
         publish::finish(key, sock);
         if lives && sock.state() != tcp::CLOSE && sock.is_told() {
             maps::count(count::UNSEEN, 1);
-            emit::deduced_close(sock, kernel::now_ns(), || true);
+            emit::deduced_close(sock, kernel::now_ns(), held::untold_accepts(sock), || true);
         }
     }
     publish::forget(key, sock);

@@ -300,6 +300,9 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     sock.origin = old;
     sock.role = role;
     if child {
+        if config!(exchanges) != 0 {
+            sock.token = held::BORN;
+        }
         if let Some((address, listener)) = parent {
             sock.listener = address;
             if off!(icsk_fastopen_max) != ABSENT

@@ -107,11 +107,19 @@ pub(crate) fn accepts_against_resets() {
     // The emulated machines have one processor, on which nothing meets.
     let single = thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
     let each = if single { 200 } else { 10_000 };
+    let own = std::process::id().to_string();
+    accepts_in_place(each, &[]);
+    // With these, nothing of a connection is told before it is accepted.
+    for args in [["-p", &own], ["--slower-than", "0.02ms"]] {
+        accepts_in_place(each / 4, &args);
+    }
+}
 
+fn accepts_in_place(each: usize, args: &[&str]) {
     // As soon as it is dropped.
     let reset = |socket: &TcpStream| set_socket_linger(socket, Some(Duration::ZERO)).unwrap();
     let netns = Netns::new();
-    let tracer = Tracer::start(&["--no-existing"]);
+    let tracer = Tracer::start(&[&["--no-existing"], args].concat());
     let over = AtomicBool::new(false);
     netns.inside(|| {
         let listener = TcpListener::bind(netns.addr(Ip::V4, 0)).unwrap();
@@ -175,7 +183,7 @@ pub(crate) fn accepts_against_resets() {
         accepts += at.len();
     }
     crate::figure!(
-        "{accepts} accepts of {} connections that were reset",
+        "{accepts} accepts of {} connections that were reset {args:?}",
         told.len()
     );
 }
