@@ -75,13 +75,16 @@ impl Output {
         }
     }
 
-    /// Opens the file anew, after somebody has moved it away. Standard output stays.
-    pub fn reopen(&mut self) -> Result<(), Error> {
-        if let Target::File(path, file) = &mut self.target {
-            *file = append(path)?;
-            self.regular = len(file.as_fd()).is_some();
-        }
-        Ok(())
+    /// Opens the file anew, after somebody has moved it away, and tells whether it is a new one. Standard
+    /// output stays.
+    pub fn reopen(&mut self) -> Result<bool, Error> {
+        let Target::File(path, file) = &mut self.target else {
+            return Ok(false);
+        };
+        *file = append(path)?;
+        let len = len(file.as_fd());
+        self.regular = len.is_some();
+        Ok(len == Some(0))
     }
 
     /// Writes whole lines.

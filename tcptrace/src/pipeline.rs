@@ -348,8 +348,9 @@ impl Pipeline {
 
     /// Prints what is in the ring: how many records, and whether the reader is still there.
     fn turn(&mut self) -> Result<(usize, bool), Error> {
-        if self.control.reopen.swap(false, Ordering::AcqRel) {
-            self.output.reopen()?;
+        let is_moved = self.control.reopen.swap(false, Ordering::AcqRel);
+        if is_moved && self.output.reopen()? {
+            self.sink.header(&mut self.lines);
         }
         self.sink.set_clock(kernel::wall_minus_mono_ns());
         let mut total = 0;

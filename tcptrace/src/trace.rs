@@ -1,7 +1,7 @@
 //! A trace from start to end: attach, run the loop, mind the signals and the clock.
 
 use std::{
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
     thread::{self, JoinHandle},
@@ -206,7 +206,14 @@ impl Supervisor {
                     }
                     OnHangup::Ignore => {}
                 },
-                _ = self.signals.interrupt.recv() => self.end()?,
+                _ = self.signals.interrupt.recv() => {
+                    // The terminal has echoed a `^C`, behind which nothing more should stand.
+                    let mut stderr = std::io::stderr();
+                    if stderr.is_terminal() {
+                        let _unsaid = writeln!(stderr);
+                    }
+                    self.end()?;
+                }
                 _ = self.signals.terminate.recv() => self.end()?,
             }
         }

@@ -9,6 +9,9 @@
 )]
 
 use proptest::prelude::*;
+use tcptrace_common::record::Record;
+use zerocopy::FromBytes as _;
+
 use tcptrace::{
     event::Event,
     recording::Recording,
@@ -118,6 +121,33 @@ fn a_recording_as_json() {
         assert!(no_empty_value(&value), "{line}");
     }
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn columns_are_wide_as_long_as_it_takes() {
+    let bytes = fixture();
+    let (mut narrow, mut wide) = (Vec::new(), Vec::new());
+    for record in Recording::open(&bytes).unwrap() {
+        if events(record)[0].connection().laddr().is_ipv6() {
+            let mut record = record.to_vec();
+            Record::mut_from_prefix(&mut record).unwrap().0.laddr = [u64::MAX; 2];
+            wide.extend(events(&record));
+        } else {
+            narrow.extend(events(record));
+        }
+    }
+    let mut table = table(false, false);
+    let mut row = |event: &Event| {
+        let mut out = Vec::new();
+        table.event(event, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    let alone = row(&narrow[0]);
+    row(&wide[0]);
+    assert!(row(&narrow[0]).len() > alone.len());
+    let rows = narrow.iter().cycle().take(1000);
+    rows.for_each(|event| drop(row(event)));
+    assert_eq!(row(&narrow[0]), alone);
 }
 
 #[test]

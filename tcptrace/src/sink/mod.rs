@@ -116,6 +116,8 @@ fn explanation(connection: &Connection, totals: Option<&Totals>) -> &'static str
 pub trait Sink {
     /// What comes before the first record.
     fn start(&mut self, start: &Start, out: &mut Vec<u8>);
+    /// What each new file begins with.
+    fn header(&self, _out: &mut Vec<u8>) {}
     /// One record; returns the lines it made.
     fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> u64;
     /// A loss.

@@ -1,7 +1,7 @@
 //! Aligned columns for people.
 //!
 //! Rows stream, so widths cannot be computed from all of them: each address column starts at the
-//! width of an IPv4 address and grows, once, when a wider one comes.
+//! width of an IPv4 address, grows when a wider one comes, and shrinks when none has come for long.
 
 use std::{collections::HashMap, io::Write as _, net::IpAddr};
 
@@ -29,6 +29,8 @@ const CONN_WIDTH: usize = 6;
 const STATE_WIDTH: usize = 11;
 const ENDPOINT_WIDTH: usize = 15;
 const SPAN_WIDTH: usize = 8;
+/// So many rows, one after the other, that would have had room in narrow columns make them narrow again.
+const NARROW_ROWS: u32 = 200;
 /// So long in a state that lasts until the peer acknowledges is worth telling, µs.
 const STUCK_US: u64 = 1_000;
 
@@ -66,6 +68,8 @@ pub struct Table {
     time_width: usize,
     local_width: usize,
     remote_width: usize,
+    /// Rows since the last with IPv6
+    narrow_rows: u32,
     reset_reasons: HashMap<u32, String>,
     remembered: Remembered,
     local: Vec<u8>,
@@ -108,6 +112,7 @@ impl Table {
             time_width: 0,
             local_width: ENDPOINT_WIDTH,
             remote_width: ENDPOINT_WIDTH,
+            narrow_rows: 0,
             reset_reasons: HashMap::new(),
             remembered: Remembered::default(),
             local: Vec::new(),
@@ -126,6 +131,7 @@ impl Table {
             pen.put(out, time, columns, self.time_width, DIM, false);
             out.extend_from_slice(b"  ");
         }
+        self.make_narrow(connection);
         // Where a connection has but one row, nothing is worth remembering.
         if self.lines.transition && self.remembered.recall(connection, out) {
             return;
@@ -141,6 +147,23 @@ impl Table {
         pen.about(out, connection, self.wide, &ends);
         if self.lines.transition {
             self.remembered.keep(connection, &out[begin..]);
+        }
+    }
+
+    /// Takes back the room of addresses that nobody has had for long: one such row would else push all
+    /// later ones over the edge of the terminal.
+    fn make_narrow(&mut self, connection: &Connection) {
+        if connection.laddr().is_ipv6() {
+            self.narrow_rows = 0;
+            return;
+        }
+        self.narrow_rows = self.narrow_rows.saturating_add(1);
+        if self.narrow_rows == NARROW_ROWS
+            && self.local_width.max(self.remote_width) > ENDPOINT_WIDTH
+        {
+            self.local_width = ENDPOINT_WIDTH;
+            self.remote_width = ENDPOINT_WIDTH;
+            self.remembered.clear();
         }
     }
 
@@ -619,12 +642,18 @@ impl Sink for Table {
     fn start(&mut self, start: &Start, out: &mut Vec<u8>) {
         self.time.begin(start.mono_ns);
         self.reset_reasons.clone_from(&start.reset_reasons);
+        if let Some((_, columns)) = self.time.render(&self.clock, start.mono_ns) {
+            self.time_width = columns.max(4);
+        }
+        self.header(out);
+    }
+
+    fn header(&self, out: &mut Vec<u8>) {
         if !self.header {
             return;
         }
         let pen = self.pen();
-        if let Some((_, columns)) = self.time.render(&self.clock, start.mono_ns) {
-            self.time_width = columns.max(4);
+        if self.time_width > 0 {
             pen.cell(out, "TIME", self.time_width, BOLD, false);
             out.extend_from_slice(b"  ");
         }

@@ -3,11 +3,21 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
+    sync::LazyLock,
 };
 
 use serde_json::{Map, Value};
 
 use crate::actor::Held;
+
+/// How many records of a trace are held against the schema.
+const SCHEMA_CHECKS: usize = 2_000;
+
+/// What users are told of the format.
+static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+    let schema = include_str!("../../../docs/events.schema.json");
+    jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap()
+});
 
 /// One line.
 #[derive(Clone, Debug)]
@@ -243,6 +253,13 @@ impl Records {
         assert!(self.all.len() >= 2, "no start or no end: {:?}", self.all);
         for record in &self.all {
             record.keeps_its_promises();
+        }
+        // Those of a storm resemble each other.
+        let each = self.all.len() / SCHEMA_CHECKS + 1;
+        for record in self.all.iter().step_by(each).chain(self.all.last()) {
+            if let Err(why) = SCHEMA.validate(&record.value) {
+                panic!("docs/events.schema.json refuses {}: {why}", record.line);
+            }
         }
         assert_eq!(self.start().event(), "start", "the first line");
         assert_eq!(self.end().event(), "end", "the last line");
