@@ -187,6 +187,10 @@ fn took(key: u64, sock: &mut Sock) {
         sock.verdict = u8::from(config!(failed) == 0);
     }
     if config!(by_pid) != 0 || filter::judges() {
+        if config!(emit) & EMIT_ACCEPT != 0 && sock.state() == tcp::CLOSE {
+            // It ended in the queue, and nothing of it has been sent: all is told at once.
+            sock.accept_untold = 1;
+        }
         publish::contended(key, sock);
     }
     // A connection that ended in the queue has had its last record.
