@@ -216,9 +216,11 @@ fn two_tracers() {
     let mut storm = Storm::begin(&netns);
     await_lines(&first, lines);
     let interrupted_us = now_us();
-    let first = first.finish().fine();
+    let first = first.finish();
     await_lines(&second, lines);
     let made = storm.end();
+    // Looking at what it told takes an emulated machine so long that the storm would fill its memory.
+    let first = first.fine();
     for (_, server, listener) in &mut storm.pairs {
         server.unlisten(listener);
     }

@@ -8,10 +8,10 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::actor::Held;
+use crate::{actor::Held, confinement};
 
-/// How many records of a trace are held against the schema.
-const SCHEMA_CHECKS: usize = 2_000;
+/// How many records of a trace with the same fields are held against the schema.
+const SCHEMA_CHECKS: u32 = 3;
 
 /// What users are told of the format.
 static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
@@ -248,18 +248,29 @@ impl Records {
             .collect()
     }
 
-    /// What `interface.md` promises of every run.
+    /// An emulated machine takes a second for it.
+    fn fit_the_schema(&self) {
+        let mut seen: HashMap<_, u32> = HashMap::new();
+        for record in &self.all {
+            let fields: Vec<_> = record.fields().keys().collect();
+            let times = seen.entry((record.event(), fields)).or_default();
+            *times += 1;
+            if *times <= SCHEMA_CHECKS
+                && let Err(why) = SCHEMA.validate(&record.value)
+            {
+                panic!("docs/events.schema.json refuses {}: {why}", record.line);
+            }
+        }
+    }
+
+    /// What docs/events.md promises of every run.
     pub(crate) fn keep_their_promises(&self) {
         assert!(self.all.len() >= 2, "no start or no end: {:?}", self.all);
         for record in &self.all {
             record.keeps_its_promises();
         }
-        // Those of a storm resemble each other.
-        let each = self.all.len() / SCHEMA_CHECKS + 1;
-        for record in self.all.iter().step_by(each).chain(self.all.last()) {
-            if let Err(why) = SCHEMA.validate(&record.value) {
-                panic!("docs/events.schema.json refuses {}: {why}", record.line);
-            }
+        if !confinement::in_guest() {
+            self.fit_the_schema();
         }
         assert_eq!(self.start().event(), "start", "the first line");
         assert_eq!(self.end().event(), "end", "the last line");
