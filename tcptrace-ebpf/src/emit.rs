@@ -1,6 +1,9 @@
 //! Putting one record into the ring, or counting that it did not fit.
 
-use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    maps::ring_buf::RingBufEntry,
+};
 use tcptrace_common::{
     config::{EMIT_CLOSE, EMIT_TRANSITION},
     count,
@@ -54,6 +57,16 @@ fn submit_flags(len: u64) -> u64 {
         }
     }
     u64::from(BPF_RB_NO_WAKEUP)
+}
+
+/// Sends a record that is written, or throws it away.
+#[inline(always)]
+fn submit_if<T: 'static>(slot: RingBufEntry<T>, wanted: bool) {
+    if wanted {
+        slot.submit(submit_flags(size_of::<T>() as u64));
+    } else {
+        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
+    }
 }
 
 /// Wakes the agent without a record, so that it starts its timer for what is held.
@@ -227,11 +240,7 @@ pub(crate) fn moved(
     }
     head.flags |= flags & FLAG_INFERRED;
     let ours = claim();
-    if ours {
-        slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
-    } else {
-        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
-    }
+    submit_if(slot, ours);
     ours
 }
 
@@ -323,11 +332,7 @@ fn noted_if(
     record.head.span_ns = SPAN_UNKNOWN;
     set(&mut record.head, &mut record.numbers);
     let ours = claim();
-    if ours {
-        slot.submit(submit_flags(size_of::<NotedRecord>() as u64));
-    } else {
-        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
-    }
+    submit_if(slot, ours);
     ours
 }
 
@@ -413,11 +418,7 @@ pub(crate) fn held(
     fill_path_as(record, sock, [from, len], accepted, owner);
     record.head.kind = KIND_STEPS;
     let [ours, wanted] = claim();
-    if ours && wanted {
-        slot.submit(submit_flags(size_of::<PathRecord>() as u64));
-    } else {
-        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
-    }
+    submit_if(slot, ours && wanted);
     ours
 }
 
@@ -500,10 +501,6 @@ pub(crate) fn deduced_close(
     );
     copy(&mut record.counters, &sock.counters);
     let ours = claim();
-    if ours {
-        slot.submit(submit_flags(size_of::<CloseRecord>() as u64));
-    } else {
-        slot.discard(u64::from(BPF_RB_NO_WAKEUP));
-    }
+    submit_if(slot, ours);
     ours
 }

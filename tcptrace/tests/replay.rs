@@ -9,9 +9,6 @@
 )]
 
 use proptest::prelude::*;
-use tcptrace_common::record::Record;
-use zerocopy::FromBytes as _;
-
 use tcptrace::{
     event::Event,
     recording::Recording,
@@ -22,6 +19,8 @@ use tcptrace::{
         time::{TimeColumn, TimeFormat},
     },
 };
+use tcptrace_common::record::Record;
+use zerocopy::FromBytes as _;
 
 const BOTH: Lines = Lines {
     transition: true,

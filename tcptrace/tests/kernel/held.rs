@@ -182,6 +182,7 @@ fn accepts_in_place(each: usize, args: &[&str]) {
         assert!(in_place, "{}", record::lines(records));
         accepts += at.len();
     }
+    assert!(accepts > 0, "none of {} with {args:?}", told.len());
     crate::figure!(
         "{accepts} accepts of {} connections that were reset {args:?}",
         told.len()
