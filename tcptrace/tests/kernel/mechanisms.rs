@@ -1,7 +1,11 @@
 //! The kinds of accept hooks against each other: each tells the same of the same connections, but
 //! for what `docs/limitations.md` says it cannot know.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
 
 use serde_json::{Map, Value};
 
@@ -137,14 +141,32 @@ fn compare(one: &Told, other: &Told, specials: &[Special], netns: u64) {
                 .map(|record| comparable(record, unseen))
                 .collect()
         };
-        assert_eq!(
-            comparable(records),
-            comparable(others),
-            "by {one}:\n{}\nby {other}:\n{}",
+        let (ours, theirs) = (comparable(records), comparable(others));
+        assert!(
+            ours == theirs,
+            "they differ in {}\nby {one}:\n{}\nby {other}:\n{}",
+            difference(&ours, &theirs),
             record::lines(records),
             record::lines(others)
         );
     }
+}
+
+/// The first record that is not the same, and which of its fields are not.
+fn difference(ones: &[Map<String, Value>], others: &[Map<String, Value>]) -> String {
+    let pairs = ones.iter().zip(others).enumerate();
+    for (nth, (one, other)) in pairs {
+        let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+        let unlike: Vec<_> = names
+            .into_iter()
+            .filter(|name| one.get(*name) != other.get(*name))
+            .map(|name| format!("{name}: {:?}, {:?}", one.get(name), other.get(name)))
+            .collect();
+        if !unlike.is_empty() {
+            return format!("record {nth}: {}", unlike.join("; "));
+        }
+    }
+    format!("number: {}, {}", ones.len(), others.len())
 }
 
 /// In the order they came.
