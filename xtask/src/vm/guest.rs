@@ -18,7 +18,7 @@ use super::kernel::Kernel;
 const SILENCE: Duration = Duration::from_mins(10);
 
 /// And one that says something all the time does not come to an end.
-const LIMIT: Duration = Duration::from_mins(50);
+const LIMIT: Duration = Duration::from_mins(90);
 
 const MEMORY_MIB: &str = "1024";
 

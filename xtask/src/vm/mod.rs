@@ -72,6 +72,9 @@ pub(crate) struct Args {
     /// Run only tests with this in their names
     #[arg(short, long, value_name = "NAME")]
     test: Option<String>,
+    /// Run each test so many times, for what goes wrong seldom
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    times: u16,
     /// Processors of each machine: 1, whose clock does not depend on the host's load, or 2, on
     /// which races happen
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1],
@@ -113,6 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .collect();
     let how = How {
         filter: args.test.as_deref(),
+        times: args.times,
         jobs: args.jobs,
         tries_kinds: args.write_docs,
     };
@@ -169,6 +173,7 @@ pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result
         .collect();
     let how = How {
         filter,
+        times: 1,
         jobs: None,
         tries_kinds: false,
     };
@@ -194,7 +199,7 @@ fn step(run: &Run) -> (String, Result<Step>) {
         run.seconds
     );
     let result = if run.has_failed() {
-        Err(anyhow!("tests failed"))
+        Err(anyhow!("tests failed\n{}", run.failures()))
     } else {
         Ok(Step::Passed)
     };
@@ -218,6 +223,8 @@ fn open_archive(arch: Arch) -> Result<Archive> {
 struct How<'args> {
     /// Only tests with this in their names
     filter: Option<&'args str>,
+    /// How often each of them
+    times: u16,
     /// [`None`]: as many machines as there are processors
     jobs: Option<u8>,
     /// Whether to ask what each kind of accept hook knows
@@ -254,6 +261,7 @@ fn run_on(
         executable: &executable,
         programs: programs.as_deref(),
         tests: &tests,
+        times: how.times,
         kinds: if how.tries_kinds { &KINDS } else { &[] },
         logs: &logs,
     };
@@ -326,6 +334,8 @@ struct Guest<'build> {
     /// The packages of [`PROGRAMS`], unless they are this machine's
     programs: Option<&'build Path>,
     tests: &'build [String],
+    /// How often each of them
+    times: u16,
     /// To be tried one by one
     kinds: &'build [&'build str],
     /// Where each machine gets a folder
@@ -386,22 +396,13 @@ impl Guest<'_> {
         run.tests.extend(skipped);
         let place = |name: &String| self.tests.iter().position(|test| test == name);
         run.tests.sort_by_key(|(name, _)| place(name));
-        let failures = run
-            .tests
-            .iter()
-            .filter_map(|(name, outcome)| match outcome {
-                Outcome::Failed(message) => {
-                    Some(format!("{name}: FAILED\n{}\n\n", beginning(message)))
-                }
-                Outcome::Passed | Outcome::Skipped(_) => None,
-            });
         // In one piece: others may be printing theirs.
         eprintln!(
             "Linux {machine}: {} in {} s ({slowest}); log in {}\n{}",
             run.counts(),
             run.seconds,
             folder.display(),
-            failures.collect::<String>()
+            run.failures()
         );
         Ok(run)
     }
@@ -450,7 +451,8 @@ impl Guest<'_> {
         }
         initramfs.file("init", include_bytes!("init.sh").to_vec(), 0o755);
         initramfs.file("kinds", self.kinds.join("\n").into_bytes(), 0o644);
-        initramfs.file("tests", tests.join("\n").into_bytes(), 0o644);
+        let tests = vec![tests.join("\n"); self.times.into()].join("\n");
+        initramfs.file("tests", tests.into_bytes(), 0o644);
         Ok(initramfs)
     }
 }
@@ -473,28 +475,13 @@ fn add_foreign(initramfs: &mut Initramfs, path: &str, root: &Path, name: &str) -
 /// Those that took the host longest, as in `abuse::two_tracers 41 s, ...`.
 fn slowest(tests: &[&str], took: &[Duration]) -> String {
     const NAMED: usize = 12;
-    let mut all: Vec<_> = tests.iter().zip(took).collect();
+    let mut all: Vec<_> = tests.iter().cycle().zip(took).collect();
     all.sort_by_key(|&(_, &took)| Reverse(took));
     let named = all.iter().take(NAMED);
     let named: Vec<_> = named
         .map(|(test, took)| format!("{test} {} s", took.as_secs()))
         .collect();
     named.join(", ")
-}
-
-/// Some tests list everything they saw; the log has it all.
-fn beginning(message: &str) -> String {
-    const LINES: usize = 8;
-    const WIDTH: usize = 240;
-    let mut lines: Vec<String> = message
-        .lines()
-        .take(LINES)
-        .map(|line| format!("    {}", line.chars().take(WIDTH).collect::<String>()))
-        .collect();
-    if message.lines().count() > LINES {
-        lines.push("    ...".to_owned());
-    }
-    lines.join("\n")
 }
 
 fn ensure_tools(arch: Arch) -> Result<()> {

@@ -57,7 +57,12 @@ impl Run {
                 Some(Some(("begin", name))) => test = Some((name, Vec::new())),
                 Some(Some(("end", status))) => {
                     if let Some((name, output)) = test.take() {
-                        outcomes.insert(name, outcome(name, status, &output));
+                        let before = outcomes.remove(name);
+                        let outcome = match before {
+                            Some(failed @ Outcome::Failed(_)) => failed,
+                            _ => outcome(name, status, &output),
+                        };
+                        outcomes.insert(name, outcome);
                     }
                 }
                 _ => {
@@ -115,6 +120,15 @@ impl Run {
     pub(super) fn has_failed(&self) -> bool {
         let failed = |(_, outcome): &(String, Outcome)| matches!(outcome, Outcome::Failed(_));
         self.tests.iter().any(failed)
+    }
+
+    /// What the tests said that failed, as much as helps.
+    pub(super) fn failures(&self) -> String {
+        let failed = |(name, outcome): &(String, Outcome)| match outcome {
+            Outcome::Failed(message) => Some(format!("{name}: FAILED\n{}\n\n", beginning(message))),
+            Outcome::Passed | Outcome::Skipped(_) => None,
+        };
+        self.tests.iter().filter_map(failed).collect()
     }
 
     /// As in `34 passed, 1 skipped, 1 failed`.
@@ -193,6 +207,21 @@ fn message(name: &str, status: &str, output: &[&str]) -> String {
         "101" => text,
         _ => format!("{text}\n(status {status})"),
     }
+}
+
+/// Some tests list everything they saw; the log has it all.
+fn beginning(message: &str) -> String {
+    const LINES: usize = 8;
+    const WIDTH: usize = 240;
+    let mut lines: Vec<String> = message
+        .lines()
+        .take(LINES)
+        .map(|line| format!("    {}", line.chars().take(WIDTH).collect::<String>()))
+        .collect();
+    if message.lines().count() > LINES {
+        lines.push("    ...".to_owned());
+    }
+    lines.join("\n")
 }
 
 /// Test by kernel, then fact by kernel, then the reasons.
@@ -359,6 +388,22 @@ running 1 test
         );
         assert_eq!(*outcomes[4], Outcome::Failed("not run".to_owned()));
         assert_eq!(run.counts(), "1 passed, 1 skipped, 3 failed");
+    }
+
+    #[test]
+    fn one_failure_of_many_runs_is_a_failure() {
+        let again = "## begin a::fails\ntest a::fails ... ok\n## end 0\n";
+        let run = Run::parse(
+            "6.12.107".to_owned(),
+            &["a::fails"],
+            &format!("{again}{SAID}{again}"),
+        );
+        assert!(run.has_failed());
+        let failures = run.failures();
+        assert!(
+            failures.starts_with("a::fails: FAILED\n    left is not right\n"),
+            "{failures}"
+        );
     }
 
     #[test]
