@@ -150,6 +150,27 @@ fn columns_are_wide_as_long_as_it_takes() {
 }
 
 #[test]
+fn long_ids_do_not_push_rows_out_of_line() {
+    let bytes = fixture();
+    let first = Recording::open(&bytes).unwrap().next().unwrap();
+    let with_id = |id: u64| {
+        let mut record = first.to_vec();
+        Record::mut_from_prefix(&mut record).unwrap().0.conn = id;
+        events(&record)[0]
+    };
+    let mut table = table(false, false);
+    let mut column_of_address = |event: &Event| {
+        let mut out = Vec::new();
+        table.event(event, &mut out);
+        String::from_utf8(out).unwrap().find("127.0.0.1").unwrap()
+    };
+    let [short, long] = [0xab, 0x1234_5678].map(with_id);
+    let before = column_of_address(&short);
+    assert_eq!(column_of_address(&long), before + 2);
+    assert_eq!(column_of_address(&short), before + 2);
+}
+
+#[test]
 fn colours_change_nothing_but_colours() {
     let bytes = fixture();
     let recording = Recording::open(&bytes).unwrap();

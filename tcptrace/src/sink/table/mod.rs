@@ -1,7 +1,8 @@
 //! Aligned columns for people.
 //!
-//! Rows stream, so widths cannot be computed from all of them: each address column starts at the
-//! width of an IPv4 address, grows when a wider one comes, and shrinks when none has come for long.
+//! Rows stream, so widths cannot be computed from all of them: a column of ids or addresses grows when
+//! something wider comes. One of addresses starts at the width of IPv4, and shrinks to it again when
+//! nothing else has come for long.
 
 mod closed;
 mod happened;

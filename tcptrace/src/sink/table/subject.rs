@@ -29,6 +29,7 @@ const NARROW_ROWS: u32 = 200;
 pub(super) struct Subject {
     pen: Pen,
     wide: bool,
+    conn_width: usize,
     local_width: usize,
     remote_width: usize,
     /// Rows since the last with IPv6
@@ -46,6 +47,7 @@ impl Subject {
         Self {
             pen,
             wide,
+            conn_width: CONN_WIDTH,
             local_width: ENDPOINT_WIDTH,
             remote_width: ENDPOINT_WIDTH,
             narrow_rows: 0,
@@ -70,7 +72,7 @@ impl Subject {
             pen.cell(out, "NETNS", NETNS_WIDTH, BOLD, true);
             out.extend_from_slice(b"  ");
         }
-        pen.cell(out, "CONN", CONN_WIDTH, BOLD, true);
+        pen.cell(out, "CONN", self.conn_width, BOLD, true);
         out.extend_from_slice(b"  ");
         pen.cell(out, "LOCAL", self.local_width + ARROW_WIDTH, BOLD, false);
         pen.cell(out, "REMOTE", self.remote_width, BOLD, false);
@@ -86,6 +88,7 @@ impl Subject {
             return;
         }
         self.make_ends(connection);
+        self.make_room(connection);
         let begin = out.len();
         self.owner(connection, out);
         self.id(connection, out);
@@ -106,11 +109,13 @@ impl Subject {
         if self.narrow_rows == NARROW_ROWS
             && self.local_width.max(self.remote_width) > ENDPOINT_WIDTH
         {
-            self.set_widths(ENDPOINT_WIDTH, ENDPOINT_WIDTH);
+            self.local_width = ENDPOINT_WIDTH;
+            self.remote_width = ENDPOINT_WIDTH;
+            self.forget();
         }
     }
 
-    /// Both ends of a connection as text, and room for them.
+    /// Both ends of a connection as text.
     fn make_ends(&mut self, connection: &Connection) {
         self.local.clear();
         push_endpoint(
@@ -124,15 +129,28 @@ impl Subject {
         } else {
             push_endpoint(&mut self.remote, connection.raddr(), connection.rport());
         }
-        let (local, remote) = (self.local.len(), self.remote.len());
-        if local > self.local_width || remote > self.remote_width {
-            self.set_widths(self.local_width.max(local), self.remote_width.max(remote));
+    }
+
+    /// Widens the columns that are too narrow for this connection.
+    fn make_room(&mut self, connection: &Connection) {
+        let needed = [digits(connection.id()), self.local.len(), self.remote.len()];
+        let widths = [
+            &mut self.conn_width,
+            &mut self.local_width,
+            &mut self.remote_width,
+        ];
+        let mut wider = false;
+        for (width, needed) in widths.into_iter().zip(needed) {
+            wider |= needed > *width;
+            *width = needed.max(*width);
+        }
+        if wider {
+            self.forget();
         }
     }
 
-    fn set_widths(&mut self, local: usize, remote: usize) {
-        self.local_width = local;
-        self.remote_width = remote;
+    /// What was written in other columns is of no use any more.
+    fn forget(&mut self) {
         if let Some(remembered) = &mut self.remembered {
             remembered.clear();
         }
@@ -167,8 +185,7 @@ impl Subject {
     fn id(&self, connection: &Connection, out: &mut Vec<u8>) {
         let pen = self.pen;
         let index = usize::try_from(connection.id()).unwrap_or(0) % CONNECTIONS.len();
-        let nibbles = (64 - connection.id().leading_zeros()).div_ceil(4).max(1) as usize;
-        blanks(out, CONN_WIDTH.saturating_sub(nibbles));
+        blanks(out, self.conn_width.saturating_sub(digits(connection.id())));
         pen.begin(out, CONNECTIONS[index]);
         push_hex(out, connection.id());
         pen.end(out, CONNECTIONS[index]);
@@ -189,6 +206,12 @@ impl Subject {
         pen.put(out, remote, remote.len(), self.remote_width, plain, false);
         out.extend_from_slice(b"  ");
     }
+}
+
+/// How many hexadecimal digits it has.
+const fn digits(id: u64) -> usize {
+    let bits = u64::BITS - (id | 1).leading_zeros();
+    bits.div_ceil(4) as usize
 }
 
 /// `1.2.3.4:80`, `[::1]:80`, and `?` for a port that the socket never had.
