@@ -240,23 +240,30 @@ fn load_state_programs(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result<
         let program: &mut BtfTracePoint = program.try_into()?;
         program.load("inet_sock_set_state", btf)
     };
-    let mut programs = ebpf
-        .programs_mut()
-        .filter(|(name, _)| *name == "set_state" || rescuers.contains(name))
-        .map(|(_, program)| program);
-    if !memory::is_ample() {
-        return programs.try_for_each(load);
+    if memory::is_ample() {
+        thread::scope(|scope| {
+            let loads: Vec<_> = state_programs(ebpf, rescuers)
+                .map(|program| thread::Builder::new().spawn_scoped(scope, move || load(program)))
+                .collect();
+            // Whose thread could not be started is loaded below.
+            loads.into_iter().flatten().try_for_each(|load| {
+                load.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })?;
     }
-    thread::scope(|scope| {
-        let loads: Vec<_> = programs
-            .map(|program| thread::Builder::new().spawn_scoped(scope, move || load(program)))
-            .collect();
-        loads.into_iter().try_for_each(|load| {
-            load?
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    })
+    state_programs(ebpf, rescuers)
+        .filter(|program| program.fd().is_err())
+        .try_for_each(load)
+}
+
+fn state_programs<'ebpf>(
+    ebpf: &'ebpf mut Ebpf,
+    rescuers: &[&str],
+) -> impl Iterator<Item = &'ebpf mut Program> {
+    ebpf.programs_mut()
+        .filter(|(name, _)| *name == "set_state" || rescuers.contains(name))
+        .map(|(_, program)| program)
 }
 
 /// The programs that record what the first one is skipped for, in their order: where a task can be

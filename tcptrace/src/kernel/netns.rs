@@ -62,12 +62,13 @@ pub fn within<T: Send>(
     let inode = file.metadata()?.ino();
     anyhow::ensure!(inode == namespace.inode, "it is gone");
     thread::scope(|scope| {
-        scope
-            .spawn(|| {
+        thread::Builder::new()
+            .spawn_scoped(scope, || {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
                     .context("cannot enter it")?;
                 work()
             })
+            .context("no thread can be started")?
             .join()
             .unwrap_or_else(|_panic| Err(anyhow::anyhow!("the thread inside it failed")))
     })

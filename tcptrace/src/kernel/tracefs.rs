@@ -25,15 +25,15 @@ pub fn within<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
         return Ok(work());
     }
     thread::scope(|scope| {
-        scope
-            .spawn(|| {
+        thread::Builder::new()
+            .spawn_scoped(scope, || {
                 if let Err(why) = mount_privately() {
                     log::info!(
                         "tracefs is not mounted, and mounting it for ourselves failed: {why}"
                     );
                 }
                 work()
-            })
+            })?
             .join()
             .map_err(|_panic| io::Error::other("the thread that attaches failed"))
     })
