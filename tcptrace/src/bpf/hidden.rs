@@ -213,8 +213,8 @@ struct Sweep {
     before: HashSet<u64>,
     /// Found since then
     now: HashSet<u64>,
-    /// So many have been looked at since then. The kernel goes through a map in the same order each time.
-    looked_at: usize,
+    /// Not looked at since then
+    left: Vec<u64>,
 }
 
 impl Sweep {
@@ -226,7 +226,7 @@ impl Sweep {
             due: false,
             before: HashSet::new(),
             now: HashSet::new(),
-            looked_at: 0,
+            left: Vec::new(),
         }
     }
 
@@ -261,21 +261,14 @@ impl Sweep {
     where
         [u64; WORDS]: Pod,
     {
-        let Some(records) = records_of::<WORDS>(ebpf, self.kind) else {
-            return true;
-        };
+        if self.left.is_empty() {
+            let records = records_of::<WORDS>(ebpf, self.kind);
+            let keys = records.iter().flat_map(|records| records.keys().flatten());
+            self.left.extend(keys);
+        }
         let begun = Instant::now();
-        let mut whole = true;
-        let mut looked_at = 0;
-        let keys = records
-            .keys()
-            .flatten()
-            .skip(self.looked_at)
-            .take_while(|_| {
-                whole = begun.elapsed() < AT_MOST;
-                looked_at += usize::from(whole);
-                whole
-            });
+        let left = std::iter::from_fn(|| self.left.pop());
+        let keys = left.take_while(|_| begun.elapsed() < AT_MOST);
         for key in find(ebpf, self.kind, keys) {
             if self.before.remove(&key) {
                 tell(ebpf, self.kind, key);
@@ -283,11 +276,10 @@ impl Sweep {
                 self.now.insert(key);
             }
         }
+        let whole = self.left.is_empty();
         if whole {
-            self.looked_at = 0;
+            self.left = Vec::new();
             self.before = std::mem::take(&mut self.now);
-        } else {
-            self.looked_at += looked_at;
         }
         whole
     }
