@@ -135,6 +135,8 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// Without a handler it ends the process in the middle of a line; with one, the write fails
+    _file_too_large: Signal,
 }
 
 impl Signals {
@@ -145,6 +147,7 @@ impl Signals {
             interrupt: watch(SignalKind::interrupt())?,
             terminate: watch(SignalKind::terminate())?,
             hangup: watch(SignalKind::hangup())?,
+            _file_too_large: watch(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 }

@@ -101,7 +101,7 @@ fn no_room_in(opened: &str) {
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
     let mut command = Command::new("sh");
     // Blocks of 512 bytes.
-    let limited = format!("trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\" {opened}");
+    let limited = format!("ulimit -f 200; exec \"$0\" \"$@\" {opened}");
     command.args(["-c", &limited]).arg(tracer::binary());
     command.args(["--json", "--no-existing"]).env("log", &log);
     let tracer = Tracer::run(command);
