@@ -1,14 +1,15 @@
 //! `tcp:tcp_retransmit_skb`, `tcp:tcp_retransmit_synack`: a segment is sent again.
 //!
 //! Prototypes: `(const struct sock *sk, const struct sk_buff *skb)`, since 6.17 with `int err`;
-//! `(const struct sock *sk, const struct request_sock *req)`, `sk` the listener.
+//! `(const struct sock *sk, const struct request_sock *req)`, `sk` the listener, or the child that Fast Open
+//! has made already (`tcp_fastopen_synack_timer`).
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcptrace_common::{
     config::EMIT_RETRANSMIT,
     count,
     layout::ABSENT,
-    record::{KIND_RETRANSMIT, RETRANSMIT_DATA, RETRANSMIT_SYN, RETRANSMIT_SYNACK},
+    record::{KIND_RETRANSMIT, RETRANSMIT_DATA, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_LISTENER},
     tcp,
 };
 
@@ -18,6 +19,7 @@ use crate::{
     kernel::{self, Object as _, Probed, Typed},
     maps::{BACKLOGS, SOCKS, SYNACKS},
     preempt, publish,
+    sock::Sock,
     tuple::Tuple,
 };
 
@@ -66,7 +68,8 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let _pinned = preempt::in_tracepoint();
-    let key = ctx.arg::<*const u8>(0) as u64;
+    let sk = Typed(ctx.arg::<*const u8>(0));
+    let key = sk.address();
     let req = Typed(ctx.arg::<*const u8>(1));
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {
         return 0;
@@ -86,7 +89,15 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         let backlog = unsafe { &mut *backlog };
         backlog.unanswered = backlog.unanswered.wrapping_add(u32::from(before == 0));
     }
-    if config!(emit) & EMIT_RETRANSMIT == 0 || !sock.is_shown() || !filter::takes(&tuple) {
+    if config!(emit) & EMIT_RETRANSMIT == 0 {
+        return 0;
+    }
+    if sock.role != ROLE_LISTENER {
+        // SAFETY: a live record; a child's timer has its lock.
+        sent_again_by_child(sk, unsafe { &mut *pointer }, before);
+        return 0;
+    }
+    if !sock.is_shown() || !filter::takes(&tuple) {
         return 0;
     }
     // In a flood of requests that nobody completes, the `listener` record tells of them.
@@ -110,4 +121,27 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         },
     );
     0
+}
+
+/// By Fast Open the connection is there before its SYN-ACK is answered, and the record is its own.
+#[inline(always)]
+fn sent_again_by_child(sk: Typed, sock: &mut Sock, before: u8) {
+    let now_ns = kernel::now_ns();
+    if sock.conn == 0 {
+        sock.conn = kernel::cookie(sk, now_ns);
+    }
+    if !publish::complete(sk.address(), sock, now_ns) {
+        return;
+    }
+    emit::noted(
+        sock,
+        &sock.tuple,
+        KIND_RETRANSMIT,
+        now_ns,
+        count::RING_FULL_NOTED,
+        |head, numbers| {
+            head.seq = RETRANSMIT_SYNACK;
+            numbers[0] = u32::from(before) + 1;
+        },
+    );
 }

@@ -16,6 +16,10 @@ use crate::{
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("segments::resets", Always(resets)),
     ("segments::sent_again", Always(sent_again)),
+    (
+        "segments::sent_again_with_fast_open",
+        Always(sent_again_with_fast_open),
+    ),
 ];
 
 /// What a record says besides its connection: `direction` and `state`, or `kind` and `state`.
@@ -130,4 +134,40 @@ fn sent_again() {
         let pid = u64::from(server.who.pid);
         assert_eq!(record.int("pid"), Some(pid), "{}", record.line);
     }
+}
+
+/// The connection is there before its SYN-ACK is answered.
+fn sent_again_with_fast_open() {
+    let netns = Netns::new();
+    let wire = Wire::stretch(&netns);
+    let stage = Stage::over(netns, &["--no-existing", "--events", "all"]);
+    let mut server = Actor::spawn(&stage.netns, "server");
+    // Without cookies, on each listener.
+    stage.netns.set("tcp_fastopen", "1543");
+    let listener = server.listen(stage.netns.addr(Ip::V4, 0), "");
+    let here = SocketAddrV4::new(Wire::host(1), 1000);
+    let mut caller = Puppet::calling(&wire, here, listener.local);
+    caller.call_with(b"x");
+    let far = server.accept(&listener);
+    caller.hear_again(SYN | ACK);
+    caller.say(ACK);
+    server.act("linger", &far);
+    server.close(&far);
+
+    let told = stage.end(0, &[]);
+    let ours = told.ours();
+    let again = said(&ours, "retransmit", "kind", &far, &server.who);
+    assert_eq!(again[0], ("synack", "SYN_RECV"), "{}", record::lines(&ours));
+    let counts = ours
+        .iter()
+        .filter(|record| record.event() == "retransmit")
+        .map(|record| {
+            assert_eq!(record.role(), "server", "{}", record.line);
+            record.int("count").unwrap()
+        });
+    assert!(
+        counts.eq(1..=again.len() as u64),
+        "{}",
+        record::lines(&ours)
+    );
 }

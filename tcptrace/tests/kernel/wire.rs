@@ -300,7 +300,12 @@ impl<'wire> Puppet<'wire> {
 
     /// The kernel's answer to its SYN. The last ACK is left to say.
     pub(crate) fn call(&mut self) -> Segment {
-        self.say_with(SYN, &Self::MSS, &[]);
+        self.call_with(&[])
+    }
+
+    /// The same, with data beside the SYN.
+    pub(crate) fn call_with(&mut self, data: &[u8]) -> Segment {
+        self.say_with(SYN, &Self::MSS, data);
         let there = (self.there, self.here);
         let answer = self.wire.hear("SYN-ACK", |segment| {
             (segment.from, segment.to) == there && segment.has(SYN | ACK)
