@@ -2,10 +2,11 @@
 
 use tcptrace_common::{
     record::{
-        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_PARTIAL, KIND_ACCEPT,
-        KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN, OPTION_ECN, OPTION_FASTOPEN,
-        OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PATH_LEN, PathRecord, RESET_EITHER,
-        RESET_RECEIVED, RESET_SENT, ROLE_CLIENT, ROLE_SERVER, Record, SPAN_UNKNOWN, Step, UNKNOWN,
+        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_PARTIAL, KIND_ACCEPT,
+        KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN, KNOWN_NO_FIN, OPTION_ECN,
+        OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PATH_LEN, PathRecord,
+        RESET_EITHER, RESET_RECEIVED, RESET_SENT, ROLE_CLIENT, ROLE_SERVER, Record, SPAN_UNKNOWN,
+        Step, UNKNOWN,
     },
     tcp,
 };
@@ -72,7 +73,7 @@ impl Totals {
         }
         record.kind = KIND_ACCEPT;
         record.mono_ns = self.path.accept_ns;
-        record.flags &= !FLAG_FIRST;
+        record.flags &= !(FLAG_FIRST | FLAG_INFERRED | FLAG_DEDUCED);
         record.old = tcp::ESTABLISHED;
         record.new = tcp::ESTABLISHED;
         record.span_ns = self
@@ -107,7 +108,8 @@ impl Totals {
         record.span_ns = SPAN_UNKNOWN;
         record.peer_pid = 0;
         record.seq = u8::try_from(index).unwrap_or(u8::MAX);
-        record.flags &= !FLAG_FIRST;
+        // How the last is known says nothing of this one.
+        record.flags &= !(FLAG_FIRST | FLAG_INFERRED | FLAG_DEDUCED);
         if usize::from(self.path.first) == index {
             record.flags |= FLAG_FIRST;
         }
@@ -223,6 +225,9 @@ impl Totals {
     /// `tcp_rcv_nxt_update`); here it is taken off again.
     pub fn rx_bytes(&self) -> Option<u64> {
         let path = self.path();
+        // Where the limit of time-wait sockets is reached, none takes the place of a socket whose peer's
+        // FIN has come.
+        let none_waits = self.counters.known & KNOWN_NO_FIN == 0 && !self.is_deduced();
         let fin = path
             .iter()
             .enumerate()
@@ -230,6 +235,7 @@ impl Totals {
                 tcp::CLOSE_WAIT | tcp::LAST_ACK | tcp::CLOSING => true,
                 // A FIN that came after the socket was gone nobody counted.
                 tcp::TIME_WAIT => !self.is_moved() || at + 1 < path.len(),
+                tcp::CLOSE => none_waits && at > 0 && path[at - 1].state() == tcp::FIN_WAIT2,
                 _ => false,
             });
         self.counters()

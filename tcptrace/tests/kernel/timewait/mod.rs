@@ -485,6 +485,8 @@ fn none_allowed() {
             "{}",
             close.line
         );
+        // A FIN is not among them, whether a time-wait socket has come of it or not.
+        assert_eq!(close.int("rx_bytes"), Some(0), "{}", close.line);
     }
 }
 
