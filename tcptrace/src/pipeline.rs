@@ -276,21 +276,15 @@ impl Pipeline {
             };
             open &= woken != Woken::Hangup;
         }
+        // What is lost after the last record that is wanted is missing from nothing.
+        let is_full = self.is_full();
+        if is_full {
+            self.report_losses();
+        }
         self.tracer.detach();
-        self.report_losses();
-        // Still without its port, or its port can no longer be known.
-        let untold = self.tracer.unlisted() + left;
-        if untold > 0 {
-            let mono_ns = kernel::mono_ns();
-            self.lost(Lost {
-                mono_ns,
-                cause: "map_full",
-                count: untold,
-                accepts: 0,
-                closes: 0,
-                time_waits: 0,
-                others: 0,
-            });
+        if !is_full {
+            self.report_losses();
+            self.report_untold(left);
         }
         let end_ns = kernel::mono_ns();
         let end = End {
@@ -331,15 +325,26 @@ impl Pipeline {
             log::info!("connections open in network namespace {inode} are not listed: {why}");
         }
         if self.settings.sockets {
-            for record in snapshot
-                .records
-                .chunks_exact(size_of::<tcptrace_common::record::Record>())
-            {
+            let size = size_of::<tcptrace_common::record::Record>();
+            let mut records = snapshot.records.chunks_exact(size);
+            while let Some(record) = records.next() {
                 if !self.record(record) {
                     break;
                 }
-                if self.lines.len() >= BATCH_BYTES && !self.write()? {
-                    return Ok(false);
+                if self.lines.len() < BATCH_BYTES {
+                    continue;
+                }
+                match self.write() {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(false),
+                    Err(why) => {
+                        // The others are not written either, and counted.
+                        for record in records {
+                            self.lines.clear();
+                            self.record(record);
+                        }
+                        return Err(why);
+                    }
                 }
             }
         }
@@ -421,7 +426,12 @@ impl Pipeline {
         // A counter that cannot be read is 0.
         let since = u64::saturating_sub;
         let accepts = since(now.ring_accepts, before.ring_accepts);
-        let closes = since(now.ring_closes, before.ring_closes);
+        // `--failed` needs them to choose by, whether they are printed or not.
+        let closes = if self.settings.print & EMIT_CLOSE != 0 {
+            since(now.ring_closes, before.ring_closes)
+        } else {
+            0
+        };
         let transitions = since(now.ring_transitions, before.ring_transitions);
         let ring = Lost {
             mono_ns,
@@ -471,6 +481,23 @@ impl Pipeline {
         };
         if recursion.count + recursion.accepts + recursion.others > 0 {
             self.lost(recursion);
+        }
+    }
+
+    /// Prints how many steps stay untold at the end: of sockets still without their port, or whose port can
+    /// no longer be known. `left`: those that are held.
+    fn report_untold(&mut self, left: u64) {
+        let untold = self.tracer.unlisted() + left;
+        if untold > 0 {
+            self.lost(Lost {
+                mono_ns: kernel::mono_ns(),
+                cause: "map_full",
+                count: untold,
+                accepts: 0,
+                closes: 0,
+                time_waits: 0,
+                others: 0,
+            });
         }
     }
 

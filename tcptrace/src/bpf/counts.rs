@@ -53,7 +53,8 @@ impl Missed {
     fn count(&mut self, ebpf: &Ebpf, now_ns: u64, at_once: bool) -> u64 {
         if at_once || now_ns.saturating_sub(self.looked_ns) >= MISSING_NS {
             self.looked_ns = now_ns;
-            self.now = all_misses(ebpf, &self.programs);
+            // What cannot be read now counts as much as it did.
+            self.now = self.now.max(all_misses(ebpf, &self.programs));
         }
         self.now.saturating_sub(self.before)
     }

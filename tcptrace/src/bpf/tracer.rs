@@ -296,8 +296,9 @@ impl Tracer {
 /// where there is more than one processor (`kernel/sched/membarrier.c`).
 fn let_programs_end() {
     if let Err(why) = membarrier(MembarrierCommand::Global) {
-        // With `nohz_full` it is refused.
+        // With `nohz_full` it is refused. Only a processor that is stopped takes longer than this.
         log::debug!("programs may still run when the ring is read for the last time: {why}");
+        std::thread::sleep(FIRST_STEPS);
     }
 }
 
