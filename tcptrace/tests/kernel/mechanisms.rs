@@ -85,6 +85,8 @@ pub(crate) fn same_records() -> Outcome {
 
     let specials = cast.play(&netns);
     netns.settle(0);
+    // Those who were forked end by themselves, and listeners with them.
+    netns.await_no_listeners();
     let steps = truth.stop();
     let told: Vec<_> = tracers
         .into_iter()
@@ -115,9 +117,20 @@ pub(crate) fn same_records() -> Outcome {
     }
     let (first, others) = told.split_first().unwrap();
     for other in others {
+        let knowledge = [first, other].map(|told| knowledge(&told.start));
+        assert_eq!(knowledge[0], knowledge[1], "by {first}, and by {other}");
+    }
+    for other in others {
         compare(first, other, &specials, netns.inode);
     }
     Ok(())
+}
+
+/// By which hooks it knows what it tells, besides those that the kind of accept hook brings with it.
+fn knowledge(start: &Record) -> Map<String, Value> {
+    let mut hooks = start.fields()["hooks"].as_object().unwrap().clone();
+    hooks.retain(|fact, _| fact != "accept" && fact != "time_wait");
+    hooks
 }
 
 fn compare(one: &Told, other: &Told, specials: &[Special], netns: u64) {

@@ -111,6 +111,14 @@ impl Netns {
         );
     }
 
+    /// Waits until nobody listens any more: a process that was forked, and ends by itself, may hold a
+    /// listener a little longer.
+    pub(crate) fn await_no_listeners(&self) {
+        let listens = || self.table().iter().any(|entry| entry.state == "LISTEN");
+        let closed = wait::poll(Duration::from_secs(20), || (!listens()).then_some(()));
+        assert!(closed.is_some(), "somebody still listens in the namespace");
+    }
+
     fn sockets(&self) -> Vec<String> {
         let lines = self
             .table()
