@@ -35,8 +35,9 @@ const _: () = assert!(size_of::<Pair>() == PAIR_WORDS * 8);
 /// may be preempted in between.
 const BIRTH_NS: u64 = 1_000_000_000;
 
-/// The id of a record whose end has been told. No cookie is that high.
-const TOLD: u64 = u64::MAX;
+/// The id of a record whose end has been told. The kernel counts its cookies up from 0, and down from there
+/// where one is asked for in the middle of another (`gen_cookie_next`): none gets this far.
+const TOLD: u64 = 1 << 63;
 
 /// The record at this address, and its connection, if the kernel's memory says that the connection is
 /// over and the record does not. Needs cookies and exchanges.

@@ -8,7 +8,10 @@ use aya::{
     programs::ProgramError,
     util::{nr_cpus, online_cpus},
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use tcptrace_common::config::{
     EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION, PIN_TRACEPOINTS,
     PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE, TIME_WAIT_WORDS,
@@ -83,6 +86,8 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         loaded = attach::load_core(&mut ebpf, &btf, rescuers).map(|()| (ebpf, config));
         match &loaded {
             Ok(_) => break,
+            // Less of it would find as little room.
+            Err(why) if lacks_room(why) => break,
             Err(why) => log::info!("a program is refused: {}", brief(&chain(why))),
         }
     }
@@ -250,7 +255,30 @@ fn fill_filters(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
 }
 
 /// The kernel's refusal of a program, in one line; with `-v` the verifier's log.
+/// Whether the kernel refuses a program for want of memory or files, and not for what it does.
+fn lacks_room(why: &ProgramError) -> bool {
+    let ProgramError::LoadError { io_error, .. } = why else {
+        return false;
+    };
+    let errno = Errno::from_io_error(io_error);
+    errno.is_some_and(|errno| {
+        [
+            Errno::NOMEM,
+            Errno::AGAIN,
+            Errno::INTR,
+            Errno::MFILE,
+            Errno::NFILE,
+        ]
+        .contains(&errno)
+    })
+}
+
 fn refused(why: &ProgramError, settings: &Settings) -> Error {
+    if let ProgramError::LoadError { io_error, .. } = why
+        && lacks_room(why)
+    {
+        return Error::CannotTrace(format!("the kernel has no room for a program: {io_error}"));
+    }
     if let ProgramError::LoadError {
         io_error,
         verifier_log,
