@@ -191,7 +191,9 @@ impl Supervisor {
                 // Nobody listens any more only when the process is about to end anyway.
                 let _unheard = done.send(pipeline.run());
             })
-            .context("cannot start a thread")?;
+            .context(
+                "cannot start a thread (ulimit -u, or TasksMax= of a service, may forbid it)",
+            )?;
         let timer = sleep(self.duration.unwrap_or(Duration::MAX));
         tokio::pin!(timer);
         loop {
