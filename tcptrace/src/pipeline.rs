@@ -276,13 +276,17 @@ impl Pipeline {
             };
             open &= woken != Woken::Hangup;
         }
-        // What is lost after the last record that is wanted is missing from nothing.
         let is_full = self.is_full();
         if is_full {
             self.report_losses();
         }
         self.tracer.detach();
-        if !is_full {
+        if is_full {
+            // What finds the ring full after the last record that is wanted is missing from nothing. What
+            // the kernel hid before that may be certain only now.
+            let now = self.tracer.losses().with_ring_of(&self.reported);
+            self.report(now);
+        } else {
             self.report_losses();
             self.report_untold(left);
         }
@@ -421,6 +425,10 @@ impl Pipeline {
     /// Prints what has been lost since the last time.
     fn report_losses(&mut self) {
         let now = self.tracer.losses();
+        self.report(now);
+    }
+
+    fn report(&mut self, now: Losses) {
         let before = std::mem::replace(&mut self.reported, now);
         let mono_ns = kernel::mono_ns();
         // A counter that cannot be read is 0.

@@ -37,26 +37,13 @@ pub(crate) fn retransmit(ctx: BtfTracePointContext) -> i32 {
     }
     // SAFETY: a live record, under this socket's lock.
     let sock = unsafe { &mut *pointer };
-    let now_ns = kernel::now_ns();
-    if !publish::complete(sk.address(), sock, now_ns) {
-        return 0;
-    }
-    let count = counters::retransmits(sk);
-    emit::noted(
-        sock,
-        &sock.tuple,
-        KIND_RETRANSMIT,
-        now_ns,
-        count::RING_FULL_NOTED,
-        |head, numbers| {
-            head.seq = if head.old == tcp::SYN_SENT {
-                RETRANSMIT_SYN
-            } else {
-                RETRANSMIT_DATA
-            };
-            numbers[0] = count;
-        },
-    );
+    tell(sk, sock, counters::retransmits(sk), |state| {
+        if state == tcp::SYN_SENT {
+            RETRANSMIT_SYN
+        } else {
+            RETRANSMIT_DATA
+        }
+    });
     0
 }
 
@@ -93,8 +80,13 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     if sock.role != ROLE_LISTENER {
-        // SAFETY: a live record; a child's timer has its lock.
-        sent_again_by_child(sk, unsafe { &mut *pointer }, before);
+        // By Fast Open the connection is there before its SYN-ACK is answered: the record is its own.
+        // SAFETY: a live record; whoever sends for a child has its lock.
+        let sock = unsafe { &mut *pointer };
+        if sock.conn == 0 {
+            sock.conn = kernel::cookie(sk, kernel::now_ns());
+        }
+        tell(sk, sock, u32::from(before) + 1, |_| RETRANSMIT_SYNACK);
         return 0;
     }
     if !sock.is_shown() || !filter::takes(&tuple) {
@@ -123,13 +115,11 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// By Fast Open the connection is there before its SYN-ACK is answered, and the record is its own.
+/// Sends that this socket, whose lock the caller holds, has sent again, for the `count`th time. `kind`: of
+/// the segment, by the socket's state.
 #[inline(always)]
-fn sent_again_by_child(sk: Typed, sock: &mut Sock, before: u8) {
+fn tell(sk: Typed, sock: &mut Sock, count: u32, kind: impl FnOnce(u8) -> u8) {
     let now_ns = kernel::now_ns();
-    if sock.conn == 0 {
-        sock.conn = kernel::cookie(sk, now_ns);
-    }
     if !publish::complete(sk.address(), sock, now_ns) {
         return;
     }
@@ -140,8 +130,8 @@ fn sent_again_by_child(sk: Typed, sock: &mut Sock, before: u8) {
         now_ns,
         count::RING_FULL_NOTED,
         |head, numbers| {
-            head.seq = RETRANSMIT_SYNACK;
-            numbers[0] = u32::from(before) + 1;
+            head.seq = kind(head.old);
+            numbers[0] = count;
         },
     );
 }

@@ -175,6 +175,20 @@ pub struct Losses {
     pub recursion_noted: u64,
 }
 
+impl Losses {
+    /// As if since `before` all had found room in the ring.
+    pub const fn with_ring_of(self, before: &Self) -> Self {
+        Self {
+            ring_transitions: before.ring_transitions,
+            ring_accepts: before.ring_accepts,
+            ring_closes: before.ring_closes,
+            ring_pairs: before.ring_pairs,
+            ring_noted: before.ring_noted,
+            ..self
+        }
+    }
+}
+
 impl Counts {
     /// Everything but what brings states is attached. `emit`: the records wanted.
     pub(super) fn new(ebpf: &mut Ebpf, emit: u8) -> Result<Self, Error> {

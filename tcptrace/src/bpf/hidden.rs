@@ -267,8 +267,10 @@ impl Sweep {
             self.left.extend(keys);
         }
         let begun = Instant::now();
-        let left = std::iter::from_fn(|| self.left.pop());
-        let keys = left.take_while(|_| begun.elapsed() < AT_MOST);
+        let keys = std::iter::from_fn(|| {
+            let has_time = begun.elapsed() < AT_MOST;
+            has_time.then(|| self.left.pop()).flatten()
+        });
         for key in find(ebpf, self.kind, keys) {
             if self.before.remove(&key) {
                 tell(ebpf, self.kind, key);
