@@ -93,6 +93,7 @@ fn check(settings: &Settings) {
         transition: true,
         close: true,
         explain: settings.explain,
+        path: false,
     };
     let start = Start {
         mono_ns: 1,

@@ -32,6 +32,7 @@ pub(crate) fn target(bytes: &[u8]) {
             transition: true,
             close: true,
             explain,
+            path: false,
         };
         check_json(&render(&mut Json::new(every), &recording));
         let plain = render(&mut table(every, false, explain), &recording);
@@ -46,6 +47,7 @@ pub(crate) fn target(bytes: &[u8]) {
         transition: false,
         close: true,
         explain: false,
+        path: false,
     };
     check_json(&render(&mut Json::new(summary), &recording));
     check_table(&render(&mut table(summary, false, false), &recording));

@@ -25,6 +25,7 @@ const EVERY: Lines = Lines {
     transition: true,
     close: true,
     explain: false,
+    path: false,
 };
 const SUMMARY: Lines = Lines {
     transition: false,

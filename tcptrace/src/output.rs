@@ -67,6 +67,16 @@ impl Output {
         }
     }
 
+    /// How many columns the terminal has that shows the lines; none if none does.
+    pub fn columns(&self) -> Option<usize> {
+        let Target::Stdout(stdout) = &self.target else {
+            return None;
+        };
+        // Anything but a terminal refuses.
+        let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+        (size.ws_col > 0).then_some(size.ws_col.into())
+    }
+
     /// Standard output, if that is where lines go.
     pub fn stdout_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.target {

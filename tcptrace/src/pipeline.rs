@@ -212,6 +212,7 @@ impl Pipeline {
         kernel::priority::raise();
         let begin_ns = kernel::mono_ns();
         self.sink.set_clock(kernel::wall_minus_mono_ns());
+        self.sink.set_width(self.output.columns(), &mut self.lines);
         let start = Start {
             mono_ns: begin_ns,
             kernel: self.kernel.release.clone(),
@@ -362,6 +363,7 @@ impl Pipeline {
             self.sink.header(&mut self.lines);
         }
         self.sink.set_clock(kernel::wall_minus_mono_ns());
+        self.sink.set_width(self.output.columns(), &mut self.lines);
         let mut total = 0;
         for _ in 0..BATCHES_PER_TURN {
             let Self {
@@ -648,5 +650,6 @@ pub const fn close_lines(print: u8, explain: bool) -> crate::sink::Lines {
         transition: print & EMIT_TRANSITION != 0,
         close: print & EMIT_CLOSE != 0,
         explain,
+        path: false,
     }
 }

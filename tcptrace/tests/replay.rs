@@ -26,6 +26,7 @@ const BOTH: Lines = Lines {
     transition: true,
     close: true,
     explain: false,
+    path: false,
 };
 
 fn table(colored: bool, wide: bool) -> Table {
@@ -39,6 +40,14 @@ fn table(colored: bool, wide: bool) -> Table {
 }
 
 fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
+    render_those(sink, recording, |_| true)
+}
+
+fn render_those(
+    sink: &mut dyn Sink,
+    recording: &Recording<'_>,
+    wanted: impl Fn(&Event) -> bool,
+) -> String {
     let mut out = Vec::new();
     sink.set_clock(recording.wall_minus_mono_ns);
     let begin_ns = recording
@@ -59,7 +68,7 @@ fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
         ..End::default()
     };
     for record in recording.clone() {
-        for event in events(record) {
+        for event in events(record).into_iter().filter(&wanted) {
             end.mono_ns = event.connection().mono_ns();
             end.transitions += sink.event(&event, &mut out);
         }
@@ -109,6 +118,65 @@ fn a_recording_as_a_wide_table() {
         &mut table(false, true),
         &Recording::open(&bytes).unwrap()
     ));
+}
+
+/// The table on a terminal of so many columns.
+fn on_a_terminal(columns: usize, lines: Lines) -> String {
+    let bytes = fixture();
+    let mut table = Table::new(Look {
+        time: TimeColumn::new(TimeFormat::parse("clock", true).unwrap(), 0),
+        lines,
+        colored: false,
+        wide: false,
+        header: true,
+    });
+    table.set_width(Some(columns), &mut Vec::new());
+    render_those(&mut table, &Recording::open(&bytes).unwrap(), |event| {
+        lines.transition || matches!(event, Event::Close(..))
+    })
+}
+
+#[test]
+fn no_row_is_wider_than_the_terminal() {
+    let compact = Lines {
+        transition: false,
+        path: true,
+        ..BOTH
+    };
+    let explained = Lines {
+        explain: true,
+        ..BOTH
+    };
+    for columns in 60..260 {
+        for lines in [BOTH, compact, explained] {
+            for row in on_a_terminal(columns, lines).lines() {
+                let width = unicode_width::UnicodeWidthStr::width(row);
+                assert!(width <= columns, "{width} of {columns}: {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_recording_on_terminals() {
+    for columns in [60, 80, 120] {
+        insta::assert_snapshot!(format!("terminal_{columns}"), on_a_terminal(columns, BOTH));
+    }
+}
+
+#[test]
+fn a_recording_in_lines_that_grow() {
+    let compact = Lines {
+        transition: false,
+        path: true,
+        ..BOTH
+    };
+    for columns in [80, 160] {
+        insta::assert_snapshot!(
+            format!("compact_{columns}"),
+            on_a_terminal(columns, compact)
+        );
+    }
 }
 
 #[test]

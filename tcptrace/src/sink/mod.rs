@@ -126,9 +126,16 @@ pub trait Sink {
     fn end(&mut self, end: &End, out: &mut Vec<u8>);
     /// The difference between the wall clock and `CLOCK_MONOTONIC`, ns; told before each batch.
     fn set_clock(&mut self, wall_minus_mono_ns: i64);
+    /// The columns of the terminal that shows the lines, told before each batch; none where there is no
+    /// terminal.
+    fn set_width(&mut self, _columns: Option<usize>, _out: &mut Vec<u8>) {}
 }
 
 /// Which lines an event becomes, and with what.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a choice of the command line"
+)]
 #[derive(Clone, Copy, Debug)]
 pub struct Lines {
     /// Its last transition
@@ -137,4 +144,6 @@ pub struct Lines {
     pub close: bool,
     /// What each transition means, in words
     pub explain: bool,
+    /// In its totals, all states in their order
+    pub path: bool,
 }

@@ -42,6 +42,28 @@ pub fn push_escaped(text: &mut Vec<u8>, bytes: &[u8]) -> usize {
     unicode_width::UnicodeWidthStr::width(escaped.as_str())
 }
 
+/// The beginning of an escaped text in at most `width` columns of a terminal; its last one says that there
+/// is more.
+pub fn clip(text: &str, width: usize) -> String {
+    use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut clipped = String::new();
+    let mut room = width.saturating_sub(1);
+    for c in text.chars() {
+        let columns = c.width().unwrap_or(0);
+        if columns > room {
+            break;
+        }
+        room -= columns;
+        clipped.push(c);
+    }
+    clipped.push('…');
+    clipped
+}
+
 /// Whether a character can drive a terminal, break a line or reorder text: control characters,
 /// bidirectional controls (Unicode UAX #9), line and paragraph separators (UAX #14).
 pub const fn is_unsafe(c: char) -> bool {

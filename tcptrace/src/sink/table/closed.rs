@@ -4,7 +4,9 @@ use std::io::Write as _;
 
 use tcptrace_common::tcp;
 
-use super::pen::{DIM, Pen, RED, push};
+use anstyle::Style;
+
+use super::pen::{DIM, RED, push};
 use crate::{
     event::{Connection, Totals},
     sink::text::{count, push_bytes, push_duration, push_escaped, push_number},
@@ -19,17 +21,27 @@ pub(super) struct Detail {
     /// What both ends agreed on
     pub(super) handshake: bool,
     /// How long it was in which state
-    pub(super) states: bool,
+    pub(super) states: States,
 }
 
-/// Appends how this connection ended.
+/// Which states to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum States {
+    /// None
+    None,
+    /// Those whose time says something
+    Notable,
+    /// All, in the order they were entered
+    Path,
+}
+
+/// Appends how this connection ended. Returns the style of these words.
 pub(super) fn write(
-    pen: Pen,
     detail: Detail,
     connection: &Connection,
     totals: &Totals,
     out: &mut Vec<u8>,
-) {
+) -> Style {
     let reason = totals.reason();
     let established = totals.was_established();
     let style = if matches!(reason, "normal" | "unknown") {
@@ -37,7 +49,10 @@ pub(super) fn write(
     } else {
         RED
     };
-    pen.begin(out, style);
+    if detail.states == States::Path {
+        grown(connection, totals, out);
+        return style;
+    }
     how(connection, totals, out);
     let mut took = |label: &str, us: Option<u64>| {
         if let Some(us) = us {
@@ -58,8 +73,9 @@ pub(super) fn write(
     if detail.handshake && established {
         handshake(totals, out);
     }
-    if detail.states {
-        times(totals, out);
+    match detail.states {
+        States::None | States::Path => {}
+        States::Notable => times(totals, out),
     }
     if let Some(closer) = totals
         .closer_pid()
@@ -68,7 +84,7 @@ pub(super) fn write(
         push(out, " · closed by ");
         push_number(out, closer.into());
     }
-    pen.end(out, style);
+    style
 }
 
 /// How it went, after how long, and because of whom.
@@ -121,6 +137,54 @@ fn times(totals: &Totals, out: &mut Vec<u8>) {
             out.push(b' ');
             push_duration(out, us);
         }
+    }
+}
+
+/// How it ended, what went over it, and all its states.
+fn grown(connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
+    let reason = totals.reason();
+    // Why a listener ended says nothing.
+    push_reason(
+        out,
+        if connection.is_listener() {
+            "closed"
+        } else {
+            reason
+        },
+    );
+    if totals.is_reason_inferred(reason) {
+        out.push(b'~');
+    }
+    let mut took = |label: &str, us: Option<u64>| {
+        if let Some(us) = us {
+            push(out, label);
+            push_duration(out, us);
+        }
+    };
+    took(" ", totals.duration_us());
+    took(" · queued ", totals.accept_wait_us());
+    traffic(
+        totals,
+        totals.was_established(),
+        connection.is_server(),
+        out,
+    );
+    path(totals, out);
+}
+
+/// All states in the order they were entered, each with how long it lasted.
+fn path(totals: &Totals, out: &mut Vec<u8>) {
+    let mut between = " · ";
+    for (state, us) in totals.states() {
+        push(out, between);
+        push(out, state.name());
+        out.push(b' ');
+        push_duration(out, us);
+        between = " → ";
+    }
+    if totals.passed().any(|state| state.0 == tcp::TIME_WAIT) {
+        push(out, between);
+        push(out, "TIME_WAIT");
     }
 }
 

@@ -2,10 +2,13 @@
 //!
 //! Rows stream, so widths cannot be computed from all of them: a column of ids or addresses grows when
 //! something wider comes. One of addresses starts at the width of IPv4, and shrinks to it again when
-//! nothing else has come for long.
+//! nothing else has come for long. On a terminal, columns go by priority until a row fits ([`layout`]), and
+//! long words are folded ([`fold`]).
 
 mod closed;
+mod fold;
 mod happened;
+mod layout;
 mod pen;
 mod subject;
 
@@ -14,8 +17,9 @@ use std::collections::HashMap;
 use anstyle::Style;
 
 use self::{
-    closed::Detail,
-    pen::{BLUE, BOLD, CYAN, DIM, GREEN, Pen, RED, YELLOW, finish},
+    closed::{Detail, States},
+    layout::{Last, Layout, SPAN_WIDTH, STATE_WIDTH},
+    pen::{BLUE, BOLD, CYAN, DIM, GREEN, Pen, RED, YELLOW, blanks, finish},
     subject::Subject,
 };
 use super::{
@@ -27,8 +31,9 @@ use crate::event::{Connection, Event, State, Totals};
 
 /// Most rows are shorter.
 const ROW_BYTES: usize = 512;
-const STATE_WIDTH: usize = 11;
-const SPAN_WIDTH: usize = 8;
+const MEANING: &str = "WHAT IT MEANS";
+/// Where the second line of a line that grows begins.
+const PATH_INDENT: usize = 4;
 
 /// Writes records as a table.
 #[derive(Debug)]
@@ -41,8 +46,10 @@ pub struct Table {
     wide: bool,
     header: bool,
     subject: Subject,
+    layout: Layout,
     reset_reasons: HashMap<u32, String>,
     span: Vec<u8>,
+    words: Vec<u8>,
 }
 
 /// How a [`Table`] looks.
@@ -80,8 +87,10 @@ impl Table {
             wide,
             header,
             subject: Subject::new(pen, wide, lines.transition),
+            layout: layout::WHOLE,
             reset_reasons: HashMap::new(),
             span: Vec::new(),
+            words: Vec::new(),
         }
     }
 
@@ -94,29 +103,91 @@ impl Table {
     }
 
     fn time(&mut self, mono_ns: u64, out: &mut Vec<u8>) {
+        if !self.layout.time {
+            return;
+        }
         if let Some((time, columns)) = self.time.render(&self.clock, mono_ns) {
             self.time_width = self.time_width.max(columns);
             self.pen
                 .put(out, time, columns, self.time_width, DIM, false);
-            out.extend_from_slice(b"  ");
+            blanks(out, self.layout.gap);
         }
+    }
+
+    /// Columns of a row up to what happened.
+    fn head_width(&self) -> usize {
+        let time = if self.layout.time && self.time_width > 0 {
+            self.time_width + self.layout.gap
+        } else {
+            0
+        };
+        time + self.subject.width()
+    }
+
+    /// Where the meaning of a state change begins: two blanks behind it, one of which is the mark of what
+    /// is inferred.
+    fn meaning_column(&self) -> usize {
+        let blanks = if self.layout.span { 1 } else { 2 };
+        self.head_width() + self.layout.change_width() + blanks
+    }
+
+    /// Ends a row with words, which on a terminal are folded. `column`: where they begin.
+    fn words(&mut self, column: usize, words: &str, style: Style, out: &mut Vec<u8>) {
+        let pen = self.pen;
+        let Some(columns) = self.layout.width else {
+            pen.last(out, words, style);
+            finish(out);
+            return;
+        };
+        let indent = if self.lines.path {
+            PATH_INDENT
+        } else {
+            fold::indent(column, columns)
+        };
+        let (first, rest) = (columns.saturating_sub(column), columns - indent);
+        for (nth, line) in fold::fold(words, first, rest).into_iter().enumerate() {
+            if nth > 0 {
+                blanks(out, indent);
+            }
+            pen.last(out, line, style);
+            finish(out);
+        }
+    }
+
+    /// Lays the columns out for a terminal of this width; true if that is new.
+    fn lay_out(&mut self, width: Option<usize>) -> bool {
+        if self.wide || self.layout.width == width {
+            return false;
+        }
+        let last = match self.lines {
+            Lines { path: true, .. } => Last::Path,
+            Lines { explain: true, .. } => Last::Meaning,
+            Lines {
+                transition: true, ..
+            } => Last::Change,
+            _ => Last::Words,
+        };
+        self.layout = Layout::fit(width, self.time_width, last);
+        let spare = self.layout.spare(self.time_width, last);
+        self.subject.lay_out(self.layout, spare);
+        true
     }
 
     fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
         self.head(connection, out);
-        let pen = self.pen;
-        pen.ascii(out, connection.oldstate().name(), STATE_WIDTH, DIM, true);
-        pen.last(out, " → ", DIM);
+        let (pen, layout) = (self.pen, self.layout);
+        if layout.old {
+            pen.ascii(out, connection.oldstate().name(), STATE_WIDTH, DIM, true);
+            out.push(b' ');
+        }
+        pen.last(out, "→ ", DIM);
         let new = connection.newstate();
-        let span_us = connection.span_us();
         let explain = self.lines.explain;
-        let width = if span_us.is_some() || explain {
-            STATE_WIDTH
-        } else {
-            0
-        };
+        let span_us = connection.span_us().filter(|_| layout.span);
+        let has_span = span_us.is_some() || (explain && layout.span);
+        let width = if has_span || explain { STATE_WIDTH } else { 0 };
         pen.ascii(out, new.name(), width, state_style(new), false);
-        if span_us.is_some() || explain {
+        if has_span {
             let span = &mut self.span;
             span.clear();
             if let Some(us) = span_us {
@@ -131,32 +202,35 @@ impl Table {
             out.push(b'~');
         }
         if explain {
-            out.extend_from_slice(if connection.is_inferred() {
-                b" ".as_slice()
-            } else {
-                b"  "
-            });
-            pen.last(out, explanation(connection, totals), DIM);
+            blanks(out, 2 - usize::from(connection.is_inferred()));
+            let column = self.meaning_column();
+            self.words(column, explanation(connection, totals), DIM, out);
+        } else {
+            finish(out);
         }
-        finish(out);
     }
 
     fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
-        self.head(connection, out);
         let detail = Detail {
             handshake: self.wide,
-            // Where each transition has its line, the times are there.
-            states: self.wide || !self.lines.transition,
+            states: match (self.lines.transition, self.lines.path) {
+                (_, true) => States::Path,
+                // Where each transition has its line, the times are there.
+                (true, false) if !self.wide => States::None,
+                _ => States::Notable,
+            },
         };
-        closed::write(self.pen, detail, connection, totals, out);
-        finish(out);
+        let mut words = std::mem::take(&mut self.words);
+        words.clear();
+        let style = closed::write(detail, connection, totals, &mut words);
+        self.remark(connection, &String::from_utf8_lossy(&words), style, out);
+        self.words = words;
     }
 
     /// A row that ends in words.
     fn remark(&mut self, connection: &Connection, remark: &str, style: Style, out: &mut Vec<u8>) {
         self.head(connection, out);
-        self.pen.last(out, remark, style);
-        finish(out);
+        self.words(self.head_width(), remark, style, out);
     }
 }
 
@@ -177,6 +251,8 @@ impl Sink for Table {
         if let Some((_, columns)) = self.time.render(&self.clock, start.mono_ns) {
             self.time_width = columns.max(4);
         }
+        let width = self.layout.width.take();
+        self.lay_out(width);
         self.header(out);
     }
 
@@ -184,21 +260,28 @@ impl Sink for Table {
         if !self.header {
             return;
         }
-        let pen = self.pen;
-        if self.time_width > 0 {
+        let (pen, layout) = (self.pen, self.layout);
+        if layout.time && self.time_width > 0 {
             pen.cell(out, "TIME", self.time_width, BOLD, false);
-            out.extend_from_slice(b"  ");
+            blanks(out, layout.gap);
         }
         self.subject.header(out);
         if self.lines.transition {
-            pen.cell(out, "OLD", STATE_WIDTH, BOLD, true);
-            out.extend_from_slice(" → ".as_bytes());
+            if layout.old {
+                pen.cell(out, "OLD", STATE_WIDTH, BOLD, true);
+                out.push(b' ');
+            }
+            out.extend_from_slice("→ ".as_bytes());
             pen.cell(out, "NEW", STATE_WIDTH, BOLD, false);
-            out.push(b' ');
-            pen.cell(out, "IN OLD", SPAN_WIDTH, BOLD, true);
-            if self.lines.explain {
+            if layout.span {
+                out.push(b' ');
+                pen.cell(out, "IN OLD", SPAN_WIDTH, BOLD, true);
+            }
+            let column = self.meaning_column();
+            let fits = |columns| column + MEANING.len() <= columns;
+            if self.lines.explain && layout.width.is_none_or(fits) {
                 out.extend_from_slice(b"  ");
-                pen.cell(out, "WHAT IT MEANS", 0, BOLD, false);
+                pen.cell(out, MEANING, 0, BOLD, false);
             }
         } else {
             pen.cell(out, "WHAT HAPPENED", 0, BOLD, false);
@@ -219,12 +302,11 @@ impl Sink for Table {
                 1
             }
             Event::Accept(connection, numbers) => {
-                self.head(connection, out);
-                let pen = self.pen;
-                pen.begin(out, GREEN);
-                happened::accepted(connection, numbers, out);
-                pen.end(out, GREEN);
-                finish(out);
+                let mut words = std::mem::take(&mut self.words);
+                words.clear();
+                happened::accepted(connection, numbers, &mut words);
+                self.remark(connection, &String::from_utf8_lossy(&words), GREEN, out);
+                self.words = words;
                 1
             }
             Event::Retransmit(connection, numbers) => {
@@ -283,5 +365,11 @@ impl Sink for Table {
 
     fn set_clock(&mut self, wall_minus_mono_ns: i64) {
         self.clock.set(wall_minus_mono_ns);
+    }
+
+    fn set_width(&mut self, columns: Option<usize>, out: &mut Vec<u8>) {
+        if self.lay_out(columns) && self.time_width > 0 {
+            self.header(out);
+        }
     }
 }
