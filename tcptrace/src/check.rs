@@ -155,6 +155,14 @@ fn facts(hooks: &Hooks) -> Vec<Fact> {
                     Quality::Partial,
                     Some("not the number ss -e prints, unless somebody asked for that".to_owned()),
                 ),
+                ("snapshot", _) if !kernel::shows_all_processes() => (
+                    Quality::Partial,
+                    Some(
+                        "this PID namespace is not the host's: who holds the sockets that are open at \
+                         the start is not seen"
+                            .to_owned(),
+                    ),
+                ),
                 _ => (Quality::Exact, None),
             };
             Fact {

@@ -130,6 +130,7 @@ impl Walk {
 
     /// Opens or creates the file; none if there is a link, which leads on.
     fn open(&mut self, name: &OsStr, how: OFlags) -> io::Result<Option<File>> {
+        let mut last = Errno::AGAIN;
         for _ in 0..TRIES {
             let file = match statat(&self.here, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => {
@@ -155,11 +156,11 @@ impl Walk {
             };
             match file {
                 // It came, went, or became a link in the meantime.
-                Err(Errno::EXIST | Errno::NOENT | Errno::LOOP) => {}
+                Err(why @ (Errno::EXIST | Errno::NOENT | Errno::LOOP)) => last = why,
                 file => return Ok(Some(file?.into())),
             }
         }
-        Err(Errno::AGAIN.into())
+        Err(last.into())
     }
 
     /// Turns to where a link leads; false if only the kernel can say where that is, in `/proc`.

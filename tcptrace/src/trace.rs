@@ -61,6 +61,12 @@ pub fn run(settings: Settings) -> Result<ExitCode, Error> {
     let sink = sink(&settings, &output);
     let mut kernel = Kernel::look(&settings.btf)?;
     let mut tracer = bpf::start(&settings, &kernel, max_sockets)?;
+    if !settings.pids.is_empty() && !kernel::shows_all_processes() {
+        log::warn!(
+            "-p takes process ids of the host, and this PID namespace has its own; on the host, \
+             `lsns -t pid` and `grep NSpid /proc/PID/status` show both"
+        );
+    }
     for pid in &settings.pids {
         if kernel::shows_all_processes() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
         {

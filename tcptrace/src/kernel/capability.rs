@@ -1,6 +1,6 @@
 //! Which capabilities we have, and what each one is for.
 
-use std::fs;
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -56,12 +56,23 @@ pub const CAPABILITIES: [Capability; 5] = [
     },
 ];
 
-/// The effective capabilities of this process as a bit set.
+/// The effective capabilities of this process as a bit set. Tracing needs them in the host's user
+/// namespace (`bpf_capable()` asks `init_user_ns`): those that count in another are none.
 pub fn effective() -> u64 {
+    if in_user_namespace() {
+        return 0;
+    }
     fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| field::hex(&status, "CapEff:"))
         .unwrap_or(0)
+}
+
+/// Whether we are in another user namespace than the host's, as in a rootless container.
+pub fn in_user_namespace() -> bool {
+    // PROC_USER_INIT_INO, include/linux/proc_ns.h
+    const INITIAL: u64 = 0xefff_fffd;
+    fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() != INITIAL)
 }
 
 /// Whether the set holds the capability. `CAP_SYS_ADMIN` stands in for `CAP_BPF` and
@@ -107,6 +118,13 @@ fn locks_little() -> bool {
 
 /// How to give the capabilities named.
 pub fn how_to_give(missing: &[&str]) -> String {
+    if in_user_namespace() {
+        return format!(
+            "needs {} in the host's user namespace: root of a user namespace is not enough; run it with \
+             sudo outside of it (of the rootless container, of `unshare -r`)",
+            missing.join(" and ")
+        );
+    }
     format!(
         "needs {}: run it with sudo, or give it to the file: {}",
         missing.join(" and "),
