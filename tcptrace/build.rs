@@ -9,7 +9,11 @@ use std::process::ExitCode;
 
 use bpf_toolchain::{BpfCompiler, CORE_VAR, LINKER_VAR, RUSTC_VAR, TARGET, Unusable};
 
-#[path = "../xtask/src/bpf_toolchain.rs"]
+#[expect(
+    unreachable_pub,
+    reason = "public in the crate that the file belongs to"
+)]
+#[path = "../toolchain/src/bpf_toolchain.rs"]
 mod bpf_toolchain;
 
 /// A compiled object to embed, for packagers who compile the two sides apart.

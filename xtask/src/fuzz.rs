@@ -10,9 +10,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::build::{self, Profile, Progress};
-use crate::setup::{self, Found};
-use crate::workspace::{self, Outcome};
+use toolchain::build::{self, Profile, Progress};
+use toolchain::setup::{self, Found};
+use toolchain::workspace::{self, Outcome};
 
 /// What rustc is told, as `cargo fuzz` does.
 const FLAGS: [&str; 6] = [

@@ -7,9 +7,9 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::bpf_toolchain::{BpfCompiler, CoreSource};
-use crate::setup::{self, Found};
-use crate::workspace::{self, Outcome};
+use toolchain::bpf_toolchain::{BpfCompiler, CoreSource};
+use toolchain::setup::{self, Found};
+use toolchain::workspace::{self, Outcome};
 
 /// Runs all checks, also after some have failed.
 pub(crate) fn run() -> Result<()> {

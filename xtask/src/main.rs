@@ -4,22 +4,18 @@
     reason = "saying what happens is this program's job"
 )]
 
-mod bench;
-mod bpf_toolchain;
 mod build;
+mod call;
 mod fuzz;
 mod lint;
-mod process;
 mod run;
-mod setup;
-mod soak;
 mod test;
-mod vm;
-mod workspace;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use toolchain::setup::{self, Found};
+use toolchain::workspace;
 
 /// The project's tasks.
 #[derive(Debug, clap::Parser)]
@@ -34,34 +30,28 @@ enum Task {
     /// Run all tests; those against the kernel need root
     Test(test::Args),
     /// Run the kernel tests on other kernels, in virtual machines
-    Vm(vm::Args),
+    Vm(call::Args),
     /// Measure tcptrace beside other tracers and beside none; needs root
-    Bench(bench::Args),
+    Bench(call::Args),
     /// Feed any bytes to everything that the agent parses
     Fuzz(fuzz::Args),
-    /// Trace a long and rough mixture of connections, and check all that is told; needs root
-    Soak(soak::Args),
+    /// Trace a long and rough mixture of connections, and check every record; needs root
+    Soak(call::Args),
     /// Check formatting, lints and dependencies
     Lint,
 }
 
 fn main() -> ExitCode {
-    let done = match Task::parse() {
-        Task::Setup => setup::setup(setup::Found::Shown),
+    workspace::conclude(&match Task::parse() {
+        Task::Setup => setup::setup(Found::Shown),
         Task::Build(args) => build::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
-        Task::Vm(args) => vm::run(&args),
-        Task::Bench(args) => bench::run(&args),
+        Task::Vm(args) => call::run("kernel-vm", &args, &[]),
+        Task::Bench(args) => call::run("bench", &args, &[]),
         Task::Fuzz(args) => fuzz::run(&args),
-        Task::Soak(args) => soak::run(&args),
+        // Fit to read what a tracer writes at full speed.
+        Task::Soak(args) => call::run("soak", &args, &["--release"]),
         Task::Lint => lint::run(),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::build::{self, Profile, Progress};
-use crate::setup::{self, Found};
-use crate::workspace;
+use toolchain::build::{self, Profile, Progress};
+use toolchain::setup::{self, Found};
+use toolchain::workspace;
 
 /// A build that takes longer than this has something to compile, and says so.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -2,16 +2,15 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::build::{self, Built, Profile, Progress};
-use crate::setup::{self, Found};
-use crate::vm;
-use crate::workspace::{self, Outcome};
+use toolchain::build::{self, Built, Profile, Progress, build_kernel_tests, test_command};
+use toolchain::setup::{self, Found};
+use toolchain::workspace::{self, Outcome};
 
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
@@ -27,7 +26,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     setup::setup(Found::Shown)?;
-    ensure_network_tools()?;
+    setup::ensure_network_tools()?;
     let built = build::build(Profile::Release, None, Progress::Shown)?;
 
     let mut steps = vec![
@@ -39,22 +38,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         steps.push(("other kernels".to_owned(), Ok(Outcome::Skipped(why))));
     } else {
         eprintln!("\n== kernel tests on other kernels");
-        steps.extend(vm::matrix(&built, args.filter.as_deref()));
+        steps.push(("other kernels".to_owned(), other_kernels(args)));
     }
     eprintln!("\n{} s in all", start.elapsed().as_secs());
     workspace::summarize(steps)
-}
-
-/// The kernel tests build networks of their own with iproute2.
-pub(crate) fn ensure_network_tools() -> Result<()> {
-    if ["ip", "tc"].into_iter().all(workspace::has_program) {
-        return Ok(());
-    }
-    if workspace::has_program("apt-get") {
-        eprintln!("installing iproute2 with apt-get...");
-        return setup::apt_install(&["iproute2"]);
-    }
-    bail!("the kernel tests need the commands ip and tc: install the package iproute2");
 }
 
 fn unit_tests(args: &Args, built: &Built) -> Result<Outcome> {
@@ -88,32 +75,12 @@ fn kernel_tests(args: &Args, built: &Built) -> Result<Outcome> {
     })
 }
 
-/// The harness of the kernel tests.
-///
-/// Compiled as the user even if they run as root, so that target/ stays the user's.
-pub(crate) fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
-    let mut cargo = test_command(built);
-    cargo.args([
-        "--features",
-        "tcptrace/kernel-tests",
-        "--test",
-        "kernel",
-        "--no-run",
-    ]);
-    workspace::cargo_messages(&mut cargo)?
-        .iter()
-        .filter(|message| message["target"]["name"] == "kernel")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no executable")
-}
-
-/// `cargo test` of all that runs on the build's machine, with the eBPF side that is in the release build:
-/// compiling that once is enough.
-fn test_command(built: &Built) -> Command {
-    let mut cargo = workspace::cargo("test");
-    cargo
-        .args(["--workspace", "--exclude", "tcptrace-ebpf"])
-        .env("TCPTRACE_BPF_OBJECT", &built.bpf_object);
-    workspace::compile_for(&mut cargo, built.target);
-    cargo
+fn other_kernels(args: &Args) -> Result<Outcome> {
+    let program = build::executable("kernel-vm", "kernel-vm", &[])?;
+    let mut machines = Command::new(program);
+    machines.arg("--usual");
+    if let Some(filter) = &args.filter {
+        machines.args(["--test", filter]);
+    }
+    workspace::run(&mut machines)
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::archive::{Archive, Candidate};
-use crate::workspace;
+use toolchain::workspace;
 
 /// What the tests need of what distributions leave out of the kernel itself. None of them needs
 /// another.

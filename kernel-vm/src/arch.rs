@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::emulator::Emulator;
 use super::kernel::find;
-use crate::workspace;
+use toolchain::workspace;
 
 /// Of the kernels, and of all that runs on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

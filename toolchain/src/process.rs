@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 /// On-CPU time of all threads that live, ns: finer than the clock ticks of `stat`.
-pub(crate) fn cpu_ns(pid: u32) -> Result<u64> {
+pub fn cpu_ns(pid: u32) -> Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).context("the process has ended")? {
         // A thread may end meanwhile.
@@ -20,7 +20,7 @@ pub(crate) fn cpu_ns(pid: u32) -> Result<u64> {
 }
 
 /// The same of the calling thread.
-pub(crate) fn thread_cpu_ns() -> Result<u64> {
+pub fn thread_cpu_ns() -> Result<u64> {
     on_cpu_ns(&fs::read_to_string("/proc/thread-self/schedstat")?)
 }
 
@@ -30,12 +30,12 @@ fn on_cpu_ns(schedstat: &str) -> Result<u64> {
 }
 
 /// Peak resident memory, KiB.
-pub(crate) fn peak_rss_kib(pid: u32) -> Result<u64> {
+pub fn peak_rss_kib(pid: u32) -> Result<u64> {
     memory_kib(pid, "VmHWM")
 }
 
 /// One of the numbers of `status` that are in KiB.
-pub(crate) fn memory_kib(pid: u32, key: &str) -> Result<u64> {
+pub fn memory_kib(pid: u32, key: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
@@ -45,12 +45,12 @@ pub(crate) fn memory_kib(pid: u32, key: &str) -> Result<u64> {
 }
 
 /// How many files a process has open.
-pub(crate) fn files(pid: u32) -> Result<usize> {
+pub fn files(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 /// The ids of the BPF maps that a process has open.
-pub(crate) fn bpf_maps(pid: u32) -> Result<BTreeSet<u32>> {
+pub fn bpf_maps(pid: u32) -> Result<BTreeSet<u32>> {
     let mut ids = BTreeSet::new();
     for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
         let info = fs::read_to_string(file.path()).unwrap_or_default();
@@ -62,21 +62,21 @@ pub(crate) fn bpf_maps(pid: u32) -> Result<BTreeSet<u32>> {
 
 /// Maps and programs that a process has open.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Bpf {
+pub struct Bpf {
     /// Memory of the maps, bytes
-    pub(crate) map_bytes: u64,
+    pub map_bytes: u64,
     /// Time spent in programs, ns; 0 unless the kernel was told to count
-    pub(crate) run_ns: u64,
+    pub run_ns: u64,
     /// Runs of programs; 0 unless the kernel was told to count
-    pub(crate) runs: u64,
+    pub runs: u64,
     /// Runs skipped by the recursion guard
-    pub(crate) misses: u64,
+    pub misses: u64,
     /// Whether a program is attached
-    pub(crate) attached: bool,
+    pub attached: bool,
 }
 
 /// Looks through the open files.
-pub(crate) fn bpf(pid: u32) -> Result<Bpf> {
+pub fn bpf(pid: u32) -> Result<Bpf> {
     let mut found = Bpf::default();
     // Two files may be of the same map or program.
     let (mut maps, mut programs) = (BTreeMap::new(), BTreeMap::new());
@@ -121,7 +121,7 @@ pub(crate) fn bpf(pid: u32) -> Result<Bpf> {
 }
 
 /// Waits until a process has done less than a hundredth of a processor's work for a while.
-pub(crate) fn wait_until_idle(pid: u32, limit: Duration) -> Result<()> {
+pub fn wait_until_idle(pid: u32, limit: Duration) -> Result<()> {
     const TURN: Duration = Duration::from_millis(50);
     const QUIET_TURNS: u32 = 4;
     const QUIET_NS: u64 = 1_500_000;

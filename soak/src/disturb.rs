@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::mono_us;
 use super::random::Random;
 use super::story::Stops;
-use crate::workspace;
+use toolchain::workspace;
 
 /// A tracer that has not ended by then does not end.
 pub(super) const END_LIMIT: Duration = Duration::from_mins(1);

@@ -1,4 +1,8 @@
 //! `cargo xtask vm`: the kernel tests on distribution kernels, in virtual machines.
+#![expect(
+    clippy::print_stderr,
+    reason = "saying what happens is this program's job"
+)]
 
 mod arch;
 mod archive;
@@ -12,17 +16,14 @@ mod report;
 use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Parser as _;
 
-use crate::build::{self, Built, Profile, Progress};
-use crate::setup::{self, Found};
-use crate::test;
-use crate::workspace::{self, Outcome as Step};
 use arch::Arch;
 use archive::Archive;
 use emulator::Emulator;
@@ -30,6 +31,9 @@ use guest::Machine;
 use initramfs::Initramfs;
 use kernel::Kernel;
 use report::{Outcome, Run};
+use toolchain::build::{self, Built, Profile, Progress};
+use toolchain::setup::{self, Found};
+use toolchain::workspace::{self, Outcome as Step};
 
 /// One of each series that differs in what it offers to a tracer.
 const SERIES: [&str; 8] = ["5.10", "6.1", "6.12", "6.16", "6.18", "7.0", "7.2", "7.3"];
@@ -59,9 +63,10 @@ const PROGRAMS: [(&str, &str); 3] = [("bin", "busybox"), ("usr/sbin", "ip"), ("u
 /// Tests and the module they need.
 const NEEDS: [(&str, &str); 1] = [("prompt::unanswered_connect", "veth")];
 
-/// What `cargo xtask vm` takes.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+/// Run the kernel tests on other kernels, in virtual machines
+#[derive(Debug, clap::Parser)]
+#[command(name = "cargo xtask vm", bin_name = "cargo xtask vm")]
+struct Args {
     /// Kernels: a series as in 6.12, a point version as in 6.12.107, or newest [default: one of
     /// each series that differs]
     #[arg(value_name = "VERSION")]
@@ -93,10 +98,22 @@ pub(crate) struct Args {
     /// Write docs/kernels.md from what this run finds, unless a test fails
     #[arg(long)]
     write_docs: bool,
+    /// What `cargo xtask test` boots; a kernel that cannot be had is skipped
+    #[arg(long, hide = true)]
+    usual: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    workspace::conclude(&if args.usual {
+        usual(args.test.as_deref())
+    } else {
+        run(&args)
+    })
 }
 
 /// Boots each kernel, and fails if any test fails on any.
-pub(crate) fn run(args: &Args) -> Result<()> {
+fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     setup::setup(Found::Shown)?;
     let archive = open_archive(args.arch)?;
@@ -136,9 +153,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Boots the usual kernels, and fails if any test fails on any.
+fn usual(filter: Option<&str>) -> Result<()> {
+    setup::setup(Found::Hidden)?;
+    let built = build::build(Profile::Release, None, Progress::Hidden)?;
+    workspace::summarize(matrix(&built, filter))
+}
+
 /// Boots the usual kernels; how each went. One that cannot be had is skipped: an outage of a mirror
 /// is no fault of the project's.
-pub(crate) fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
+fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
     let skipped = |version: &str, why: &str| {
         let name = format!("Linux {version}");
         (name, Ok(Step::Skipped(why.to_owned())))
@@ -239,13 +263,13 @@ fn run_on(
     built: &Built,
     how: How<'_>,
 ) -> Result<Vec<Run>> {
-    let executable = test::build_kernel_tests(built)?;
+    let executable = build::build_kernel_tests(built)?;
     let tests = if built.target.is_none() {
         tests(&executable, how.filter)?
     } else {
         // What is compiled for another machine cannot be asked here.
         let here = build::build(Profile::Release, None, Progress::Shown)?;
-        tests(&test::build_kernel_tests(&here)?, how.filter)?
+        tests(&build::build_kernel_tests(&here)?, how.filter)?
     };
     if tests.is_empty() {
         return Ok(Vec::new());

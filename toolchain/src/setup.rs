@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: installs what the eBPF build needs and this machine lacks.
+//! Installs what the eBPF build needs and this machine lacks.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 
 /// Whether `setup` mentions what was there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub enum Found {
     /// One line for each piece.
     Shown,
     /// Only what gets installed is shown.
@@ -33,7 +33,7 @@ pub(crate) enum Found {
 }
 
 /// Looks for each piece and installs it if it is missing.
-pub(crate) fn setup(found: Found) -> Result<()> {
+pub fn setup(found: Found) -> Result<()> {
     let core = ensure_core()?;
     let linker = ensure_linker()?;
     if found == Found::Shown {
@@ -92,7 +92,7 @@ fn install_core() -> Result<()> {
 }
 
 /// Installs Debian packages, after refreshing their index if it is empty or too old.
-pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
+pub fn apt_install(packages: &[&str]) -> Result<()> {
     // Never in exchange for a package that the user installed.
     let mut install = apt_get("install");
     install
@@ -104,6 +104,18 @@ pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     eprintln!("refreshing the index of packages...");
     workspace::run_quietly(&mut apt_get("update"))?;
     workspace::run_quietly(&mut install)
+}
+
+/// The kernel tests build networks of their own with iproute2.
+pub fn ensure_network_tools() -> Result<()> {
+    if ["ip", "tc"].into_iter().all(workspace::has_program) {
+        return Ok(());
+    }
+    if workspace::has_program("apt-get") {
+        eprintln!("installing iproute2 with apt-get...");
+        return apt_install(&["iproute2"]);
+    }
+    bail!("the kernel tests need the commands ip and tc: install the package iproute2");
 }
 
 fn apt_get(subcommand: &str) -> Command {
@@ -150,7 +162,7 @@ fn ensure_linker() -> Result<PathBuf> {
 
 /// The `cargo-deny` to use: one that is on the path or in .tools, whatever its version, or else one that
 /// is installed there.
-pub(crate) fn ensure_deny() -> Result<PathBuf> {
+pub fn ensure_deny() -> Result<PathBuf> {
     let tools = workspace::root().join(".tools");
     let ours = tools.join("bin/cargo-deny");
     let runs = |program: &Path| {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::load::{PORT, PORT_MASK};
-use crate::process::{bpf, wait_until_idle};
+use toolchain::process::{bpf, wait_until_idle};
 
 /// A tracer that is not ready by then has failed.
 const START_LIMIT: Duration = Duration::from_mins(1);

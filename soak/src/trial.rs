@@ -22,7 +22,7 @@ use super::random::Random;
 use super::story::{Numbers, Story};
 use super::stream::{self, Claims};
 use super::truth::Truth;
-use crate::process::wait_until_idle;
+use toolchain::process::wait_until_idle;
 
 /// Namespaces that are busy at the same time.
 const SCENES: usize = 3;
@@ -275,7 +275,7 @@ impl<'a> Trial<'a> {
     fn begin_scene(&mut self) -> Result<Scene> {
         self.scenes_begun = self.scenes_begun.wrapping_add(1);
         let mut process = Command::new(env::current_exe()?)
-            .args(["soak", "scene", "--seed", &self.random.next().to_string()])
+            .args(["scene", "--seed", &self.random.next().to_string()])
             .args(["--number", &self.scenes_begun.to_string()])
             .args(["--run", &process::id().to_string()])
             .stdin(Stdio::piped())

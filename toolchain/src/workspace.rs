@@ -4,27 +4,27 @@ use std::env;
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 /// The folder of the workspace.
-pub(crate) fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .expect("xtask is a folder of the workspace")
+        .expect("this crate is a folder of the workspace")
 }
 
 /// `cargo SUBCOMMAND`, of the toolchain this program was compiled by.
-pub(crate) fn cargo(subcommand: &str) -> Command {
+pub fn cargo(subcommand: &str) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(subcommand).current_dir(root());
     cargo
 }
 
 /// Makes cargo compile for another machine, with the linker that comes with Rust.
-pub(crate) fn compile_for(cargo: &mut Command, target: Option<&str>) {
+pub fn compile_for(cargo: &mut Command, target: Option<&str>) {
     let Some(target) = target else { return };
     let linker = format!(
         "CARGO_TARGET_{}_LINKER",
@@ -34,7 +34,7 @@ pub(crate) fn compile_for(cargo: &mut Command, target: Option<&str>) {
 }
 
 /// The target of this machine, as rustc names it.
-pub(crate) fn host() -> Result<String> {
+pub fn host() -> Result<String> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc)
         .args(["--print", "host-tuple"])
@@ -46,7 +46,7 @@ pub(crate) fn host() -> Result<String> {
 }
 
 /// `program`, through `sudo` if this process is not root.
-pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
+pub fn as_root(program: impl AsRef<OsStr>) -> Command {
     if is_root() {
         return Command::new(program);
     }
@@ -56,13 +56,13 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Whether this process is root.
-pub(crate) fn is_root() -> bool {
+pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
 /// Whether `program` is in a folder of `PATH`, or of those only root has in it.
-pub(crate) fn has_program(program: &str) -> bool {
+pub fn has_program(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
@@ -70,7 +70,7 @@ pub(crate) fn has_program(program: &str) -> bool {
 }
 
 /// Waits for `command`; anything but success is an error that shows it.
-pub(crate) fn run(command: &mut Command) -> Result<Outcome> {
+pub fn run(command: &mut Command) -> Result<Outcome> {
     let status = command
         .status()
         .with_context(|| format!("cannot run {}", shown(command)))?;
@@ -91,7 +91,7 @@ fn shown(command: &Command) -> String {
 }
 
 /// What cargo reports in JSON while `command` runs; its messages for people are shown as ever.
-pub(crate) fn cargo_messages(command: &mut Command) -> Result<Vec<Value>> {
+pub fn cargo_messages(command: &mut Command) -> Result<Vec<Value>> {
     command
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit());
@@ -108,7 +108,7 @@ pub(crate) fn cargo_messages(command: &mut Command) -> Result<Vec<Value>> {
 }
 
 /// Like [`run`], but what `command` writes is shown only if it fails.
-pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
+pub fn run_quietly(command: &mut Command) -> Result<()> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {}", shown(command)))?;
@@ -122,7 +122,7 @@ pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
 
 /// How a step ended that did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// It ran.
     Passed,
     /// It could not be run on this machine; this is why.
@@ -130,7 +130,7 @@ pub(crate) enum Outcome {
 }
 
 /// Says how the named steps ended, and fails if any did.
-pub(crate) fn summarize<Name: Display>(steps: Vec<(Name, Result<Outcome>)>) -> Result<()> {
+pub fn summarize<Name: Display>(steps: Vec<(Name, Result<Outcome>)>) -> Result<()> {
     eprintln!();
     let mut failed = 0;
     for (name, result) in steps {
@@ -147,4 +147,15 @@ pub(crate) fn summarize<Name: Display>(steps: Vec<(Name, Result<Outcome>)>) -> R
         bail!("{failed} failed");
     }
     Ok(())
+}
+
+/// Says what went wrong, if anything did; a task's exit status.
+pub fn conclude(done: &Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::process::{self, Command};
 
 use anyhow::{Context as _, Result};
 
-use crate::workspace;
+use toolchain::workspace;
 
 /// What ends a time-wait socket in the end (`net/ipv4/inet_timewait_sock.c`).
 const TIME_WAIT_TIMER: &str = "tw_timer_handler";

@@ -14,20 +14,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The target the eBPF side is compiled for.
-pub(crate) const TARGET: &str = "bpfel-unknown-none";
+pub const TARGET: &str = "bpfel-unknown-none";
 
 /// `rust-src` or `prebuilt`: use only this kind of core library.
-pub(crate) const CORE_VAR: &str = "TCPTRACE_BPF_CORE";
+pub const CORE_VAR: &str = "TCPTRACE_BPF_CORE";
 
 /// The compiler to use for the eBPF side, instead of looking for one.
-pub(crate) const RUSTC_VAR: &str = "TCPTRACE_BPF_RUSTC";
+pub const RUSTC_VAR: &str = "TCPTRACE_BPF_RUSTC";
 
 /// The `bpf-linker` to use, instead of looking for one.
-pub(crate) const LINKER_VAR: &str = "BPF_LINKER";
+pub const LINKER_VAR: &str = "BPF_LINKER";
 
 /// Where the eBPF side's `core` comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CoreSource {
+pub enum CoreSource {
     /// The compiler's own library source, compiled along with the eBPF side.
     RustSrc,
     /// Compiled already, by a distribution.
@@ -36,18 +36,18 @@ pub(crate) enum CoreSource {
 
 /// A compiler that has a `core` library for the eBPF target.
 #[derive(Debug)]
-pub(crate) struct BpfCompiler {
+pub struct BpfCompiler {
     /// The compiler itself.
-    pub(crate) rustc: PathBuf,
+    pub rustc: PathBuf,
     /// Where its libraries are.
-    pub(crate) sysroot: PathBuf,
+    pub sysroot: PathBuf,
     /// Where its `core` for the eBPF target comes from.
-    pub(crate) core: CoreSource,
+    pub core: CoreSource,
 }
 
 /// A piece that is not installed, or a setting that names something unusable.
 #[derive(Debug)]
-pub(crate) enum Unusable {
+pub enum Unusable {
     /// No compiler has a `core` library for the eBPF target.
     Core,
     /// There is no `bpf-linker`.
@@ -84,7 +84,7 @@ impl Error for Unusable {}
 impl BpfCompiler {
     /// The compiler to use: the active one with its `rust-src` component if that is installed,
     /// else any one that came with a `core` for the eBPF target.
-    pub(crate) fn find() -> Result<Self, Unusable> {
+    pub fn find() -> Result<Self, Unusable> {
         let wanted = wanted_core()?;
         let is_wanted = |core| wanted.is_none_or(|wanted| wanted == core);
 
@@ -136,7 +136,7 @@ impl BpfCompiler {
     }
 
     /// `cargo SUBCOMMAND` on the eBPF side, for a kernel on `arch` (as in `CARGO_CFG_TARGET_ARCH`).
-    pub(crate) fn cargo(&self, subcommand: &str, arch: &str, codegen: &[String]) -> Command {
+    pub fn cargo(&self, subcommand: &str, arch: &str, codegen: &[String]) -> Command {
         let mut flags = vec![
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=0".to_owned(),
@@ -171,7 +171,7 @@ impl BpfCompiler {
 }
 
 /// The `bpf-linker` to use: of `LINKER_VAR`, of the project's tools folder, of `PATH`.
-pub(crate) fn find_linker(workspace: &Path) -> Result<PathBuf, Unusable> {
+pub fn find_linker(workspace: &Path) -> Result<PathBuf, Unusable> {
     if let Some(linker) = env::var_os(LINKER_VAR) {
         if Path::new(&linker).is_file() {
             return Ok(linker.into());
@@ -194,10 +194,7 @@ pub(crate) fn find_linker(workspace: &Path) -> Result<PathBuf, Unusable> {
 /// The linker loads the first file named `libLLVM*` of the library path. A distribution may have
 /// several versions in one folder, and older ones cannot read the compiler's output, so the right
 /// one is linked into a folder of its own.
-pub(crate) fn linker_libraries(
-    compiler: &BpfCompiler,
-    out: &Path,
-) -> Result<OsString, Box<dyn Error>> {
+pub fn linker_libraries(compiler: &BpfCompiler, out: &Path) -> Result<OsString, Box<dyn Error>> {
     let version = Command::new(&compiler.rustc).arg("-vV").output()?;
     let version = String::from_utf8(version.stdout)?;
     let major = version
@@ -250,7 +247,7 @@ fn is_elf(path: &Path) -> bool {
 }
 
 /// The only kind of core library to use, if the user said so.
-pub(crate) fn wanted_core() -> Result<Option<CoreSource>, Unusable> {
+pub fn wanted_core() -> Result<Option<CoreSource>, Unusable> {
     match env::var_os(CORE_VAR) {
         None => Ok(None),
         Some(value) if value == "rust-src" => Ok(Some(CoreSource::RustSrc)),

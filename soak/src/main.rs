@@ -4,6 +4,10 @@
 //! processes and other tracers do. All of its lines are read and checked as they come, against what
 //! the processes of the load know of themselves; at the end their number, against what the kernel
 //! has counted, and what is left in memory and in the maps.
+#![expect(
+    clippy::print_stderr,
+    reason = "saying what happens is this program's job"
+)]
 
 mod claim;
 mod disturb;
@@ -18,22 +22,27 @@ mod stream;
 mod trial;
 mod truth;
 
+use std::env;
 use std::path::PathBuf;
-use std::process;
+use std::process::{self, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Parser as _;
 use rustix::time::ClockId;
 
-use crate::build::{self, Profile, Progress};
-use crate::setup::{self, Found};
-use crate::test;
-use crate::workspace;
+use toolchain::build::{self, Profile, Progress};
+use toolchain::setup::{self, Found};
+use toolchain::workspace;
 
-/// What `cargo xtask soak` takes.
-#[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct Args {
+/// Trace a long and rough mixture of connections, and check all that is told; needs root
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "cargo xtask soak",
+    bin_name = "cargo xtask soak",
+    args_conflicts_with_subcommands = true
+)]
+struct Args {
     #[command(subcommand)]
     part: Option<Part>,
     /// How long
@@ -66,8 +75,12 @@ enum Part {
     Scene(scene::Plan),
 }
 
+fn main() -> ExitCode {
+    workspace::conclude(&run(&Args::parse()))
+}
+
 /// Builds, and starts the trial as root.
-pub(crate) fn run(args: &Args) -> Result<()> {
+fn run(args: &Args) -> Result<()> {
     match &args.part {
         None => prepare_and_try(args),
         Some(Part::Trial(plan)) => trial::run(plan),
@@ -77,14 +90,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn prepare_and_try(args: &Args) -> Result<()> {
     setup::setup(Found::Hidden)?;
-    test::ensure_network_tools()?;
+    setup::ensure_network_tools()?;
     let tcptrace = build::build(Profile::Release, None, Progress::Shown)?.tcptrace;
     let seed = args.seed.map_or_else(chance, Ok)?;
     let mut trial = workspace::as_root("unshare");
     trial
         .args(["--mount", "--"])
-        .arg(build_optimized()?)
-        .args(["soak", "trial", "--minutes", &args.minutes.to_string()])
+        .arg(env::current_exe()?)
+        .args(["trial", "--minutes", &args.minutes.to_string()])
         .args(["--seed", &seed.to_string(), "--tcptrace"])
         .arg(tcptrace);
     if let Some(keep) = &args.keep {
@@ -98,16 +111,6 @@ fn prepare_and_try(args: &Args) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// This program, fit to read what a tracer writes at full speed.
-fn build_optimized() -> Result<PathBuf> {
-    let mut cargo = workspace::cargo("build");
-    cargo.args(["--release", "--package", "xtask", "--bin", "xtask"]);
-    workspace::cargo_messages(&mut cargo)?
-        .iter()
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no executable")
 }
 
 fn chance() -> Result<u64> {

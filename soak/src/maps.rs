@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use anyhow::{Context as _, Result, bail};
 use tcptrace_common::count::{self, COUNTS};
 
-use crate::process::bpf_maps;
+use toolchain::process::bpf_maps;
 
 // Commands of `bpf(2)`, and where `union bpf_attr` and `struct bpf_map_info` have their fields
 // (include/uapi/linux/bpf.h).

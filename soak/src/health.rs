@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::process::{files, memory_kib};
+use toolchain::process::{files, memory_kib};
 
 /// Until the ring has been filled once and every path has been walked.
 const WARM_UP: Duration = Duration::from_secs(15);

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::dialogue::Dialogue;
-use crate::process;
-use crate::workspace;
+use toolchain::process;
+use toolchain::workspace;
 
 /// Ports of servers: a multiple of 64, and the 63 after it.
 pub(super) const PORT: u16 = 7744;
@@ -254,7 +254,7 @@ fn allow_files() -> Result<u64> {
 fn start(what: &str, plan: Plan) -> Result<Dialogue> {
     let mut process = Dialogue::start(
         Command::new(env::current_exe()?)
-            .args(["bench", what])
+            .arg(what)
             .args(plan.args()),
     )?;
     process.expect("ready")?;

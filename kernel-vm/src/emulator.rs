@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 use super::arch::Arch;
 use super::archive::Archive;
-use crate::setup;
-use crate::workspace;
+use toolchain::setup;
+use toolchain::workspace;
 
 /// The libraries and firmware of an unpacked QEMU, below its folder. `/lib` and `/lib64` are links into
 /// `/usr` on an installed system.

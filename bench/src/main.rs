@@ -2,6 +2,10 @@
 //!
 //! Every trial has a load of its own in a network namespace of its own. Rounds are interleaved, so
 //! that a machine that grows slower does so for all, and ratios are taken within a round.
+#![expect(
+    clippy::print_stderr,
+    reason = "saying what happens is this program's job"
+)]
 
 mod dialogue;
 mod load;
@@ -14,18 +18,19 @@ use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use clap::Parser as _;
 
-use crate::bpf_toolchain::{self, BpfCompiler};
-use crate::build::{self, Profile, Progress};
-use crate::setup::{self, Found};
-use crate::workspace;
 use load::Plan;
 use report::{Comparison, Series};
 use tool::{Prints, Programs, Tool};
+use toolchain::bpf_toolchain::{self, BpfCompiler};
+use toolchain::build::{self, Profile, Progress};
+use toolchain::setup::{self, Found};
+use toolchain::workspace;
 use trial::{Output, Promptness};
 use turns::Turns;
 
@@ -40,10 +45,14 @@ const LOADS_PER_ROUND: usize = 6;
 /// Makes the kernel count runs of programs, and their time.
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
-/// What `cargo xtask bench` takes.
-#[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct Args {
+/// Measure tcptrace beside other tracers and beside none; needs root
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    args_conflicts_with_subcommands = true
+)]
+struct Args {
     #[command(subcommand)]
     part: Option<Part>,
     #[command(flatten)]
@@ -122,8 +131,12 @@ impl Table {
     }
 }
 
+fn main() -> ExitCode {
+    workspace::conclude(&run(&Args::parse()))
+}
+
 /// Builds, installs the peers, and measures.
-pub(crate) fn run(args: &Args) -> Result<()> {
+fn run(args: &Args) -> Result<()> {
     match &args.part {
         None => prepare_and_measure(args),
         Some(Part::Trials { choice, programs }) => Bench::new(choice, programs)?.run(),
@@ -149,7 +162,7 @@ fn prepare_and_measure(args: &Args) -> Result<()> {
     trials
         .args(["--mount", "--", "env", "--default-signal=INT"])
         .arg(env::current_exe()?)
-        .args(["bench", "trials", "--rounds", &rounds])
+        .args(["trials", "--rounds", &rounds])
         .args(choice.quick.then_some("--quick"));
     for name in &choice.only {
         trials.args(["--only", name]);
@@ -189,13 +202,7 @@ fn ensure_peer(program: &str, package: &str) {
 /// Compiles the agent and the floor.
 fn build() -> Result<Programs> {
     let built = build::build(Profile::Release, None, Progress::Shown)?;
-    let mut cargo = workspace::cargo("build");
-    cargo.args(["--release", "--package", "xtask", "--bin", "floor"]);
-    cargo.args(["--features", "floor"]);
-    let floor = workspace::cargo_messages(&mut cargo)?
-        .iter()
-        .find_map(|message| message["executable"].as_str().map(Into::into))
-        .context("cargo named no executable")?;
+    let floor = build::executable("bench", "floor", &["--release", "--features", "floor"])?;
     let folder = workspace::root().join("target/bench");
     fs::create_dir_all(&folder)?;
     Ok(Programs {

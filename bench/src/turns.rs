@@ -14,7 +14,7 @@ use super::dialogue::Dialogue;
 use super::load::{Plan, Progress};
 use super::tool::{Programs, Tool, Tracer};
 use super::trial::start_load;
-use crate::process::cpu_ns;
+use toolchain::process::cpu_ns;
 
 /// How long a turn is measured.
 const TURN: Duration = Duration::from_millis(600);

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::dialogue::Dialogue;
 use super::load::{PORT, PORT_MASK, Plan};
 use super::tool::{Prints, Programs, Tool, Tracer};
-use crate::process::{Bpf, bpf, cpu_ns, peak_rss_kib, wait_until_idle};
+use toolchain::process::{Bpf, bpf, cpu_ns, peak_rss_kib, wait_until_idle};
 
 /// Transitions of a connection in which the client closes first, both ends together.
 const TRANSITIONS: u32 = 10;
@@ -296,7 +296,7 @@ pub(super) fn start_load(plan: Plan) -> Result<Dialogue> {
         Command::new("unshare")
             .args(["--net", "--"])
             .arg(env::current_exe()?)
-            .args(["bench", "client"])
+            .arg("client")
             .args(plan.args()),
     )?;
     load.expect("ready")?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::arch::Arch;
-use crate::workspace;
+use toolchain::workspace;
 
 /// Where the kernels are; `-security` suites are on a server of their own.
 const SUITES: [&str; 7] = [
