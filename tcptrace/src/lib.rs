@@ -24,6 +24,7 @@ pub mod event;
 pub mod explain;
 pub mod file;
 pub mod filter;
+pub mod identity;
 pub mod kernel;
 pub mod manual;
 pub mod output;

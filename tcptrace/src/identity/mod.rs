@@ -1,0 +1,3 @@
+//! Who owns a connection, beyond its process id.
+
+pub mod cgroup;
