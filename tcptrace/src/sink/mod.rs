@@ -1,6 +1,7 @@
 //! Records to text. Pure: a sink appends bytes to a buffer and knows no file.
 
 pub mod json;
+mod pen;
 mod remembered;
 pub mod table;
 pub mod text;

@@ -6,7 +6,7 @@ use tcptrace_common::tcp;
 
 use anstyle::Style;
 
-use super::pen::{DIM, RED, push};
+use crate::sink::pen::{DIM, RED, push};
 use crate::{
     event::{Connection, Totals},
     sink::text::{count, push_bytes, push_duration, push_escaped, push_number},

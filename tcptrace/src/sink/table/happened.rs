@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use super::pen::push;
+use crate::sink::pen::push;
 use crate::{
     event::{Connection, Numbers},
     sink::text::{count, duration, escape, push_duration, push_number},

@@ -9,7 +9,6 @@ mod closed;
 mod fold;
 mod happened;
 mod layout;
-mod pen;
 mod subject;
 
 use std::collections::HashMap;
@@ -19,15 +18,16 @@ use anstyle::Style;
 use self::{
     closed::{Detail, States},
     layout::{Last, Layout, SPAN_WIDTH, STATE_WIDTH},
-    pen::{BLUE, BOLD, CYAN, DIM, GREEN, Pen, RED, YELLOW, blanks, finish},
     subject::Subject,
 };
 use super::{
-    End, Lines, Lost, Sink, Start, explanation, reset_reason,
+    End, Lines, Lost, Sink, Start, explanation,
+    pen::{BOLD, DIM, GREEN, Pen, RED, YELLOW, blanks, finish, state_style},
+    reset_reason,
     text::{count, push_duration},
     time::{Clock, TimeColumn},
 };
-use crate::event::{Connection, Event, State, Totals};
+use crate::event::{Connection, Event, Totals};
 
 /// Most rows are shorter.
 const ROW_BYTES: usize = 512;
@@ -231,16 +231,6 @@ impl Table {
     fn remark(&mut self, connection: &Connection, remark: &str, style: Style, out: &mut Vec<u8>) {
         self.head(connection, out);
         self.words(self.head_width(), remark, style, out);
-    }
-}
-
-fn state_style(state: State) -> Style {
-    match state.name() {
-        "ESTABLISHED" => GREEN,
-        "SYN_SENT" | "SYN_RECV" => CYAN,
-        "LISTEN" => BLUE,
-        "CLOSE" => DIM,
-        _ => YELLOW,
     }
 }
 

@@ -4,13 +4,11 @@ use std::net::IpAddr;
 
 use anstyle::Style;
 
-use super::{
-    layout::{ARROW_WIDTH, CONN_WIDTH, Layout, PID_WIDTH, PORT_WIDTH, WHOLE},
-    pen::{BOLD, CONNECTIONS, DIM, Pen, blanks},
-};
+use super::layout::{ARROW_WIDTH, CONN_WIDTH, Layout, PID_WIDTH, PORT_WIDTH, WHOLE};
 use crate::{
     event::Connection,
     sink::{
+        pen::{BOLD, CONNECTIONS, DIM, Pen, blanks},
         remembered::Remembered,
         text::{clip, escape, push_address, push_escaped, push_hex, push_number},
     },

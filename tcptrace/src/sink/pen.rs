@@ -4,20 +4,33 @@ use std::io::Write as _;
 
 use anstyle::{AnsiColor, Color, Style};
 
-pub(super) const DIM: Style = Style::new().dimmed();
-pub(super) const BOLD: Style = Style::new().bold();
-pub(super) const RED: Style = color(AnsiColor::Red);
-pub(super) const GREEN: Style = color(AnsiColor::Green);
-pub(super) const YELLOW: Style = color(AnsiColor::Yellow);
-pub(super) const CYAN: Style = color(AnsiColor::Cyan);
-pub(super) const BLUE: Style = color(AnsiColor::Blue);
+use crate::event::State;
+
+pub(in crate::sink) const DIM: Style = Style::new().dimmed();
+pub(in crate::sink) const BOLD: Style = Style::new().bold();
+pub(in crate::sink) const RED: Style = color(AnsiColor::Red);
+pub(in crate::sink) const GREEN: Style = color(AnsiColor::Green);
+pub(in crate::sink) const YELLOW: Style = color(AnsiColor::Yellow);
+pub(in crate::sink) const CYAN: Style = color(AnsiColor::Cyan);
+pub(in crate::sink) const BLUE: Style = color(AnsiColor::Blue);
 
 const fn color(color: AnsiColor) -> Style {
     Style::new().fg_color(Some(Color::Ansi(color)))
 }
 
+/// The colour of a state.
+pub(in crate::sink) fn state_style(state: State) -> Style {
+    match state.name() {
+        "ESTABLISHED" => GREEN,
+        "SYN_SENT" | "SYN_RECV" => CYAN,
+        "LISTEN" => BLUE,
+        "CLOSE" => DIM,
+        _ => YELLOW,
+    }
+}
+
 /// Colours that tell neighbouring connections apart.
-pub(super) const CONNECTIONS: [Style; 6] = [
+pub(in crate::sink) const CONNECTIONS: [Style; 6] = [
     color(AnsiColor::BrightBlue),
     color(AnsiColor::BrightMagenta),
     color(AnsiColor::BrightCyan),
@@ -28,13 +41,13 @@ pub(super) const CONNECTIONS: [Style; 6] = [
 
 /// Puts text into columns.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pen {
-    pub(super) colored: bool,
+pub(in crate::sink) struct Pen {
+    pub(in crate::sink) colored: bool,
 }
 
 impl Pen {
     /// Appends `text` in `width` columns, left or right aligned, in `style`.
-    pub(super) fn cell(
+    pub(in crate::sink) fn cell(
         self,
         row: &mut Vec<u8>,
         text: &str,
@@ -46,7 +59,7 @@ impl Pen {
     }
 
     /// The same for text of ours, a column to a byte.
-    pub(super) fn ascii(
+    pub(in crate::sink) fn ascii(
         self,
         row: &mut Vec<u8>,
         text: &str,
@@ -58,7 +71,7 @@ impl Pen {
     }
 
     /// The same for text that takes so many columns.
-    pub(super) fn put(
+    pub(in crate::sink) fn put(
         self,
         row: &mut Vec<u8>,
         text: &[u8],
@@ -80,27 +93,27 @@ impl Pen {
     }
 
     /// The same for text that nothing has to be aligned with.
-    pub(super) fn last(self, row: &mut Vec<u8>, text: &str, style: Style) {
+    pub(in crate::sink) fn last(self, row: &mut Vec<u8>, text: &str, style: Style) {
         self.begin(row, style);
         push(row, text);
         self.end(row, style);
     }
 
-    pub(super) fn begin(self, row: &mut Vec<u8>, style: Style) {
+    pub(in crate::sink) fn begin(self, row: &mut Vec<u8>, style: Style) {
         if self.colored && style != Style::new() {
             // Writing to memory does not fail.
             let _infallible = write!(row, "{}", style.render());
         }
     }
 
-    pub(super) fn end(self, row: &mut Vec<u8>, style: Style) {
+    pub(in crate::sink) fn end(self, row: &mut Vec<u8>, style: Style) {
         if self.colored && style != Style::new() {
             let _infallible = write!(row, "{}", style.render_reset());
         }
     }
 
     /// A number; `-` if it is not known.
-    pub(super) fn number(
+    pub(in crate::sink) fn number(
         self,
         row: &mut Vec<u8>,
         number: Option<u32>,
@@ -114,16 +127,16 @@ impl Pen {
     }
 }
 
-pub(super) fn push(row: &mut Vec<u8>, text: &str) {
+pub(in crate::sink) fn push(row: &mut Vec<u8>, text: &str) {
     row.extend_from_slice(text.as_bytes());
 }
 
-pub(super) fn blanks(row: &mut Vec<u8>, number: usize) {
+pub(in crate::sink) fn blanks(row: &mut Vec<u8>, number: usize) {
     row.resize(row.len() + number, b' ');
 }
 
 /// Ends a row, without the blanks at its end.
-pub(super) fn finish(out: &mut Vec<u8>) {
+pub(in crate::sink) fn finish(out: &mut Vec<u8>) {
     let len = out.trim_ascii_end().len();
     out.truncate(len);
     out.push(b'\n');
