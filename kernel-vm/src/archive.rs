@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::arch::Arch;
+use crate::arch::Arch;
 use toolchain::workspace;
 
 /// Where the kernels are; `-security` suites are on a server of their own.
@@ -22,7 +22,7 @@ const SUITES: [&str; 7] = [
 ];
 
 /// Of the package `debian-archive-keyring`
-pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// For a system that is not Debian: the archive and its security updates.
 const MIRRORS: [&str; 2] = [
@@ -35,19 +35,19 @@ const INDEX_AGE: Duration = Duration::from_hours(12);
 
 /// A kernel in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
+pub struct Candidate {
     /// As in `6.12.107`
-    pub(super) version: String,
+    pub version: String,
     /// What the packages are named after, as in `6.12.107+deb13`
-    pub(super) release: String,
+    pub release: String,
     /// The kernel, and its modules if they are apart and still there
-    pub(super) packages: Vec<String>,
+    pub packages: Vec<String>,
     order: Vec<u32>,
 }
 
 /// The index of the packages, and where to download to.
 #[derive(Debug)]
-pub(super) struct Archive {
+pub struct Archive {
     folder: PathBuf,
     arch: Arch,
     candidates: Vec<Candidate>,
@@ -55,7 +55,7 @@ pub(super) struct Archive {
 
 impl Archive {
     /// Reads the index, and gets it first if there is none or it is old.
-    pub(super) fn open(folder: &Path, arch: Arch) -> Result<Self> {
+    pub fn open(folder: &Path, arch: Arch) -> Result<Self> {
         let apt = folder.join("apt");
         fs::create_dir_all(apt.join("state/lists/partial"))?;
         fs::create_dir_all(apt.join("cache/archives/partial"))?;
@@ -89,12 +89,12 @@ impl Archive {
     }
 
     /// Where prepared kernels are kept.
-    pub(super) fn kernels(&self) -> PathBuf {
+    pub fn kernels(&self) -> PathBuf {
         self.folder.join("kernels")
     }
 
     /// The kernels that `wanted` names, newest first.
-    pub(super) fn find(&self, wanted: &str) -> Vec<&Candidate> {
+    pub fn find(&self, wanted: &str) -> Vec<&Candidate> {
         let prefix = match wanted {
             "newest" => String::new(),
             series => format!("{series}."),
@@ -108,7 +108,7 @@ impl Archive {
     }
 
     /// Gets the packages of a kernel into a folder and unpacks them there.
-    pub(super) fn unpack(&self, candidate: &Candidate, folder: &Path) -> Result<()> {
+    pub fn unpack(&self, candidate: &Candidate, folder: &Path) -> Result<()> {
         let debs = folder.join("debs");
         fs::create_dir_all(&debs)?;
         let mut download = self.apt("apt-get");
@@ -121,12 +121,12 @@ impl Archive {
     }
 
     /// Whether [`Self::programs`] has done that already.
-    pub(super) fn has_programs(&self, name: &str) -> bool {
+    pub fn has_programs(&self, name: &str) -> bool {
         self.folder.join(name).exists()
     }
 
     /// A folder with these packages and all they need, unpacked; `name` is its own.
-    pub(super) fn programs(&self, name: &str, packages: &[&str]) -> Result<PathBuf> {
+    pub fn programs(&self, name: &str, packages: &[&str]) -> Result<PathBuf> {
         let folder = self.folder.join(name);
         if !folder.exists() {
             let debs = self.folder.join("apt/cache/archives");

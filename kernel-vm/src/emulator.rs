@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::arch::Arch;
-use super::archive::Archive;
+use crate::arch::Arch;
+use crate::archive::Archive;
 use toolchain::setup;
 use toolchain::workspace;
 
@@ -20,7 +20,7 @@ const LOADER: &str = "ld-linux-x86-64.so.2";
 
 /// How QEMU is called.
 #[derive(Debug)]
-pub(super) struct Emulator {
+pub struct Emulator {
     program: PathBuf,
     /// What comes before its own arguments
     first: Vec<OsString>,
@@ -31,7 +31,7 @@ pub(super) struct Emulator {
 impl Emulator {
     /// The one on the path, else the one that apt can install. Where apt refuses, because it would have
     /// to remove another package, the package is unpacked beside the kernels.
-    pub(super) fn find(arch: Arch, archive: &Archive) -> Result<Self> {
+    pub fn find(arch: Arch, archive: &Archive) -> Result<Self> {
         let (program, package) = arch.emulator();
         if !workspace::has_program(program) && !archive.has_programs(package) {
             eprintln!("installing {package} with apt-get...");
@@ -78,7 +78,7 @@ impl Emulator {
     }
 
     /// QEMU, without any argument of the caller's.
-    pub(super) fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.first);
         if let Some(modules) = &self.modules {

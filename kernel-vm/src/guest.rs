@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::arch::Arch;
-use super::emulator::Emulator;
-use super::kernel::Kernel;
+use crate::arch::Arch;
+use crate::emulator::Emulator;
+use crate::kernel::Kernel;
 
 /// A guest that says nothing for longer than this hangs. Each test has a shorter limit, of the
 /// guest's own time.
@@ -28,33 +28,51 @@ const COMMAND_LINE: &str = "quiet panic=-1 oops=panic mitigations=off nokaslr ra
 
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Machine<'kernel> {
+pub struct Machine<'kernel> {
     /// What its processors are
-    pub(super) arch: Arch,
+    pub arch: Arch,
     /// The kernel
-    pub(super) kernel: &'kernel Kernel,
+    pub kernel: &'kernel Kernel,
     /// How many processors
-    pub(super) cpus: u8,
+    pub cpus: u8,
     /// The only kind of accept hook to use
-    pub(super) hooks: Option<&'kernel str>,
+    pub hooks: Option<&'kernel str>,
     /// What else to tell the kernel
-    pub(super) boot: Option<&'kernel str>,
+    pub boot: Option<&'kernel str>,
+}
+
+/// How the time of a machine with one processor passes.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// An instruction takes two to the power of this, ns
+    pub shift: u8,
+    /// What QEMU takes its random numbers from, so that the guest does the same each time
+    pub seed: Option<u32>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            shift: 1,
+            seed: None,
+        }
+    }
 }
 
 /// What came out of it.
 #[derive(Debug)]
-pub(super) struct Said {
+pub struct Said {
     /// What `init.sh` wrote
-    pub(super) results: String,
+    pub results: String,
     /// Why it did not come to its end
-    pub(super) cut_short: Option<String>,
+    pub cut_short: Option<String>,
     /// How long each test took on the host, in the order in which they ended
-    pub(super) took: Vec<Duration>,
+    pub took: Vec<Duration>,
 }
 
 impl Said {
     /// Whether it got as far as the first test.
-    pub(super) fn reached_tests(&self) -> bool {
+    pub fn reached_tests(&self) -> bool {
         self.results.contains("## begin ")
     }
 }
@@ -79,14 +97,26 @@ impl fmt::Display for Machine<'_> {
 }
 
 impl Machine<'_> {
-    /// Boots, and waits until it is switched off.
-    pub(super) fn run(self, emulator: &Emulator, initramfs: &Path, folder: &Path) -> Result<Said> {
+    /// Boots, and waits until it is switched off. The files of serial lines go into `folder`.
+    pub fn run(self, emulator: &Emulator, initramfs: &Path, folder: &Path) -> Result<Said> {
+        self.run_with(emulator, initramfs, folder, Clock::default())
+    }
+
+    /// The same, where time is to pass in another way.
+    pub fn run_with(
+        self,
+        emulator: &Emulator,
+        initramfs: &Path,
+        folder: &Path,
+        clock: Clock,
+    ) -> Result<Said> {
         let console = folder.join("serial.log");
         let results = folder.join("results.log");
         for log in [&console, &results] {
             fs::write(log, "")?;
         }
-        let mut qemu = self.arch.machine(emulator, &console, &results);
+        let mut qemu = emulator.command();
+        self.arch.machine(&mut qemu, &console, &results);
         // One thread: emulated atomic instructions of several are not always atomic.
         qemu.args(["-accel", "tcg,thread=single"])
             .args(["-m", MEMORY_MIB])
@@ -99,10 +129,14 @@ impl Machine<'_> {
             .arg(self.command_line())
             .stdin(Stdio::null());
         if self.cpus == 1 {
-            // Each instruction takes two nanoseconds of the guest's time, which is skipped while
-            // there is nothing to do: a minute of TIME_WAIT takes a second, and a loaded host makes
-            // no test late. (`shift=auto` keeps up with the host's time, load and all.)
-            qemu.args(["-icount", "shift=1,sleep=off"]);
+            // The guest's time is skipped while there is nothing to do: a minute of TIME_WAIT takes a
+            // second, and a loaded host makes no test late. (`shift=auto` keeps up with the host's time,
+            // load and all.)
+            let count = format!("shift={},sleep=off", clock.shift);
+            qemu.args(["-icount", &count]);
+        }
+        if let Some(seed) = clock.seed {
+            qemu.args(["-seed", &seed.to_string()]);
         }
         let mut qemu = qemu
             .spawn()

@@ -13,13 +13,13 @@ const FILE: u32 = 0o100_000;
 
 /// Files by their path, without a leading slash.
 #[derive(Debug)]
-pub(super) struct Initramfs {
+pub struct Initramfs {
     files: BTreeMap<String, (u32, Vec<u8>)>,
 }
 
-impl Initramfs {
+impl Default for Initramfs {
     /// With the places that `init.sh` mounts file systems on.
-    pub(super) fn new() -> Self {
+    fn default() -> Self {
         let mut initramfs = Self {
             files: BTreeMap::new(),
         };
@@ -31,7 +31,9 @@ impl Initramfs {
         initramfs.file("etc/group", b"root:x:0:\n".to_vec(), 0o644);
         initramfs
     }
+}
 
+impl Initramfs {
     fn folder(&mut self, path: &str) {
         if let Some((parent, _)) = path.rsplit_once('/') {
             self.folder(parent);
@@ -41,7 +43,7 @@ impl Initramfs {
     }
 
     /// Adds a file and the folders it is in.
-    pub(super) fn file(&mut self, path: &str, content: Vec<u8>, mode: u32) {
+    pub fn file(&mut self, path: &str, content: Vec<u8>, mode: u32) {
         if let Some((folder, _)) = path.rsplit_once('/') {
             self.folder(folder);
         }
@@ -49,7 +51,7 @@ impl Initramfs {
     }
 
     /// Adds a program of this machine, with the libraries it needs.
-    pub(super) fn program(&mut self, path: &str, program: &Path) -> Result<()> {
+    pub fn program(&mut self, path: &str, program: &Path) -> Result<()> {
         self.copy(path, program)?;
         let output = Command::new("ldd")
             .arg(program)
@@ -63,14 +65,14 @@ impl Initramfs {
     }
 
     /// Adds a file of this machine that can be executed.
-    pub(super) fn copy(&mut self, path: &str, from: &Path) -> Result<()> {
+    pub fn copy(&mut self, path: &str, from: &Path) -> Result<()> {
         let content = fs::read(from).with_context(|| from.display().to_string())?;
         self.file(path, content, 0o755);
         Ok(())
     }
 
     /// Writes the archive.
-    pub(super) fn write(&self, to: &Path) -> Result<()> {
+    pub fn write(&self, to: &Path) -> Result<()> {
         let mut archive = io::BufWriter::new(fs::File::create(to)?);
         for (number, (path, (mode, content))) in (1..).zip(&self.files) {
             entry(&mut archive, number, path, *mode, content)?;

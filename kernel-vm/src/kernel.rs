@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::archive::{Archive, Candidate};
+use crate::archive::{Archive, Candidate};
 use toolchain::workspace;
 
 /// What the tests need of what distributions leave out of the kernel itself. None of them needs
@@ -15,20 +15,20 @@ const MODULES: [&str; 2] = ["veth", "sch_netem"];
 
 /// A kernel that can be booted.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub struct Kernel {
     /// As in `6.12.107`
-    pub(super) version: String,
+    pub version: String,
     /// Uncompressed, which spares the emulated machine the work
-    pub(super) vmlinux: PathBuf,
+    pub vmlinux: PathBuf,
     /// Modules to load
-    pub(super) modules: Vec<PathBuf>,
+    pub modules: Vec<PathBuf>,
     /// Modules that are no longer to be had
-    pub(super) lacks: Vec<&'static str>,
+    pub lacks: Vec<&'static str>,
 }
 
 impl Kernel {
     /// The newest that `wanted` names and the archive still has.
-    pub(super) fn prepare(archive: &Archive, wanted: &str) -> Result<Self> {
+    pub fn prepare(archive: &Archive, wanted: &str) -> Result<Self> {
         let mut why = Vec::new();
         for candidate in archive.find(wanted) {
             match Self::get(archive, candidate) {
@@ -82,7 +82,7 @@ impl Kernel {
 }
 
 /// The file below `folder` whose name begins with `name`.
-pub(super) fn find(folder: &Path, name: &str) -> Result<PathBuf> {
+pub fn find(folder: &Path, name: &str) -> Result<PathBuf> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder)? {

@@ -4,18 +4,12 @@
     reason = "saying what happens is this program's job"
 )]
 
-mod arch;
-mod archive;
 mod docs;
-mod emulator;
-mod guest;
-mod initramfs;
-mod kernel;
 mod report;
 
 use std::cmp::Reverse;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -23,13 +17,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Parser as _;
+use kernel_vm::arch::{self, Arch};
+use kernel_vm::archive::Archive;
+use kernel_vm::emulator::Emulator;
+use kernel_vm::guest::Machine;
+use kernel_vm::host;
+use kernel_vm::initramfs::Initramfs;
+use kernel_vm::kernel::Kernel;
+use kernel_vm::library;
 
-use arch::Arch;
-use archive::Archive;
-use emulator::Emulator;
-use guest::Machine;
-use initramfs::Initramfs;
-use kernel::Kernel;
 use report::{Outcome, Run};
 use toolchain::build::{self, Built, Profile, Progress};
 use toolchain::setup::{self, Found};
@@ -46,16 +42,6 @@ const LOCKED_DOWN: &str = "lockdown=confidentiality";
 
 /// The kinds of accept hooks that `tcptrace --hooks` takes, the best first.
 const KINDS: [&str; 4] = ["fentry", "kprobe", "kretprobe", "tracepoint"];
-
-/// What is needed besides the eBPF build and [`Arch::tools`]: a program, and the package it is in.
-const TOOLS: [(&str, &str); 6] = [
-    ("busybox", "busybox-static"),
-    ("ip", "iproute2"),
-    ("tc", "iproute2"),
-    ("lz4", "lz4"),
-    ("xz", "xz-utils"),
-    ("zstd", "zstd"),
-];
 
 /// What the guest runs besides our own: where it looks for it, and its name.
 const PROGRAMS: [(&str, &str); 3] = [("bin", "busybox"), ("usr/sbin", "ip"), ("usr/sbin", "tc")];
@@ -116,7 +102,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     setup::setup(Found::Shown)?;
-    let archive = open_archive(args.arch)?;
+    let archive = host::open_archive(args.arch)?;
     let emulator = Emulator::find(args.arch, &archive)?;
     let versions: Vec<&str> = if args.versions.is_empty() {
         SERIES.to_vec()
@@ -167,7 +153,7 @@ fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
         let name = format!("Linux {version}");
         (name, Ok(Step::Skipped(why.to_owned())))
     };
-    let opened = open_archive(Arch::Amd64).and_then(|archive| {
+    let opened = host::open_archive(Arch::Amd64).and_then(|archive| {
         let emulator = Emulator::find(Arch::Amd64, &archive)?;
         Ok((archive, emulator))
     });
@@ -228,18 +214,6 @@ fn step(run: &Run) -> (String, Result<Step>) {
         Ok(Step::Passed)
     };
     (name, result)
-}
-
-fn open_archive(arch: Arch) -> Result<Archive> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the virtual machines need an x86-64 host");
-    }
-    ensure_tools(arch)?;
-    let folder = workspace::root().join(".tools/vm");
-    match arch {
-        Arch::Amd64 => Archive::open(&folder, arch),
-        Arch::Arm64 => Archive::open(&folder.join("arm64"), arch),
-    }
 }
 
 /// How much to run, and how much of it at a time.
@@ -451,11 +425,11 @@ impl Guest<'_> {
     }
 
     fn initramfs(&self, kernel: &Kernel, tests: &[&str]) -> Result<Initramfs> {
-        let mut initramfs = Initramfs::new();
+        let mut initramfs = Initramfs::default();
         for (folder, name) in PROGRAMS {
             let path = format!("{folder}/{name}");
             match self.programs {
-                None => initramfs.program(&path, &program(name)?)?,
+                None => initramfs.program(&path, &host::program(name)?)?,
                 Some(root) => add_foreign(&mut initramfs, &path, root, name)?,
             }
         }
@@ -490,7 +464,7 @@ fn add_foreign(initramfs: &mut Initramfs, path: &str, root: &Path, name: &str) -
         .find(|program| program.is_file())
         .with_context(|| format!("its packages have no {name}"))?;
     initramfs.copy(path, &program)?;
-    for (name, library) in arch::libraries(&program, root)? {
+    for (name, library) in library::libraries(&program, root)? {
         initramfs.copy(&format!("lib/{name}"), &library)?;
     }
     Ok(())
@@ -506,39 +480,6 @@ fn slowest(tests: &[&str], took: &[Duration]) -> String {
         .map(|(test, took)| format!("{test} {} s", took.as_secs()))
         .collect();
     named.join(", ")
-}
-
-fn ensure_tools(arch: Arch) -> Result<()> {
-    let mut packages: Vec<_> = arch
-        .tools()
-        .iter()
-        .copied()
-        .chain(TOOLS)
-        .filter(|(program, _)| !workspace::has_program(program))
-        .map(|(_, package)| package)
-        .collect();
-    if !Path::new(archive::KEYRING).exists() {
-        packages.push("debian-archive-keyring");
-    }
-    packages.dedup();
-    if packages.is_empty() {
-        return Ok(());
-    }
-    if !workspace::has_program("apt-get") {
-        bail!("install these packages first: {}", packages.join(", "));
-    }
-    eprintln!("installing {} with apt-get...", packages.join(", "));
-    setup::apt_install(&packages)
-}
-
-/// Where `name` is, in a folder of `PATH` or of those only root has in it.
-fn program(name: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
-        .with_context(|| format!("there is no program {name}"))
 }
 
 fn tests(executable: &Path, filter: Option<&str>) -> Result<Vec<String>> {
