@@ -5,7 +5,7 @@ use std::{cell::RefCell, ffi::OsStr, os::unix::ffi::OsStrExt as _};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tcptrace::{
     cli::Cli,
-    filter::PortList,
+    filter::{KernelFilters, PortList},
     settings::Settings,
     sink::{
         Lines, Lost, Sink as _, Start,
@@ -15,6 +15,7 @@ use tcptrace::{
         time::TimeColumn,
     },
 };
+use tcptrace_common::config::{Config, PORT_ROWS, PORT_WORDS};
 
 /// What the first byte chooses; the rest is its value. Past the end, the rest is a whole command
 /// line, a word a line.
@@ -76,23 +77,31 @@ pub(crate) fn target(bytes: &[u8]) {
 }
 
 fn check(settings: &Settings) {
-    assert!(settings.ring_bytes.is_power_of_two() && settings.ring_bytes >= 4096);
-    assert!(settings.families != 0 && settings.roles != 0);
-    assert_eq!(settings.emit & settings.print, settings.print);
-    assert!(settings.pids.iter().all(|pid| *pid > 0));
-    for length in [settings.duration, settings.slower].into_iter().flatten() {
-        assert!(!length.is_zero());
+    let ring_bytes = settings.run.ring_bytes;
+    assert!(ring_bytes.is_power_of_two() && ring_bytes >= 4096);
+    let mut kernel = KernelFilters {
+        config: Config::DEFAULT,
+        pids: Vec::new(),
+        ports: Vec::new(),
+    };
+    settings.configure(&mut kernel);
+    assert!(kernel.config.families != 0 && kernel.config.roles != 0);
+    let print = settings.records.print;
+    assert_eq!(kernel.config.emit & print, print);
+    assert!(kernel.pids.iter().all(|pid| *pid > 0));
+    for (row, words) in &kernel.ports {
+        assert!(*row < PORT_ROWS && words.len() == PORT_WORDS as usize);
     }
-    let ports = [&settings.lports, &settings.rports, &settings.ports];
-    for list in ports.into_iter().flatten() {
-        check_ports(list);
+    for length in [settings.run.duration, settings.outcome.slower] {
+        assert!(length.is_none_or(|length| !length.is_zero()));
     }
+    settings.filters.ports.lists().for_each(check_ports);
 
     // The time column and the filters are what is printed of what was typed.
     let lines = Lines {
         transition: true,
         close: true,
-        explain: settings.explain,
+        explain: settings.records.explain,
         path: false,
     };
     let start = Start {
@@ -100,7 +109,7 @@ fn check(settings: &Settings) {
         kernel: String::new(),
         hooks: [].into(),
         reset_reasons: [].into(),
-        filters: settings.filters.clone(),
+        filters: settings.typed_filters(),
     };
     let lost = Lost {
         mono_ns: 1,
@@ -115,7 +124,7 @@ fn check(settings: &Settings) {
         time: TimeColumn::new(settings.time.clone(), 0),
         lines,
         colored: false,
-        wide: settings.wide,
+        wide: settings.view.wide,
         header: true,
     });
     let mut json = Json::new(lines);

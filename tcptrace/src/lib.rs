@@ -10,15 +10,15 @@
 //! * [`bpf`]: the kernel side, loaded and attached; the only module that names `aya`;
 //! * [`event`], [`explain`], [`sink`], [`filter`]: pure, no file, no clock;
 //! * [`pipeline`], [`output`], [`recording`], [`file`](mod@file): the loop and where its lines go;
-//! * [`check`]: what can be known here, without tracing;
-//! * [`trace`]: all of it together.
+//! * [`trace`]: all of it together;
+//! * [`cmd`]: one command, one file.
 #![forbid(unsafe_code)]
 // Tests make files, and peers to trace.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod bpf;
-pub mod check;
 pub mod cli;
+pub mod cmd;
 pub mod error;
 pub mod event;
 pub mod explain;
@@ -26,9 +26,9 @@ pub mod file;
 pub mod filter;
 pub mod identity;
 pub mod kernel;
-pub mod manual;
 pub mod output;
 pub mod pipeline;
+pub mod quantity;
 pub mod recording;
 pub mod settings;
 pub mod sink;

@@ -5,18 +5,11 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
-use tcptrace::{
-    check,
-    cli::{Cli, Command},
-    error::Error,
-    manual,
-    settings::Settings,
-    trace,
-};
+use tcptrace::{cli::Cli, cmd, error::Error};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = match cli.trace.verbose {
+    let level = match cli.trace.diagnostic.verbose {
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,
         _ => log::LevelFilter::Debug,
@@ -30,13 +23,7 @@ fn main() -> ExitCode {
         .filter_module("aya::sys", log::LevelFilter::Error)
         .format(|line, record| writeln!(line, "tcptrace: {}", record.args()))
         .init();
-    let result = match cli.command {
-        Some(Command::Check(args)) => check::run(&args),
-        Some(Command::Completions { shell }) => manual::completions(shell),
-        Some(Command::Man) => manual::page(),
-        None => Settings::new(cli.trace).and_then(trace::run),
-    };
-    match result {
+    match cmd::run(cli) {
         Ok(status) => status,
         Err(why) => {
             // Standard error may be closed; there is nowhere left to say so.

@@ -18,7 +18,8 @@ use tcptrace_common::config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_LISTENER, EMIT_TRANS
 use crate::{
     bpf::{Losses, Snapshot, Tracer, Woken},
     error::Error,
-    event::{Event, State},
+    event::Event,
+    filter,
     kernel::{self, Kernel, netstat::Cookies},
     output::{Output, Written},
     recording::Recorder,
@@ -218,9 +219,9 @@ impl Pipeline {
             kernel: self.kernel.release.clone(),
             hooks: self.tracer.hooks.facts(),
             reset_reasons: self.kernel.reset_reasons.clone(),
-            filters: self.settings.filters.clone(),
+            filters: self.settings.typed_filters(),
         };
-        if let Some(path) = &self.settings.record_ring {
+        if let Some(path) = &self.settings.run.record_ring {
             let recorder = Recorder::create(path, kernel::wall_minus_mono_ns())
                 .with_context(|| format!("failed to create {}", path.display()))?;
             self.recorder = Some(recorder);
@@ -231,7 +232,7 @@ impl Pipeline {
         // The snapshot before the first line: who starts a load on reading it finds every owner
         // known. What happens meanwhile waits in the ring.
         let snapshot = self.tracer.snapshot(&self.kernel)?;
-        if self.settings.emit & EMIT_LISTENER != 0 {
+        if self.settings.records.emit & EMIT_LISTENER != 0 {
             self.cookies = Some(Cookies::begin());
         }
         self.tracer.look_for_connections()?;
@@ -244,7 +245,7 @@ impl Pipeline {
         let mut told = 0;
         while open && !self.is_full() {
             if self.control.stop.load(Ordering::Acquire) {
-                if self.settings.emit & EMIT_LISTENER != 0 {
+                if self.settings.records.emit & EMIT_LISTENER != 0 {
                     self.tracer.look_at_listeners();
                 }
                 (left, open) = self.rest(Self::turn)?;
@@ -314,7 +315,7 @@ impl Pipeline {
 
     /// Has listeners looked at when it is time to; how long until it is. None if nobody wants it.
     fn look_at_listeners(&self, last: &mut Instant) -> Option<Duration> {
-        if self.settings.emit & EMIT_LISTENER == 0 {
+        if self.settings.records.emit & EMIT_LISTENER == 0 {
             return None;
         }
         if last.elapsed() >= LISTENERS_TURN {
@@ -329,7 +330,7 @@ impl Pipeline {
         for (inode, why) in &snapshot.unseen {
             log::info!("connections open in network namespace {inode} are not listed: {why}");
         }
-        if self.settings.sockets {
+        if self.settings.records.sockets {
             let size = size_of::<tcptrace_common::record::Record>();
             let mut records = snapshot.records.chunks_exact(size);
             while let Some(record) = records.next() {
@@ -409,6 +410,7 @@ impl Pipeline {
 
     fn is_full(&self) -> bool {
         self.settings
+            .run
             .count
             .is_some_and(|count| self.tally.records >= count)
     }
@@ -437,7 +439,7 @@ impl Pipeline {
         let since = u64::saturating_sub;
         let accepts = since(now.ring_accepts, before.ring_accepts);
         // `--failed` needs them to choose by, whether they are printed or not.
-        let closes = if self.settings.print & EMIT_CLOSE != 0 {
+        let closes = if self.settings.records.shows(EMIT_CLOSE) {
             since(now.ring_closes, before.ring_closes)
         } else {
             0
@@ -446,7 +448,7 @@ impl Pipeline {
         let ring = Lost {
             mono_ns,
             cause: "ring_full",
-            count: if self.settings.print & EMIT_TRANSITION != 0 {
+            count: if self.settings.records.shows(EMIT_TRANSITION) {
                 transitions
             } else {
                 accepts + closes
@@ -479,7 +481,7 @@ impl Pipeline {
         self.reported.recursion = now.recursion.max(before.recursion);
         let hidden = since(now.recursion, before.recursion);
         let accepts = since(now.recursion_accepts, before.recursion_accepts);
-        let count = if self.settings.print & EMIT_TRANSITION != 0 {
+        let count = if self.settings.records.shows(EMIT_TRANSITION) {
             hidden
         } else {
             hidden + accepts
@@ -514,7 +516,7 @@ impl Pipeline {
     fn lost(&mut self, lost: Lost) {
         self.tally.anything_lost = true;
         self.tally.lost += lost.count;
-        let beside = if self.settings.print & EMIT_TRANSITION != 0 {
+        let beside = if self.settings.records.shows(EMIT_TRANSITION) {
             lost.accepts + lost.closes
         } else {
             // These are what `count` counts.
@@ -543,7 +545,7 @@ fn print_record(
     tally: &mut Tally,
     lines: &mut Vec<u8>,
 ) -> bool {
-    if settings.failed && !may_have_failed(record) {
+    if settings.outcome.failed && !filter::Outcome::may_have_failed(record) {
         return true;
     }
     let told = Event::decode(record, |event| {
@@ -563,33 +565,6 @@ fn print_record(
     })
 }
 
-/// What is left of an event when only these states are wanted, a bit each. A connection's
-/// totals stay if it was ever in one of them.
-fn filter_states(event: &Event, states: u16) -> Option<Event> {
-    let listed = |state: State| states >> (state.0 & 15) & 1 != 0;
-    let connection = event.connection();
-    let changes = listed(connection.oldstate()) || listed(connection.newstate());
-    match event {
-        Event::Close(connection, totals) if !changes => totals
-            .passed()
-            .any(listed)
-            .then(|| Event::Close(*connection, totals.without_transition())),
-        event => changes.then_some(*event),
-    }
-}
-
-/// Whether a record is the end of a connection that failed, or not to be understood.
-fn may_have_failed(record: &[u8]) -> bool {
-    let mut failed = false;
-    let understood = Event::decode(record, |event| {
-        if let Event::Close(_, totals) = event {
-            failed = totals.is_failure();
-        }
-        true
-    });
-    failed || understood.is_err()
-}
-
 fn print_event(
     event: &Event,
     settings: &Settings,
@@ -599,8 +574,8 @@ fn print_event(
 ) -> bool {
     tally.events += 1;
     let unwanted = match event {
-        Event::Transition(_) => settings.print & EMIT_TRANSITION == 0,
-        Event::Accept(..) => settings.print & EMIT_ACCEPT == 0,
+        Event::Transition(_) => !settings.records.shows(EMIT_TRANSITION),
+        Event::Accept(..) => !settings.records.shows(EMIT_ACCEPT),
         _ => false,
     };
     if unwanted {
@@ -608,16 +583,17 @@ fn print_event(
     }
     let connection = event.connection();
     // Without transitions, a connection is first heard of when it closes, unless it was listed.
-    let unlisted_close = settings.print & EMIT_TRANSITION == 0
+    let unlisted_close = !settings.records.shows(EMIT_TRANSITION)
         && matches!(event, Event::Close(..))
-        && !(settings.sockets && connection.is_partial());
+        && !(settings.records.sockets && connection.is_partial());
     if connection.is_first() || unlisted_close {
         tally.connections += 1;
     }
     let kept;
-    let event = if settings.states == 0 {
+    let states = &settings.filters.states;
+    let event = if states.is_any() {
         event
-    } else if let Some(left) = filter_states(event, settings.states) {
+    } else if let Some(left) = states.select(event) {
         kept = left;
         &kept
     } else {
@@ -626,13 +602,13 @@ fn print_event(
     tally.transitions += match event {
         Event::Transition(_) => 1,
         Event::Close(_, totals) if totals.shows_transition() => {
-            u64::from(settings.print & EMIT_TRANSITION != 0)
+            u64::from(settings.records.shows(EMIT_TRANSITION))
         }
         _ => 0,
     };
     let begin = lines.len();
     tally.records += sink.event(event, lines);
-    let Some(count) = settings.count else {
+    let Some(count) = settings.run.count else {
         return true;
     };
     if tally.records > count {
@@ -642,14 +618,4 @@ fn print_event(
         tally.records = count;
     }
     tally.records < count
-}
-
-/// Which lines a close becomes under these settings.
-pub const fn close_lines(print: u8, explain: bool) -> crate::sink::Lines {
-    crate::sink::Lines {
-        transition: print & EMIT_TRANSITION != 0,
-        close: print & EMIT_CLOSE != 0,
-        explain,
-        path: false,
-    }
 }

@@ -15,10 +15,7 @@ use tcptrace_common::{
     layout::{ABSENT, Layout},
 };
 
-use crate::{
-    cli::HookKind,
-    kernel::{memory, tracefs},
-};
+use crate::kernel::{HookKind, memory, tracefs};
 
 /// How the accepting process is learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,30 +2,20 @@
 
 use tcptrace_common::config::{Config, PIN_TRACEPOINTS, PIN_TRAMPOLINES};
 
-use crate::{filter::PortList, kernel::Kernel, settings::Settings};
+use crate::{filter::KernelFilters, kernel::Kernel, settings::Settings};
 
 /// A ring smaller than this wakes the agent by its fill as well, not by the agent's timer alone.
 const TIMER_SUFFICES_BYTES: u32 = 4 << 20;
 
 /// What the user wants, with all that this kernel is likely to take.
-pub(super) fn wanted(settings: &Settings, kernel: &Kernel) -> Config {
-    let by = |set: &Option<PortList>| u8::from(set.is_some());
-    Config {
-        wake_bytes: if settings.ring_bytes < TIMER_SUFFICES_BYTES {
-            settings.ring_bytes / 4
+pub(super) fn wanted(settings: &Settings, kernel: &Kernel) -> KernelFilters {
+    let ring_bytes = settings.run.ring_bytes;
+    let config = Config {
+        wake_bytes: if ring_bytes < TIMER_SUFFICES_BYTES {
+            ring_bytes / 4
         } else {
             0
         },
-        families: settings.families,
-        emit: settings.emit,
-        by_pid: u8::from(!settings.pids.is_empty()),
-        only_pid: match settings.pids.as_slice() {
-            [only] => *only,
-            _ => 0,
-        },
-        by_lport: by(&settings.lports),
-        by_rport: by(&settings.rports),
-        by_port: by(&settings.ports),
         reset_reason: u8::from(kernel.tells_reset_reason),
         retransmit_err: u8::from(kernel.tells_retransmit_err),
         pinned: match (kernel.preemption, kernel.preempts_tracepoints) {
@@ -33,15 +23,16 @@ pub(super) fn wanted(settings: &Settings, kernel: &Kernel) -> Config {
             (Some(_), false) => PIN_TRAMPOLINES,
             (Some(_), true) => PIN_TRACEPOINTS | PIN_TRAMPOLINES,
         },
-        roles: settings.roles,
-        failed: u8::from(settings.failed),
-        lists: u8::from(settings.sockets),
         casts: u8::from(kernel.rdonly_cast.is_some()),
-        slower_ns: settings.slower.map_or(0, |slower| {
-            u64::try_from(slower.as_nanos()).unwrap_or(u64::MAX)
-        }),
         ..Config::DEFAULT
-    }
+    };
+    let mut wanted = KernelFilters {
+        config,
+        pids: Vec::new(),
+        ports: Vec::new(),
+    };
+    settings.configure(&mut wanted);
+    wanted
 }
 
 /// The same with less and less that not every kernel takes, the first one first. What loads decides, not

@@ -14,7 +14,7 @@ use rustix::{
 };
 use tcptrace_common::config::{
     EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION, PIN_TRACEPOINTS,
-    PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE, TIME_WAIT_WORDS,
+    PORT_WORDS, TIME_WAIT_WORDS,
 };
 use zerocopy::IntoBytes as _;
 
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    filter::PortList,
+    filter::KernelFilters,
     kernel::{self, Kernel},
     settings::Settings,
 };
@@ -57,7 +57,8 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         1 => 3,
         _ => 4,
     };
-    let config = config::wanted(settings, kernel);
+    let wanted = config::wanted(settings, kernel);
+    let config = wanted.config;
     let cpus = cpu_ids();
     let layout = kernel.layout;
     let mut loader = new_loader();
@@ -66,7 +67,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .map_max_entries("SOCKS", max_sockets)
         .map_max_entries("PAIRS", max_sockets)
         .map_max_entries("TIME_WAIT", TIME_WAIT_WORDS * (cpus + 1))
-        .map_max_entries("EVENTS", settings.ring_bytes)
+        .map_max_entries("EVENTS", settings.run.ring_bytes)
         .override_global("LAYOUT", layout.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     let btf = Btf::parse(&kernel.btf, Endianness::default())
@@ -93,11 +94,11 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     }
     // Where it was for none of these, the last was refused for the same reason as the first.
     let (mut ebpf, config) = loaded.map_err(|why| refused(&why, settings))?;
-    fill_filters(&mut ebpf, settings)?;
-    let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.hooks);
+    fill_filters(&mut ebpf, &wanted)?;
+    let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.kernel.hooks);
 
     hooks.cookie = config.cookie_helper != 0;
-    hooks.wanted = settings.emit;
+    hooks.wanted = settings.records.emit;
     hooks.lacking = kernel
         .lacking
         .iter()
@@ -105,14 +106,14 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .collect();
     let links = attach_optional(&mut ebpf, &btf, settings, &mut hooks)?;
 
-    let counts = Counts::new(&mut ebpf, settings.emit)?;
+    let counts = Counts::new(&mut ebpf, settings.records.emit)?;
     let held = Held::new(&mut ebpf)?;
     let ring = Ring::new(&mut ebpf)?;
     let attach = |ebpf: &mut Ebpf, name| {
         attach::attach_tracepoint(ebpf, name).map_err(|why| refused(&why, settings))
     };
     let mut state_links = VecDeque::new();
-    if settings.pids.is_empty() {
+    if wanted.pids.is_empty() {
         state_links.push_back(attach(&mut ebpf, "destroy")?);
     }
     snapshot::find(&mut ebpf)?;
@@ -134,7 +135,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         idle: true,
         without_room: 0,
     };
-    if settings.pids.is_empty() {
+    if wanted.pids.is_empty() {
         tracer.attach_rest()?;
     }
     Ok(tracer)
@@ -147,10 +148,11 @@ fn attach_optional(
     settings: &Settings,
     hooks: &mut Hooks,
 ) -> Result<Vec<attach::Link>, Error> {
-    let wants = |events| settings.emit & events != 0;
+    let wants = |events| settings.records.emit & events != 0;
     let mut links = Vec::new();
     if wants(EMIT_TRANSITION | EMIT_CLOSE) && !hooks.lacks("time_wait") {
-        let (mechanism, mut attached) = attach::attach_time_wait_hooks(ebpf, btf, &settings.hooks);
+        let (mechanism, mut attached) =
+            attach::attach_time_wait_hooks(ebpf, btf, &settings.kernel.hooks);
         hooks.time_wait = mechanism;
         links.append(&mut attached);
         map::<Array<&mut MapData, u64>>(ebpf, "TIME_WAIT")?
@@ -231,23 +233,14 @@ fn lacks_memory(why: &EbpfError) -> bool {
     false
 }
 
-fn fill_filters(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), Error> {
+fn fill_filters(ebpf: &mut Ebpf, wanted: &KernelFilters) -> Result<(), Error> {
     let mut pids: HashMap<&mut MapData, u32, u8> = map(ebpf, "PIDS")?;
-    for pid in &settings.pids {
+    for pid in &wanted.pids {
         pids.insert(pid, 1, 0).map_err(anyhow::Error::new)?;
     }
     let mut ports: Array<&mut MapData, u64> = map(ebpf, "PORTS")?;
-    for (row, list, words) in [
-        (
-            PORTS_LOCAL,
-            &settings.lports,
-            PortList::wanted as fn(&PortList) -> &[u64],
-        ),
-        (PORTS_REMOTE, &settings.rports, PortList::wanted),
-        (PORTS_ANY, &settings.ports, PortList::wanted),
-        (PORTS_NONE, &settings.ports, PortList::unwanted),
-    ] {
-        for (index, word) in (row * PORT_WORDS..).zip(list.iter().flat_map(words)) {
+    for (row, words) in &wanted.ports {
+        for (index, word) in (row * PORT_WORDS..).zip(words) {
             ports.set(index, word, 0).map_err(anyhow::Error::new)?;
         }
     }

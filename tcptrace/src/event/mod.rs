@@ -2,11 +2,13 @@
 
 mod connection;
 mod ending;
+mod role;
 mod state;
 mod totals;
 
 pub use connection::{Connection, Numbers};
 pub use ending::ETIMEDOUT;
+pub use role::Role;
 pub use state::State;
 use tcptrace_common::record::{
     Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT, KIND_SOCKET,

@@ -30,6 +30,19 @@ pub const ATTACHED_FUNCTIONS: &[&str] = &[
     "__inet_twsk_schedule",
 ];
 
+/// Kinds of hooks, to forbid all others in tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookKind {
+    /// BPF trampolines
+    Fentry,
+    /// Breakpoints
+    Kprobe,
+    /// Breakpoints on the return
+    Kretprobe,
+    /// Tracepoints of system calls
+    Tracepoint,
+}
+
 /// The running kernel.
 #[derive(Debug)]
 pub struct Kernel {

@@ -20,7 +20,7 @@ use crate::{
 /// How well a fact is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Quality {
+enum Quality {
     /// The kernel proves it
     Exact,
     /// Known only in part; `note` says which part is missing
@@ -57,7 +57,7 @@ struct Report {
 }
 
 /// Tries everything once and says how it went: status 0 if tracing works here, 3 if not.
-pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
+pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
     let report = examine(args)?;
     let mut text = Vec::new();
     if args.json {
@@ -66,12 +66,7 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, Error> {
     } else {
         render(&report, &mut text).map_err(anyhow::Error::new)?;
     }
-    match std::io::stdout().write_all(&text) {
-        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
-            return Err(anyhow::Error::new(why).into());
-        }
-        _ => {}
-    }
+    super::print(&text)?;
     Ok(ExitCode::from(if report.can_trace { 0 } else { 3 }))
 }
 
@@ -83,7 +78,7 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
         version: env!("CARGO_PKG_VERSION"),
         kernel: kernel::release(),
         can_trace: false,
-        btf: std::fs::metadata(&args.limits.btf).is_ok_and(|file| file.len() > 0),
+        btf: std::fs::metadata(&args.kernel.btf).is_ok_and(|file| file.len() > 0),
         tracefs: tracefs::is_mounted(),
         capabilities: capability::CAPABILITIES
             .iter()
@@ -109,11 +104,11 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
     let small = Cli::try_parse_from(["tcptrace", "--buffer", "4K", "--max-sockets", "16"])
         .map_err(anyhow::Error::new)?;
     let mut settings = Settings::new(small.trace)?;
-    settings.hooks.clone_from(&args.limits.hooks);
-    settings.btf.clone_from(&args.limits.btf);
+    settings.kernel.clone_from(&args.kernel);
     let attached = || {
-        let max_sockets = kernel::memory::sockets(settings.max_sockets, settings.ring_bytes)?;
-        let kernel = Kernel::look(&settings.btf)?;
+        let max_sockets =
+            kernel::memory::sockets(settings.run.max_sockets, settings.run.ring_bytes)?;
+        let kernel = Kernel::look(&settings.kernel.btf)?;
         bpf::start(&settings, &kernel, max_sockets)
     };
     match attached() {

@@ -1,9 +1,6 @@
-//! The manual page and the shells' completions, from the one description of the command line.
+//! `tcptrace man`: the manual page, from the one description of the command line.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::CommandFactory as _;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
@@ -105,39 +102,11 @@ const SECTIONS: [(&str, &[&str]); 8] = [
 ];
 
 /// Prints tcptrace(8).
-pub fn page() -> Result<ExitCode, Error> {
+pub(super) fn run() -> Result<ExitCode, Error> {
     let mut page = Vec::new();
     render(&mut page).map_err(anyhow::Error::new)?;
-    print(&page)
-}
-
-/// Prints the completions of a shell.
-pub fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Error> {
-    let mut script = Vec::new();
-    clap_complete::generate(
-        shell,
-        &mut visible(&Cli::command()),
-        "tcptrace",
-        &mut script,
-    );
-    print(&script)
-}
-
-/// The same command line without the options that are hidden: `clap_complete` offers those, too.
-fn visible(command: &clap::Command) -> clap::Command {
-    let mut shown = clap::Command::new(command.get_name().to_owned())
-        .about(command.get_about().cloned().unwrap_or_default());
-    if let Some(version) = command.get_version() {
-        shown = shown.version(version.to_owned());
-    }
-    shown
-        .args(
-            command
-                .get_arguments()
-                .filter(|argument| !argument.is_hide_set())
-                .cloned(),
-        )
-        .subcommands(command.get_subcommands().map(visible))
+    super::print(&page)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn render(page: &mut Vec<u8>) -> io::Result<()> {
@@ -188,35 +157,9 @@ fn examples(page: &mut Vec<u8>) -> io::Result<()> {
     roff.to_writer(page)
 }
 
-fn print(text: &[u8]) -> Result<ExitCode, Error> {
-    match io::stdout().write_all(text) {
-        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(anyhow::Error::new(why).into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn completions_offer_what_help_shows() {
-        let mut script = Vec::new();
-        let shell = clap_complete::Shell::Bash;
-        clap_complete::generate(
-            shell,
-            &mut visible(&Cli::command()),
-            "tcptrace",
-            &mut script,
-        );
-        let script = String::from_utf8(script).unwrap();
-        for part in ["--no-existing", "--version", "check", "completions", "man"] {
-            assert!(script.contains(part), "{part} is missing");
-        }
-        for part in ["--record-ring", "--hooks", "--btf"] {
-            assert!(!script.contains(part), "{part} is offered");
-        }
-    }
 
     #[test]
     fn the_page_has_every_section_and_option() {

@@ -1,0 +1,90 @@
+//! The command line: names, help, and nothing else. Parts that several commands share have a file
+//! each; filters are in [`crate::filter`]. Rules between options are in [`crate::settings`].
+
+mod kernel;
+mod run;
+mod trace;
+mod view;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use self::{
+    kernel::KernelArgs,
+    run::{DiagnosticArgs, RunArgs},
+    trace::{EventName, RecordArgs, TraceArgs},
+    view::{ColorWhen, Format, TimeArgs, ViewArgs},
+};
+
+/// Each with what it does, as `--help` and the manual page show them.
+pub const EXAMPLES: &str = "\
+Examples:
+  sudo tcptrace                        every TCP connection of this host, as it happens
+  sudo tcptrace -p 4242                only those of process 4242, from their first SYN
+  sudo tcptrace -s -D 443              one line per connection to port 443, at its end
+  sudo tcptrace --json | jq .          one JSON object per line
+  tcptrace check                       what can be known on this kernel, and how";
+
+/// Every TCP state transition on this host, live, with the process that owns the connection.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tcptrace",
+    version,
+    about,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do; tracing if left out.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to trace.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+/// What can be done besides tracing.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Say what this kernel allows, which hooks serve which fact, and what is missing
+    Check(CheckArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, tcptrace(8)
+    Man,
+}
+
+/// Options of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Print one JSON object
+    #[arg(short, long)]
+    pub json: bool,
+    /// What of the kernel may be used.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn short_help_fits_a_terminal() {
+        let help = Cli::command().term_width(100).render_help().to_string();
+        assert!(
+            help.lines().all(|line| line.chars().count() <= 100),
+            "{help}"
+        );
+    }
+}

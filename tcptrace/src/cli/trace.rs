@@ -1,0 +1,73 @@
+//! The options of a trace.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{DiagnosticArgs, KernelArgs, RunArgs, TimeArgs, ViewArgs};
+use crate::filter::{FilterArgs, OutcomeArgs};
+
+/// Options of the trace, as typed.
+#[derive(Args, Clone, Debug)]
+#[expect(missing_docs, reason = "each is documented where it is defined")]
+pub struct TraceArgs {
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    #[command(flatten)]
+    pub outcome: OutcomeArgs,
+    #[command(flatten)]
+    pub records: RecordArgs,
+    #[command(flatten)]
+    pub view: ViewArgs,
+    #[command(flatten)]
+    pub time: TimeArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
+    #[command(flatten)]
+    pub diagnostic: DiagnosticArgs,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+}
+
+/// Which records there are, and where they go.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Output")]
+pub struct RecordArgs {
+    /// Do not list the connections that are open at start
+    #[arg(long, help_heading = "Filter")]
+    pub no_existing: bool,
+    /// One line per connection, at its end, in place of one per transition
+    #[arg(short, long)]
+    pub summary: bool,
+    /// Which records: socket, transition, accept, close (these by default), retransmit, reset,
+    /// listener, or all
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub events: Vec<EventName>,
+    /// Say in words what each transition means on the wire
+    #[arg(long)]
+    pub explain: bool,
+    /// Append to FILE in place of standard output; SIGHUP reopens it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Kinds of records that `--events` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventName {
+    /// Connections open at start
+    Socket,
+    /// State changes
+    Transition,
+    /// `accept()` returned a connection
+    Accept,
+    /// A connection ended
+    Close,
+    /// A segment was sent again
+    Retransmit,
+    /// RST sent or received
+    Reset,
+    /// What goes wrong at listeners: queues that overflow, requests that nobody completes
+    Listener,
+    /// Everything
+    All,
+}

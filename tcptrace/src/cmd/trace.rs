@@ -1,0 +1,147 @@
+//! `tcptrace`, without a command: attach, run the loop, say how it went.
+
+use std::{io::Write as _, process::ExitCode, sync::Arc};
+
+use tcptrace_common::config::EMIT_TRANSITION;
+
+use crate::{
+    bpf,
+    cli::Format,
+    error::Error,
+    kernel::{self, Kernel, capability},
+    output::Output,
+    pipeline::{Outcome, Pipeline},
+    settings::Settings,
+    sink::{
+        Sink,
+        json::Json,
+        table::{Look, Table},
+        text,
+        time::TimeColumn,
+    },
+    trace::{Signals, Supervisor},
+};
+
+/// Exit status when something was lost and `--fail-on-loss` was given.
+const LOST: u8 = 4;
+
+/// Traces until told to stop.
+pub(super) fn run(settings: Settings) -> Result<ExitCode, Error> {
+    kernel::files::allow()?;
+    let missing = capability::missing();
+    if !missing.is_empty() {
+        return Err(Error::CannotTrace(capability::how_to_give(&missing)));
+    }
+    kernel::refuse_lockdown()?;
+    let max_sockets = kernel::memory::sockets(settings.run.max_sockets, settings.run.ring_bytes)?;
+    let settings = Arc::new(settings);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::new)?;
+    // A FIFO waits here for its reader; until then a signal just ends us.
+    let output = Output::open(settings.output.clone())?;
+    // Before anything is attached: a signal may come meanwhile.
+    let signals = runtime.block_on(async { Signals::watch(&settings) })?;
+    let sink = sink(&settings, &output);
+    let mut kernel = Kernel::look(&settings.kernel.btf)?;
+    let mut tracer = bpf::start(&settings, &kernel, max_sockets)?;
+    let pids = settings.filters.pids.as_slice();
+    if !pids.is_empty() && !kernel::shows_all_processes() {
+        log::warn!(
+            "-p takes process ids of the host, and this PID namespace has its own; on the host, \
+             `lsns -t pid` and `grep NSpid /proc/PID/status` show both"
+        );
+    }
+    for pid in pids {
+        if kernel::shows_all_processes() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+        {
+            log::warn!("there is no process {pid} now");
+        }
+    }
+    for (mechanism, why) in &tracer.hooks.refused {
+        log::info!("accept: not by {mechanism}: {why}");
+    }
+
+    if tracer.hooks.accept == bpf::Mechanism::None {
+        log::warn!(
+            "accept() is not seen here: connections are shown with the process that listens, and with -p \
+             not at all if another accepts; `tcptrace check` and -v say why"
+        );
+    }
+
+    // Megabytes that nobody reads any more.
+    kernel.btf = Vec::new();
+    let logger = if settings.verbose > 0 {
+        tracer.logger()
+    } else {
+        None
+    };
+    let supervisor = Supervisor::new(settings.run.duration, signals, tracer.ring.waker()?);
+    let pipeline = Pipeline::new(
+        tracer,
+        kernel,
+        Arc::clone(&settings),
+        sink,
+        output,
+        supervisor.control(),
+    );
+    let (outcome, ring_thread) = runtime.block_on(supervisor.supervise(pipeline, logger))?;
+    let status = finish(&settings, &outcome);
+    // Nothing is left behind: what is attached goes before we do.
+    let _panicked = ring_thread.join();
+    Ok(status)
+}
+
+fn sink(settings: &Settings, output: &Output) -> Box<dyn Sink + Send> {
+    let lines = settings.records.lines();
+    match settings.view.format {
+        Format::Json => Box::new(Json::new(lines)),
+        Format::Table => Box::new(Table::new(Look {
+            time: TimeColumn::new(settings.time.clone(), 0),
+            lines,
+            colored: settings.view.is_colored(output.is_terminal()),
+            wide: settings.view.wide,
+            header: !settings.quiet,
+        })),
+    }
+}
+
+/// Says how it went, and with which status to exit.
+fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
+    let end = &outcome.end;
+    if outcome.malformed > 0 {
+        log::warn!(
+            "{} records were not understood",
+            text::count(outcome.malformed)
+        );
+    }
+    if !settings.quiet && !outcome.closed {
+        let number = text::count(end.lost);
+        let others = text::count(outcome.lost_beside);
+        let lost = match (end.lost, outcome.lost_beside) {
+            (0, 0) => "none lost".to_owned(),
+            (0, _) => format!("{others} records of other kinds lost"),
+            (_, 0) => format!("{number} lost"),
+            _ => format!("{number} lost, and {others} records of other kinds"),
+        };
+        let number_of = |number: u64, one: &str| {
+            let plural = if number == 1 { "" } else { "s" };
+            format!("{} {one}{plural}", text::count(number))
+        };
+        let mut told = number_of(end.connections, "connection");
+        if settings.records.shows(EMIT_TRANSITION) {
+            told = format!("{} of {told}", number_of(end.transitions, "transition"));
+        }
+        let summary = format!(
+            "tcptrace: {told} in {}, {lost}",
+            text::duration(end.duration_us),
+        );
+        // Standard error may be closed; there is nowhere left to say so.
+        let _unsaid = writeln!(std::io::stderr(), "{summary}");
+    }
+    if settings.run.fail_on_loss && outcome.anything_lost {
+        return ExitCode::from(LOST);
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,125 @@
+//! `--state`: by TCP state. In a trace it selects transitions that enter or leave a listed state,
+//! which the agent decides; of a connection that is just there, it asks in which state it is.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use tcptrace_common::tcp;
+
+use super::{Filter, Subject};
+use crate::{
+    error::Error,
+    event::{Event, State},
+};
+
+/// `--state` as typed.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StateArgs {
+    /// By state, as typed
+    #[arg(
+        long,
+        help = "Only transitions that enter or leave these states: SYN_SENT,CLOSE_WAIT",
+        value_name = "LIST",
+        value_delimiter = ','
+    )]
+    pub state: Vec<String>,
+}
+
+/// States wanted.
+#[derive(Clone, Debug, Default)]
+pub struct States {
+    /// A bit each by the kernel's number; 0: all
+    bits: u16,
+    typed: String,
+}
+
+impl States {
+    /// Finds the states by their names, in any case, with `-` or `_` or neither, and as `ss` calls them.
+    pub fn parse(args: &StateArgs) -> Result<Self, Error> {
+        let bits = args
+            .state
+            .iter()
+            .try_fold(0, |bits, name| Ok::<_, Error>(bits | 1 << number(name)?))?;
+        Ok(Self {
+            bits,
+            typed: args.state.join(",").to_ascii_uppercase().replace('-', "_"),
+        })
+    }
+
+    fn contains(&self, state: State) -> bool {
+        self.bits == 0 || self.bits >> (state.0 & 15) & 1 != 0
+    }
+
+    /// What is left of an event. The totals of a connection stay if it was ever in a listed state.
+    pub fn select(&self, event: &Event) -> Option<Event> {
+        let connection = event.connection();
+        let changes = self.contains(connection.oldstate()) || self.contains(connection.newstate());
+        match event {
+            Event::Close(connection, totals) if !changes => totals
+                .passed()
+                .any(|state| self.contains(state))
+                .then(|| Event::Close(*connection, totals.without_transition())),
+            event => changes.then_some(*event),
+        }
+    }
+
+    /// Whether any state was asked for.
+    pub const fn is_any(&self) -> bool {
+        self.bits == 0
+    }
+}
+
+/// The kernel's number of a state.
+fn number(name: &str) -> Result<u8, Error> {
+    let numbers = 1..u8::try_from(tcp::STATES).unwrap_or(u8::MAX);
+    let plain = |name: &str| name.replace(['-', '_'], "");
+    let upper = plain(&name.trim().to_ascii_uppercase());
+    let upper = match upper.as_str() {
+        "ESTAB" => "ESTABLISHED",
+        "LISTENING" => "LISTEN",
+        "CLOSED" => "CLOSE",
+        other => other,
+    };
+    numbers
+        .clone()
+        .find(|number| plain(State(*number).name()) == upper)
+        .ok_or_else(|| {
+            let known: Vec<_> = numbers.map(|number| State(number).name()).collect();
+            Error::usage(format!(
+                "--state {name}: no TCP state; the states are {}",
+                known.join(", ")
+            ))
+        })
+}
+
+impl Filter for States {
+    fn typed(&self, typed: &mut BTreeMap<&'static str, String>) {
+        if self.bits != 0 {
+            typed.insert("state", self.typed.clone());
+        }
+    }
+
+    fn matches(&self, subject: &Subject<'_>) -> bool {
+        self.contains(subject.state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{SUBJECT, parse, passes};
+
+    #[test]
+    fn states_by_any_of_their_names() {
+        for name in ["ESTABLISHED", "established", "estab", "Estab"] {
+            assert!(passes(&["--state", name], &SUBJECT), "{name}");
+        }
+        for name in ["close-wait", "CLOSEWAIT,syn_sent", "listening"] {
+            assert!(!passes(&["--state", name], &SUBJECT), "{name}");
+        }
+        let why = parse(&["--state", "open"]).unwrap_err();
+        assert!(
+            why.contains("--state open") && why.contains("TIME_WAIT"),
+            "{why}"
+        );
+    }
+}

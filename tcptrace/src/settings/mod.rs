@@ -1,0 +1,101 @@
+//! From what was typed to what is meant: every rule between options, and every unit. What concerns one
+//! part alone is in that part.
+
+mod records;
+mod run;
+mod view;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use tcptrace_common::config::{EMIT_CLOSE, EMIT_LISTENER, EMIT_TRANSITION};
+
+pub use self::{
+    records::Records,
+    run::Run,
+    view::{View, time_format},
+};
+use crate::{
+    cli::{KernelArgs, TraceArgs},
+    error::Error,
+    event::Role,
+    filter::{Filter as _, Filters, KernelFilters, Outcome},
+    sink::time::TimeFormat,
+};
+
+/// What to trace and how to show it.
+#[derive(Debug)]
+pub struct Settings {
+    /// Which connections
+    pub filters: Filters,
+    /// What must have become of them
+    pub outcome: Outcome,
+    /// Which records of theirs
+    pub records: Records,
+    /// How records look
+    pub view: View,
+    /// Time column of the table
+    pub time: TimeFormat,
+    /// File to append to; none: standard output
+    pub output: Option<PathBuf>,
+    /// How long, and with how much memory
+    pub run: Run,
+    /// What of the kernel may be used
+    pub kernel: KernelArgs,
+    /// How much to say about what happens inside
+    pub verbose: u8,
+    /// No header, no summary
+    pub quiet: bool,
+}
+
+impl Settings {
+    /// Checks what was typed.
+    pub fn new(args: TraceArgs) -> Result<Self, Error> {
+        let filters = Filters::parse(args.filter)?;
+        let outcome = Outcome::parse(args.outcome)?;
+        let mut records = Records::parse(&args.records)?;
+        if outcome.failed {
+            if !records.shows(EMIT_TRANSITION | EMIT_CLOSE) {
+                return Err(Error::usage(
+                    "--failed knows a connection by its end; add transition or close to --events",
+                ));
+            }
+            // Its totals tell whether a connection has failed.
+            records.emit |= EMIT_CLOSE;
+        }
+        let only_listeners = records.print == EMIT_LISTENER && !records.sockets;
+        if only_listeners && !filters.roles.contains(Role::Listener) {
+            return Err(Error::usage(
+                "--events listener tells of listeners, and --role leaves them out",
+            ));
+        }
+        let view = View::new(&args.view);
+        Ok(Self {
+            filters,
+            outcome,
+            records,
+            view,
+            time: time_format(&args.time, view.format)?,
+            output: args.records.output,
+            run: Run::parse(args.run)?,
+            kernel: args.kernel,
+            verbose: args.diagnostic.verbose,
+            quiet: args.diagnostic.quiet,
+        })
+    }
+
+    /// The filters in force as they were typed, by name.
+    pub fn typed_filters(&self) -> BTreeMap<&'static str, String> {
+        let mut typed = BTreeMap::new();
+        self.filters.typed(&mut typed);
+        self.outcome.typed(&mut typed);
+        typed
+    }
+
+    /// Tells the kernel side what it has to filter by.
+    pub fn configure(&self, kernel: &mut KernelFilters) {
+        self.filters.configure(kernel);
+        self.outcome.configure(kernel);
+        kernel.config.emit = self.records.emit;
+        kernel.config.lists = u8::from(self.records.sockets);
+    }
+}

@@ -1,0 +1,85 @@
+//! Which records there are.
+
+use tcptrace_common::config::{
+    EMIT_ACCEPT, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION,
+};
+
+use crate::{
+    cli::{EventName, RecordArgs},
+    error::Error,
+    sink::Lines,
+};
+
+/// Which records there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Records {
+    /// Whether connections open at start are listed
+    pub sockets: bool,
+    /// `EMIT_*` that are shown
+    pub print: u8,
+    /// `EMIT_*` that the kernel side sends: those shown, and what they are chosen by
+    pub emit: u8,
+    /// Whether to say in words what transitions mean
+    pub explain: bool,
+}
+
+impl Records {
+    /// Checks what was typed.
+    pub fn parse(args: &RecordArgs) -> Result<Self, Error> {
+        let mut events = args.events.clone();
+        if args.summary {
+            if !events.is_empty() {
+                return Err(Error::usage(
+                    "-s prints the close records only, --events chooses others; use one of them",
+                ));
+            }
+            events.push(EventName::Close);
+        } else if events.is_empty() {
+            events.extend([
+                EventName::Socket,
+                EventName::Transition,
+                EventName::Accept,
+                EventName::Close,
+            ]);
+        }
+        let wants = |name| events.contains(&name) || events.contains(&EventName::All);
+        let print = [
+            (EventName::Transition, EMIT_TRANSITION),
+            (EventName::Accept, EMIT_ACCEPT),
+            (EventName::Close, EMIT_CLOSE),
+            (EventName::Retransmit, EMIT_RETRANSMIT),
+            (EventName::Reset, EMIT_RESET),
+            (EventName::Listener, EMIT_LISTENER),
+        ]
+        .into_iter()
+        .filter(|(name, _)| wants(*name))
+        .fold(0, |bits, (_, bit)| bits | bit);
+        if args.explain && print & EMIT_TRANSITION == 0 {
+            return Err(Error::usage(
+                "--explain explains transitions, and none are printed; leave out -s, or add \
+                 transition to --events",
+            ));
+        }
+        Ok(Self {
+            sockets: wants(EventName::Socket) && !args.no_existing,
+            print,
+            emit: print,
+            explain: args.explain,
+        })
+    }
+
+    /// Whether any of these (`EMIT_*`) are shown.
+    pub const fn shows(&self, kinds: u8) -> bool {
+        self.print & kinds != 0
+    }
+
+    /// Which lines a close becomes.
+    pub const fn lines(&self) -> Lines {
+        Lines {
+            transition: self.shows(EMIT_TRANSITION),
+            close: self.shows(EMIT_CLOSE),
+            explain: self.explain,
+            path: false,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! How long a trace runs, and with how much memory.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    cli::RunArgs,
+    error::Error,
+    quantity::{parse_duration, parse_size},
+};
+
+const PAGE_BYTES: u64 = 4096;
+const RING_MAX_BYTES: u64 = 1 << 30;
+
+/// How long to run, and with how much memory.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// When to stop
+    pub duration: Option<Duration>,
+    /// After how many records to stop
+    pub count: Option<u64>,
+    /// Ring size: a power of two of whole pages
+    pub ring_bytes: u32,
+    /// Records of live sockets; none: by memory
+    pub max_sockets: Option<u32>,
+    /// File for the bytes of the ring
+    pub record_ring: Option<PathBuf>,
+    /// Whether a loss is an error
+    pub fail_on_loss: bool,
+}
+
+impl Run {
+    /// Checks what was typed.
+    pub fn parse(args: RunArgs) -> Result<Self, Error> {
+        Ok(Self {
+            duration: args
+                .duration
+                .as_deref()
+                .map(|text| parse_duration("-d", text))
+                .transpose()?,
+            count: args.count,
+            ring_bytes: parse_ring_size(&args.buffer)?,
+            max_sockets: args.max_sockets,
+            record_ring: args.record_ring,
+            fail_on_loss: args.fail_on_loss,
+        })
+    }
+}
+
+/// Rounds up to a power of two of whole pages.
+fn parse_ring_size(text: &str) -> Result<u32, Error> {
+    let bytes = parse_size("--buffer", text, RING_MAX_BYTES)?;
+    let bytes = bytes.max(PAGE_BYTES).next_power_of_two();
+    u32::try_from(bytes)
+        .map_err(|_too_large| Error::usage(format!("--buffer {text}: out of range")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ring_sizes_become_a_power_of_two_of_pages() {
+        for (text, bytes) in [("1", 4096), ("4K", 4096), ("5k", 8192), ("8M", 8 << 20)] {
+            assert_eq!(parse_ring_size(text).unwrap(), bytes, "{text}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! A trace, from its first signal to its last.
+
+mod supervise;
+
+pub use supervise::{Signals, Supervisor};
