@@ -5,6 +5,7 @@ use std::{cell::RefCell, ffi::OsStr, os::unix::ffi::OsStrExt as _};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tcptrace::{
     cli::Cli,
+    event::LossCause,
     filter::{KernelFilters, PortList},
     settings::Settings,
     sink::{
@@ -100,7 +101,6 @@ fn check(settings: &Settings) {
     // The time column and the filters are what is printed of what was typed.
     let lines = Lines {
         transition: true,
-        close: true,
         explain: settings.records.explain,
         path: false,
     };
@@ -113,7 +113,7 @@ fn check(settings: &Settings) {
     };
     let lost = Lost {
         mono_ns: 1,
-        cause: "ring_full",
+        cause: LossCause::RingFull,
         count: 1,
         accepts: 0,
         closes: 0,

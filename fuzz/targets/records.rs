@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt};
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use tcptrace::{
-    event::Event,
+    event::{Event, LossCause},
     recording::Recording,
     sink::{
         End, Lines, Lost, Sink, Start,
@@ -30,7 +30,6 @@ pub(crate) fn target(bytes: &[u8]) {
     for explain in [false, true] {
         let every = Lines {
             transition: true,
-            close: true,
             explain,
             path: false,
         };
@@ -45,7 +44,6 @@ pub(crate) fn target(bytes: &[u8]) {
     }
     let summary = Lines {
         transition: false,
-        close: true,
         explain: false,
         path: false,
     };
@@ -82,9 +80,9 @@ fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
         let decoded = Event::decode(record, |event| {
             mono_ns = event.connection().mono_ns();
             let begin = out.len();
-            let lines = sink.event(event, &mut out);
-            let made = out[begin..].split(|byte| *byte == b'\n').count() - 1;
-            assert_eq!(u64::try_from(made).ok(), Some(lines), "{event:?}");
+            sink.event(event, &mut out);
+            let lines = out[begin..].split(|byte| *byte == b'\n').count() - 1;
+            assert_eq!(lines, 1, "not one line: {event:?}");
             assert!(out.ends_with(b"\n"), "a line is not whole: {event:?}");
             true
         });
@@ -99,7 +97,7 @@ fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
             };
             let lost = Lost {
                 mono_ns,
-                cause: "ring_full",
+                cause: LossCause::RingFull,
                 count: number(0),
                 accepts: number(8),
                 closes: number(16),

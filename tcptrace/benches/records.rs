@@ -23,7 +23,6 @@ const KINDS: [&str; 4] = ["all", "transition", "accept", "close"];
 /// What a trace prints by default, and with `-s`.
 const EVERY: Lines = Lines {
     transition: true,
-    close: true,
     explain: false,
     path: false,
 };
@@ -52,8 +51,8 @@ fn kind_of(record: &[u8]) -> &'static str {
     each(record, |event| {
         kind = match event {
             Event::Transition(_) => "transition",
-            Event::Accept(..) => "accept",
-            Event::Close(..) => "close",
+            Event::Accept(_) => "accept",
+            Event::Close(_) => "close",
             _ => "other",
         };
     });

@@ -18,7 +18,7 @@ use tcptrace_common::config::{EMIT_ACCEPT, EMIT_CLOSE, EMIT_LISTENER, EMIT_TRANS
 use crate::{
     bpf::{Losses, Snapshot, Tracer, Woken},
     error::Error,
-    event::Event,
+    event::{Event, LossCause},
     filter,
     kernel::{self, Kernel, netstat::Cookies},
     output::{Output, Written},
@@ -447,7 +447,7 @@ impl Pipeline {
         let transitions = since(now.ring_transitions, before.ring_transitions);
         let ring = Lost {
             mono_ns,
-            cause: "ring_full",
+            cause: LossCause::RingFull,
             count: if self.settings.records.shows(EMIT_TRANSITION) {
                 transitions
             } else {
@@ -472,7 +472,7 @@ impl Pipeline {
         };
         let map = Lost {
             time_waits: since(now.map_pairs, before.map_pairs),
-            ..plain("map_full", since(now.map_full, before.map_full))
+            ..plain(LossCause::MapFull, since(now.map_full, before.map_full))
         };
         if map.count + map.time_waits > 0 {
             self.lost(map);
@@ -489,7 +489,7 @@ impl Pipeline {
         let recursion = Lost {
             accepts,
             others: since(now.recursion_noted, before.recursion_noted),
-            ..plain("recursion", count)
+            ..plain(LossCause::Recursion, count)
         };
         if recursion.count + recursion.accepts + recursion.others > 0 {
             self.lost(recursion);
@@ -503,7 +503,7 @@ impl Pipeline {
         if untold > 0 {
             self.lost(Lost {
                 mono_ns: kernel::mono_ns(),
-                cause: "map_full",
+                cause: LossCause::MapFull,
                 count: untold,
                 accepts: 0,
                 closes: 0,
@@ -550,9 +550,10 @@ fn print_record(
     }
     let told = Event::decode(record, |event| {
         let event = match (event, &mut *cookies) {
-            (Event::Listener(connection, numbers), Some(cookies)) => {
-                let sent = cookies.since(connection.netns().into());
-                &Event::Listener(*connection, numbers.with_cookies(sent))
+            (Event::Listener(listener), Some(cookies)) => {
+                let mut listener = *listener;
+                listener.set_cookies_sent(cookies.since(listener.connection().netns().into()));
+                &Event::Listener(listener)
             }
             _ => event,
         };
@@ -572,50 +573,36 @@ fn print_event(
     tally: &mut Tally,
     lines: &mut Vec<u8>,
 ) -> bool {
-    tally.events += 1;
-    let unwanted = match event {
-        Event::Transition(_) => !settings.records.shows(EMIT_TRANSITION),
-        Event::Accept(..) => !settings.records.shows(EMIT_ACCEPT),
-        _ => false,
-    };
-    if unwanted {
-        return true;
-    }
-    let connection = event.connection();
-    // Without transitions, a connection is first heard of when it closes, unless it was listed.
-    let unlisted_close = !settings.records.shows(EMIT_TRANSITION)
-        && matches!(event, Event::Close(..))
-        && !(settings.records.sockets && connection.is_partial());
-    if connection.is_first() || unlisted_close {
-        tally.connections += 1;
-    }
-    let kept;
-    let states = &settings.filters.states;
-    let event = if states.is_any() {
-        event
-    } else if let Some(left) = states.select(event) {
-        kept = left;
-        &kept
-    } else {
-        return true;
-    };
-    tally.transitions += match event {
-        Event::Transition(_) => 1,
-        Event::Close(_, totals) if totals.shows_transition() => {
-            u64::from(settings.records.shows(EMIT_TRANSITION))
+    // The end of a connection comes with its last transition.
+    tally.events += u64::from(!matches!(event, Event::Close(_)));
+    let records = &settings.records;
+    let shows = |kind| records.shows(kind);
+    let (is_shown, begins) = match event {
+        Event::Transition(transition) => {
+            let shown = shows(EMIT_TRANSITION);
+            (shown, shown && transition.connection().is_first())
         }
-        _ => 0,
+        Event::Close(close) => {
+            // Without transitions, a connection is first heard of when it closes, unless it was listed.
+            let was_listed = records.sockets && close.connection().is_partial();
+            let is_unheard = !shows(EMIT_TRANSITION) && !was_listed;
+            (
+                shows(EMIT_CLOSE),
+                is_unheard || (close.is_deduced() && close.connection().is_first()),
+            )
+        }
+        Event::Accept(accept) => {
+            let shown = shows(EMIT_ACCEPT);
+            (shown, shown && accept.connection().is_first())
+        }
+        event => (true, event.connection().is_first()),
     };
-    let begin = lines.len();
-    tally.records += sink.event(event, lines);
-    let Some(count) = settings.run.count else {
+    tally.connections += u64::from(begins);
+    if !is_shown || !settings.filters.states.selects(event) {
         return true;
-    };
-    if tally.records > count {
-        // A close is two lines, of which one was still wanted.
-        let first = lines[begin..].iter().position(|byte| *byte == b'\n');
-        lines.truncate(begin + first.map_or(0, |at| at + 1));
-        tally.records = count;
     }
-    tally.records < count
+    tally.transitions += u64::from(matches!(event, Event::Transition(_)));
+    sink.event(event, lines);
+    tally.records += 1;
+    settings.run.count.is_none_or(|count| tally.records < count)
 }

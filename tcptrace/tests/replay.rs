@@ -10,7 +10,7 @@
 
 use proptest::prelude::*;
 use tcptrace::{
-    event::Event,
+    event::{Event, LossCause},
     recording::Recording,
     sink::{
         End, Lines, Lost, Sink, Start,
@@ -24,7 +24,6 @@ use zerocopy::FromBytes as _;
 
 const BOTH: Lines = Lines {
     transition: true,
-    close: true,
     explain: false,
     path: false,
 };
@@ -70,12 +69,13 @@ fn render_those(
     for record in recording.clone() {
         for event in events(record).into_iter().filter(&wanted) {
             end.mono_ns = event.connection().mono_ns();
-            end.transitions += sink.event(&event, &mut out);
+            sink.event(&event, &mut out);
+            end.transitions += 1;
         }
     }
     let lost = Lost {
         mono_ns: end.mono_ns,
-        cause: "ring_full",
+        cause: LossCause::RingFull,
         count: 12_345,
         accepts: 1,
         closes: 2,
@@ -132,7 +132,7 @@ fn on_a_terminal(columns: usize, lines: Lines) -> String {
     });
     table.set_width(Some(columns), &mut Vec::new());
     render_those(&mut table, &Recording::open(&bytes).unwrap(), |event| {
-        lines.transition || matches!(event, Event::Close(..))
+        lines.transition || matches!(event, Event::Close(_))
     })
 }
 
@@ -282,7 +282,7 @@ proptest! {
     #[test]
     fn any_bytes_are_a_record_or_an_error(
         bytes in proptest::collection::vec(any::<u8>(), 0..256),
-        kind in 0..6_u8,
+        kind in 0..10_u8,
         wall_minus_mono_ns in any::<i64>(),
     ) {
         let mut bytes = bytes;
@@ -294,13 +294,12 @@ proptest! {
             let mut json = Json::new(BOTH);
             json.set_clock(wall_minus_mono_ns);
             let mut out = Vec::new();
-            let lines = json.event(event, &mut out);
+            json.event(event, &mut out);
             let text = String::from_utf8(out).unwrap();
-            assert_eq!(u64::try_from(text.lines().count()).unwrap(), lines);
-            for line in text.lines() {
-                let value: serde_json::Value = serde_json::from_str(line).unwrap();
-                assert!(no_empty_value(&value));
-            }
+            let line = text.strip_suffix('\n').unwrap();
+            assert!(!line.contains('\n'), "{line}");
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(no_empty_value(&value));
             let mut plain = table(false, true);
             plain.set_clock(wall_minus_mono_ns);
             let mut out = Vec::new();

@@ -1,24 +1,17 @@
-//! What every record says of its connection, and the numbers that some bring along.
+//! What every record says of its connection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tcptrace_common::record::{
-    FLAG_FIRST, FLAG_INFERRED, FLAG_MAPPED, FLAG_NO_FASTOPEN, FLAG_PARTIAL, RESET_SENT,
-    RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, Record,
-    SOURCE_ACCEPT, SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT, SPAN_UNKNOWN,
-    UNKNOWN,
+    FLAG_FIRST, FLAG_INFERRED, FLAG_MAPPED, FLAG_PARTIAL, Record, SPAN_UNKNOWN,
 };
 use zerocopy::IntoBytes as _;
 
-use super::State;
+use super::{OwnerSource, Role, State};
 
 /// What every record says of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection(pub(super) Record);
-
-/// Numbers that a record brings along; what they are, its kind says.
-#[derive(Clone, Copy, Debug)]
-pub struct Numbers(pub(super) [u32; 6]);
 
 impl Connection {
     /// `CLOCK_MONOTONIC`
@@ -49,24 +42,9 @@ impl Connection {
             && a.owner.as_bytes() == b.owner.as_bytes()
     }
 
-    /// `client`, `server`, `listener` or `unknown`
-    pub const fn role(&self) -> &'static str {
-        match self.0.role {
-            ROLE_CLIENT => "client",
-            ROLE_SERVER => "server",
-            ROLE_LISTENER => "listener",
-            _ => "unknown",
-        }
-    }
-
-    /// Whether it listens, and so has no remote end.
-    pub const fn is_listener(&self) -> bool {
-        self.0.role == ROLE_LISTENER
-    }
-
-    /// Whether it is a server's: born of a listener.
-    pub const fn is_server(&self) -> bool {
-        self.0.role == ROLE_SERVER
+    /// What the socket is in it
+    pub const fn role(&self) -> Role {
+        Role::from_number(self.0.role)
     }
 
     /// Whether its addresses are IPv4 (mapped ones included).
@@ -134,69 +112,8 @@ impl Connection {
     }
 
     /// How the owner is known
-    pub const fn pid_source(&self) -> &'static str {
-        match self.0.source {
-            SOURCE_CONNECT => "connect",
-            SOURCE_LISTEN => "listen",
-            SOURCE_LISTENER => "listener",
-            SOURCE_ACCEPT => "accept",
-            SOURCE_SNAPSHOT => "snapshot",
-            _ => "unknown",
-        }
-    }
-
-    /// Whether the owner is only the listener's, until somebody accepts.
-    pub const fn is_provisional(&self) -> bool {
-        self.0.source == SOURCE_LISTENER
-    }
-
-    /// State before; of a socket open at start, its state
-    pub const fn oldstate(&self) -> State {
-        State(self.0.old)
-    }
-
-    /// State after
-    pub const fn newstate(&self) -> State {
-        State(self.0.new)
-    }
-
-    /// Time in the old state, or in the accept queue; none if its start went unseen
-    pub fn span_us(&self) -> Option<u64> {
-        (self.0.span_ns != SPAN_UNKNOWN).then_some(self.0.span_ns / 1000)
-    }
-
-    /// The listening process, in an accept record
-    pub fn peer_pid(&self) -> Option<u32> {
-        (self.0.peer_pid != 0).then_some(self.0.peer_pid)
-    }
-
-    /// Whether the kernel gave no direct sight of this state change, so that its time is when it was
-    /// found.
-    pub const fn is_inferred(&self) -> bool {
-        self.0.flags & FLAG_INFERRED != 0
-    }
-
-    /// Whether its listener takes no Fast Open.
-    pub const fn is_without_fastopen(&self) -> bool {
-        self.0.flags & FLAG_NO_FASTOPEN != 0
-    }
-
-    /// Of a retransmission: `syn`, `synack`, `data`
-    pub const fn retransmitted(&self) -> &'static str {
-        match self.0.seq {
-            RETRANSMIT_SYN => "syn",
-            RETRANSMIT_SYNACK => "synack",
-            _ => "data",
-        }
-    }
-
-    /// Of a reset: `sent`, `received`
-    pub const fn direction(&self) -> &'static str {
-        if self.0.seq == RESET_SENT {
-            "sent"
-        } else {
-            "received"
-        }
+    pub const fn owner_source(&self) -> OwnerSource {
+        OwnerSource::from_number(self.0.source)
     }
 
     /// Whether this is the first record of the connection.
@@ -209,6 +126,26 @@ impl Connection {
         self.0.flags & FLAG_PARTIAL != 0
     }
 
+    /// State before; of a record without a change, the state at that moment
+    pub(super) const fn oldstate(&self) -> State {
+        State(self.0.old)
+    }
+
+    /// State after
+    pub(super) const fn newstate(&self) -> State {
+        State(self.0.new)
+    }
+
+    /// The time that the record tells of; none if its beginning went unseen
+    pub(super) fn span_us(&self) -> Option<u64> {
+        (self.0.span_ns != SPAN_UNKNOWN).then_some(self.0.span_ns / 1000)
+    }
+
+    /// Whether the kernel gave no direct sight of what the record tells of
+    pub(super) const fn is_inferred(&self) -> bool {
+        self.0.flags & FLAG_INFERRED != 0
+    }
+
     fn address(&self, words: [u64; 2]) -> IpAddr {
         let bytes: [u8; 16] = zerocopy::transmute!(words);
         if self.is_v4() {
@@ -216,62 +153,5 @@ impl Connection {
         } else {
             IpAddr::V6(Ipv6Addr::from(bytes))
         }
-    }
-}
-
-impl Numbers {
-    /// One of them; none if it is not known
-    fn at(&self, index: usize) -> Option<u32> {
-        self.0
-            .get(index)
-            .copied()
-            .filter(|number| *number != UNKNOWN)
-    }
-
-    /// Of an accept or a listener: connections in the accept queue
-    pub fn backlog(&self) -> Option<u32> {
-        self.at(0)
-    }
-
-    /// Of an accept or a listener: the accept queue's limit
-    pub fn backlog_max(&self) -> Option<u32> {
-        self.at(1)
-    }
-
-    /// Of a listener: requests half-open
-    pub fn half_open(&self) -> Option<u32> {
-        self.at(2)
-    }
-
-    /// Of a listener: requests and connections dropped since the last such record
-    pub fn dropped(&self) -> Option<u32> {
-        self.at(3)
-    }
-
-    /// Of a listener: requests whose SYN-ACK was not answered in time, since the last such record
-    pub fn unanswered(&self) -> Option<u32> {
-        self.at(4)
-    }
-
-    /// Of a listener: SYN cookies sent in its network namespace since the last such record
-    pub fn cookies_sent(&self) -> Option<u32> {
-        self.at(5)
-    }
-
-    /// The same with the SYN cookies sent, which the kernel counts elsewhere.
-    #[must_use]
-    pub fn with_cookies(mut self, sent: Option<u64>) -> Self {
-        self.0[5] = sent.map_or(UNKNOWN, |sent| u32::try_from(sent).unwrap_or(UNKNOWN));
-        self
-    }
-
-    /// Of a retransmission: how many so far
-    pub fn count(&self) -> Option<u32> {
-        self.at(0)
-    }
-
-    /// Of a reset: the kernel's reason, a value of `enum sk_rst_reason`
-    pub fn reset_reason(&self) -> Option<u32> {
-        self.at(0)
     }
 }

@@ -9,13 +9,18 @@ use tcptrace_common::{
 };
 
 use super::{
-    Totals,
-    totals::{RCV_SHUTDOWN, SHUTDOWN_BOTH},
+    Close, ClosedBy, Reason,
+    close::{RCV_SHUTDOWN, SHUTDOWN_BOTH},
 };
 
-impl Totals {
+impl Close {
+    /// Why it ended
+    pub const fn reason(&self) -> Reason {
+        self.reason
+    }
+
     /// Why it ended, as far as the path, the socket's error and the RSTs that were seen prove it.
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn find_reason(&self) -> Reason {
         let path = self.path();
         let passed = |state| path.iter().any(|step| step.state() == state);
         let both_fins = passed(tcp::FIN_WAIT2)
@@ -28,29 +33,31 @@ impl Totals {
         let open = matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT);
         // A listener may keep the error of what the socket was before.
         if self.path.head.role == ROLE_LISTENER {
-            return "normal";
+            return Reason::Normal;
         }
         match (self.path.err, self.counters.reset) {
-            (ECONNREFUSED, _) if matches!(from, tcp::SYN_SENT | tcp::SYN_RECV) => "refused",
+            (ECONNREFUSED, _) if matches!(from, tcp::SYN_SENT | tcp::SYN_RECV) => Reason::Refused,
             // Later, it is what `tcp_write_err` says in place of it, if an ICMP message said so before.
-            (ETIMEDOUT | ECONNREFUSED, _) => "timeout",
-            (EHOSTUNREACH | ENETUNREACH, _) => "unreachable",
-            (ECONNABORTED, _) => "reset_sent",
-            (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED | RESET_EITHER) => "reset_received",
-            (0, RESET_SENT) => "reset_sent",
+            (ETIMEDOUT | ECONNREFUSED, _) => Reason::Timeout,
+            (EHOSTUNREACH | ENETUNREACH, _) => Reason::Unreachable,
+            (ECONNABORTED, _) => Reason::ResetSent,
+            (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED | RESET_EITHER) => Reason::ResetReceived,
+            (0, RESET_SENT) => Reason::ResetSent,
             // What else the socket says of its end may be from before it, or gone.
-            (0, _) if self.is_deduced() => "unknown",
+            (0, _) if self.is_deduced() => Reason::Unknown,
             // No port for it, or no memory: the kernel gave up, before any SYN.
-            (0, _) if from == tcp::SYN_SENT && !by_close && self.has_sent_nothing() => "unknown",
-            (0, _) if from == tcp::SYN_SENT => "canceled",
-            // The peer's FIN never came.
-            (0, _) if self.counters.known & KNOWN_EXPIRED != 0 => "timeout",
-            (0, _) if self.ends_without_fin() || self.counters.known & KNOWN_NO_FIN != 0 => {
-                "unknown"
+            (0, _) if from == tcp::SYN_SENT && !by_close && self.has_sent_nothing() => {
+                Reason::Unknown
             }
-            (0, _) if both_fins => "normal",
+            (0, _) if from == tcp::SYN_SENT => Reason::Canceled,
+            // The peer's FIN never came.
+            (0, _) if self.counters.known & KNOWN_EXPIRED != 0 => Reason::Timeout,
+            (0, _) if self.ends_without_fin() || self.counters.known & KNOWN_NO_FIN != 0 => {
+                Reason::Unknown
+            }
+            (0, _) if both_fins => Reason::Normal,
             // Neither FIN went out: `tcp_close` with linger 0 or unread data aborts.
-            (0, _) if by_close && open => "reset_sent",
+            (0, _) if by_close && open => Reason::ResetSent,
             // `inet_csk_listen_stop` ends what nobody has accepted.
             (0, _)
                 if self.path.head.role == ROLE_SERVER
@@ -58,24 +65,24 @@ impl Totals {
                     && self.path.shutdown != SHUTDOWN_BOTH
                     && open =>
             {
-                "listener_closed"
+                Reason::ListenerClosed
             }
             // `tcp_disconnect`, which resets.
-            (0, _) if open => "reset_sent",
-            _ => "unknown",
+            (0, _) if open => Reason::ResetSent,
+            _ => Reason::Unknown,
         }
     }
 
-    /// Whether its [`Totals::reason`] is inferred: a reset, because nothing else is left, or because an RST
+    /// Whether its [`Close::reason`] is inferred: a reset, because nothing else is left, or because an RST
     /// may have come.
-    pub fn is_reason_inferred(&self, reason: &str) -> bool {
-        self.counters.known & KNOWN_BY_ELIMINATION != 0 || self.may_be_data(reason)
+    pub fn is_reason_inferred(&self) -> bool {
+        self.counters.known & KNOWN_BY_ELIMINATION != 0 || self.may_be_data()
     }
 
     /// Whether in place of an RST data may have come after our `close()`, which we answered with an RST:
     /// the kernel then goes through `tcp_reset` as well.
-    fn may_be_data(&self, reason: &str) -> bool {
-        reason == "reset_received"
+    fn may_be_data(&self) -> bool {
+        self.reason == Reason::ResetReceived
             && !self.is_moved()
             && matches!(self.path.head.old, tcp::FIN_WAIT1 | tcp::FIN_WAIT2)
             && self.path.shutdown & RCV_SHUTDOWN != 0
@@ -91,33 +98,26 @@ impl Totals {
         self.is_moved() && self.path.head.new == tcp::CLOSE
     }
 
-    /// Whether it ended by refusal, timeout, reset, or for want of a way
-    pub fn is_failure(&self) -> bool {
-        matches!(
-            self.reason(),
-            "refused" | "timeout" | "unreachable" | "reset_received" | "reset_sent"
-        )
-    }
-
-    /// Who closed it, if it ended for this [`Totals::reason`]: who sent the first FIN, or the RST that
-    /// ended it
-    pub fn closed_by(&self, reason: &str) -> Option<&'static str> {
+    /// Who closed it: who sent the first FIN, or the RST that ended it
+    pub fn closed_by(&self) -> Option<ClosedBy> {
         if self.path.head.role == ROLE_LISTENER {
             return None;
         }
-        match reason {
-            "reset_received" if self.may_be_data(reason) => {}
-            "refused" | "reset_received" => return Some("remote"),
-            "canceled" | "reset_sent" | "listener_closed" => return Some("local"),
+        match self.reason {
+            Reason::ResetReceived if self.may_be_data() => {}
+            Reason::Refused | Reason::ResetReceived => return Some(ClosedBy::Remote),
+            Reason::Canceled | Reason::ResetSent | Reason::ListenerClosed => {
+                return Some(ClosedBy::Local);
+            }
             _ => {}
         }
         let mut states = self.path().iter().map(|step| step.state());
         if states.clone().any(|state| state == tcp::CLOSING) {
-            return Some("both");
+            return Some(ClosedBy::Both);
         }
         states.find_map(|state| match state {
-            tcp::FIN_WAIT1 | tcp::FIN_WAIT2 | tcp::TIME_WAIT => Some("local"),
-            tcp::CLOSE_WAIT | tcp::LAST_ACK => Some("remote"),
+            tcp::FIN_WAIT1 | tcp::FIN_WAIT2 | tcp::TIME_WAIT => Some(ClosedBy::Local),
+            tcp::CLOSE_WAIT | tcp::LAST_ACK => Some(ClosedBy::Remote),
             _ => None,
         })
     }

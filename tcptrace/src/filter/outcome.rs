@@ -74,8 +74,8 @@ impl Outcome {
     pub fn may_have_failed(record: &[u8]) -> bool {
         let mut failed = false;
         let understood = Event::decode(record, |event| {
-            if let Event::Close(_, totals) = event {
-                failed = totals.is_failure();
+            if let Event::Close(close) = event {
+                failed = close.reason().is_failure();
             }
             true
         });

@@ -18,7 +18,7 @@ pub struct RoleArgs {
 
 impl ValueEnum for Role {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Client, Self::Server, Self::Listener, Self::Unknown]
+        Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

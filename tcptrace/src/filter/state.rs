@@ -50,22 +50,11 @@ impl States {
         self.bits == 0 || self.bits >> (state.0 & 15) & 1 != 0
     }
 
-    /// What is left of an event. The totals of a connection stay if it was ever in a listed state.
-    pub fn select(&self, event: &Event) -> Option<Event> {
-        let connection = event.connection();
-        let changes = self.contains(connection.oldstate()) || self.contains(connection.newstate());
-        match event {
-            Event::Close(connection, totals) if !changes => totals
-                .passed()
-                .any(|state| self.contains(state))
-                .then(|| Event::Close(*connection, totals.without_transition())),
-            event => changes.then_some(*event),
-        }
-    }
-
-    /// Whether any state was asked for.
-    pub const fn is_any(&self) -> bool {
-        self.bits == 0
+    /// Whether an event is wanted. The end of a connection is, if it was ever in a listed state.
+    pub fn selects(&self, event: &Event) -> bool {
+        let listed = |state| self.contains(state);
+        event.states().into_iter().any(listed)
+            || matches!(event, Event::Close(close) if close.passed().any(listed))
     }
 }
 

@@ -73,11 +73,10 @@ impl Records {
         self.print & kinds != 0
     }
 
-    /// Which lines a close becomes.
+    /// Which lines there are.
     pub const fn lines(&self) -> Lines {
         Lines {
             transition: self.shows(EMIT_TRANSITION),
-            close: self.shows(EMIT_CLOSE),
             explain: self.explain,
             path: false,
         }

@@ -13,13 +13,18 @@ use serde::Serialize;
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{
-    End, Lines, Lost, Sink, Start, explanation,
+    End, Lines, Lost, Sink, Start,
     remembered::Remembered,
     reset_reason,
     text::{self, push_address, push_hex, push_number},
     time::Clock,
 };
-use crate::event::{Connection, Event, State, Totals};
+use crate::{
+    event::{
+        Accept, Close, Connection, Event, Listener, Reset, Retransmit, Socket, State, Transition,
+    },
+    explain,
+};
 
 // Keys are known when this is compiled: a copy of constant length needs no call.
 
@@ -115,42 +120,103 @@ impl Json {
         push_number(out, mono_ns / 1000);
     }
 
-    fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
+    fn transition(&mut self, transition: &Transition, out: &mut Vec<u8>) {
+        let connection = transition.connection();
         self.head(out, "transition", connection.mono_ns());
         self.about(connection, out);
-        let (old, new) = (connection.oldstate(), connection.newstate());
+        let (old, new) = (transition.oldstate(), transition.newstate());
         if let Some(change) = change_index(old, new).and_then(|at| self.changes.get(at)) {
             out.extend_from_slice(change.as_bytes());
         } else {
             text!(out, "old", old.name());
             text!(out, "new", new.name());
         }
-        known!(out, "in_old_us", connection.span_us());
-        if connection.is_inferred() {
+        known!(out, "in_old_us", transition.in_old_us());
+        if transition.is_inferred() {
             out.extend_from_slice(b",\"inferred\":true");
         }
         if self.lines.explain {
-            text!(out, "explain", explanation(connection, totals));
+            text!(out, "explain", explain::transition(transition));
         }
         end_line(out);
     }
 
-    fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
+    fn socket(&mut self, socket: &Socket, out: &mut Vec<u8>) {
+        let connection = socket.connection();
+        self.head(out, "socket", connection.mono_ns());
+        self.about(connection, out);
+        text!(out, "state", socket.state().name());
+        end_line(out);
+    }
+
+    fn accept(&mut self, accept: &Accept, out: &mut Vec<u8>) {
+        let connection = accept.connection();
+        self.head(out, "accept", connection.mono_ns());
+        self.about(connection, out);
+        known!(out, "wait_us", accept.wait_us());
+        known!(out, "backlog", accept.backlog());
+        known!(out, "backlog_max", accept.backlog_max());
+        known!(out, "listener_pid", accept.listener_pid());
+        end_line(out);
+    }
+
+    fn retransmit(&mut self, retransmit: &Retransmit, out: &mut Vec<u8>) {
+        let connection = retransmit.connection();
+        self.head(out, "retransmit", connection.mono_ns());
+        self.about(connection, out);
+        text!(out, "kind", retransmit.segment().name());
+        text!(out, "state", retransmit.state().name());
+        known!(out, "count", retransmit.count());
+        end_line(out);
+    }
+
+    fn reset(&mut self, reset: &Reset, out: &mut Vec<u8>) {
+        let connection = reset.connection();
+        self.head(out, "reset", connection.mono_ns());
+        self.about(connection, out);
+        text!(out, "direction", reset.direction().name());
+        let named = |reason| reset_reason(&self.reset_reasons, reason);
+        if let Some(reason) = reset.reason().and_then(named) {
+            push_outside(out, "reason", reason.as_bytes());
+        }
+        text!(out, "state", reset.state().name());
+        if reset.is_inferred() {
+            out.extend_from_slice(b",\"inferred\":true");
+        }
+        end_line(out);
+    }
+
+    fn listener(&mut self, listener: &Listener, out: &mut Vec<u8>) {
+        let connection = listener.connection();
+        self.head(out, "listener", connection.mono_ns());
+        self.about(connection, out);
+        known!(out, "backlog", listener.backlog());
+        known!(out, "backlog_max", listener.backlog_max());
+        known!(out, "half_open", listener.half_open());
+        known!(out, "half_open_max", listener.backlog_max());
+        known!(out, "dropped", listener.dropped());
+        known!(out, "unanswered", listener.unanswered());
+        known!(out, "cookies_sent", listener.cookies_sent());
+        known!(out, "not_accepted_us", listener.not_accepted_us());
+        end_line(out);
+    }
+
+    fn close(&mut self, close: &Close, out: &mut Vec<u8>) {
+        let connection = close.connection();
         self.head(out, "close", connection.mono_ns());
         self.about(connection, out);
-        let reason = totals.reason();
-        text!(out, "reason", reason);
-        if let Some(side) = totals.closed_by(reason) {
-            text!(out, "closed_by", side);
+        text!(out, "reason", close.reason().name());
+        if let Some(side) = close.closed_by() {
+            text!(out, "closed_by", side.name());
         }
-        if let Some(errno) = totals.errno() {
+        if let Some(errno) = close.errno() {
             text!(out, "errno", errno);
         }
-        known!(out, "closer_pid", totals.closer_pid());
-        known!(out, "duration_us", totals.duration_us());
+        known!(out, "closer_pid", close.closer_pid());
+        known!(out, "duration_us", close.duration_us());
         key!(out, "states");
         out.push(b'{');
-        for (nth, (state, us)) in totals.states().enumerate() {
+        for (nth, (state, us)) in close.states().enumerate() {
             if nth > 0 {
                 out.push(b',');
             }
@@ -160,11 +226,11 @@ impl Json {
             push_number(out, us);
         }
         out.push(b'}');
-        known!(out, "connect_us", totals.connect_us());
-        known!(out, "handshake_us", totals.handshake_us());
-        known!(out, "accept_wait_us", totals.accept_wait_us());
-        push_counters(out, totals);
-        if connection.is_inferred() || totals.is_reason_inferred(reason) {
+        known!(out, "connect_us", close.connect_us());
+        known!(out, "handshake_us", close.handshake_us());
+        known!(out, "accept_wait_us", close.accept_wait_us());
+        push_counters(out, close);
+        if close.is_inferred() || close.is_reason_inferred() {
             out.extend_from_slice(b",\"inferred\":true");
         }
         if connection.is_partial() {
@@ -210,7 +276,7 @@ fn push_about(connection: &Connection, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"conn\":\"");
     push_hex(out, connection.id());
     out.extend_from_slice(b"\",\"role\":\"");
-    out.extend_from_slice(connection.role().as_bytes());
+    out.extend_from_slice(connection.role().name().as_bytes());
     out.extend_from_slice(if connection.is_v4() {
         b"\",\"family\":\"ipv4\"".as_slice()
     } else {
@@ -228,7 +294,7 @@ fn push_about(connection: &Connection, out: &mut Vec<u8>) {
     known!(out, "pid", connection.pid());
     push_comm(out, connection.comm());
     known!(out, "uid", connection.uid());
-    text!(out, "pid_source", connection.pid_source());
+    text!(out, "pid_source", connection.owner_source().name());
     key!(out, "netns");
     push_number(out, u64::from(connection.netns()));
     if let Some(cgroup) = connection.cgroup() {
@@ -243,31 +309,31 @@ fn end_line(out: &mut Vec<u8>) {
 }
 
 /// What the kernel has counted.
-fn push_counters(out: &mut Vec<u8>, totals: &Totals) {
-    let Some(counters) = totals.counters() else {
+fn push_counters(out: &mut Vec<u8>, close: &Close) {
+    let Some(counters) = close.counters() else {
         return;
     };
     known!(out, "tx_bytes", Some(counters.tx_bytes));
-    known!(out, "rx_bytes", totals.rx_bytes());
+    known!(out, "rx_bytes", close.rx_bytes());
     known!(out, "retrans_bytes", Some(counters.retrans_bytes));
     known!(out, "tx_segs", Some(counters.tx_segs));
     known!(out, "rx_segs", Some(counters.rx_segs));
     known!(out, "retransmits", Some(counters.retransmits));
-    known!(out, "syn_retransmits", totals.syn_retransmits());
+    known!(out, "syn_retransmits", close.syn_retransmits());
     // Before the handshake is complete these are what the kernel would begin with.
-    if !totals.was_established() {
+    if !close.was_established() {
         return;
     }
-    known!(out, "srtt_us", totals.srtt_us());
-    known!(out, "min_rtt_us", totals.min_rtt_us());
+    known!(out, "srtt_us", close.srtt_us());
+    known!(out, "min_rtt_us", close.min_rtt_us());
     key!(out, "mss");
     push_number(out, u64::from(counters.mss_bytes));
     key!(out, "cwnd");
     push_number(out, u64::from(counters.cwnd));
-    if let Some(name) = totals.congestion() {
+    if let Some(name) = close.congestion() {
         push_outside(out, "congestion", name);
     }
-    if let Some((send, receive)) = totals.wscales() {
+    if let Some((send, receive)) = close.wscales() {
         key!(out, "snd_wscale");
         push_number(out, u64::from(send));
         key!(out, "rcv_wscale");
@@ -275,16 +341,16 @@ fn push_counters(out: &mut Vec<u8>, totals: &Totals) {
     }
     key!(out, "options");
     out.push(b'[');
-    for (nth, option) in totals.options().enumerate() {
+    for (nth, option) in close.options().enumerate() {
         if nth > 0 {
             out.push(b',');
         }
         out.push(b'"');
-        out.extend_from_slice(option.as_bytes());
+        out.extend_from_slice(option.name().as_bytes());
         out.push(b'"');
     }
     out.push(b']');
-    if let Some((ours, theirs)) = totals.isns() {
+    if let Some((ours, theirs)) = close.isns() {
         key!(out, "isn");
         push_number(out, u64::from(ours));
         key!(out, "peer_isn");
@@ -392,87 +458,22 @@ impl Sink for Json {
         self.seldom(out, start.mono_ns, "start", &line);
     }
 
-    fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> u64 {
-        let connection = event.connection();
+    fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
         match event {
-            Event::Socket(_) => {
-                self.head(out, "socket", connection.mono_ns());
-                self.about(connection, out);
-                text!(out, "state", connection.oldstate().name());
-                end_line(out);
-                1
-            }
-            Event::Accept(_, numbers) => {
-                self.head(out, "accept", connection.mono_ns());
-                self.about(connection, out);
-                known!(out, "wait_us", connection.span_us());
-                known!(out, "backlog", numbers.backlog());
-                known!(out, "backlog_max", numbers.backlog_max());
-                known!(out, "listener_pid", connection.peer_pid());
-                end_line(out);
-                1
-            }
-            Event::Retransmit(_, numbers) => {
-                self.head(out, "retransmit", connection.mono_ns());
-                self.about(connection, out);
-                text!(out, "kind", connection.retransmitted());
-                text!(out, "state", connection.oldstate().name());
-                known!(out, "count", numbers.count());
-                end_line(out);
-                1
-            }
-            Event::Reset(_, numbers) => {
-                self.head(out, "reset", connection.mono_ns());
-                self.about(connection, out);
-                text!(out, "direction", connection.direction());
-                let named = |reason| reset_reason(&self.reset_reasons, reason);
-                if let Some(reason) = numbers.reset_reason().and_then(named) {
-                    push_outside(out, "reason", reason.as_bytes());
-                }
-                text!(out, "state", connection.oldstate().name());
-                if connection.is_inferred() {
-                    out.extend_from_slice(b",\"inferred\":true");
-                }
-                end_line(out);
-                1
-            }
-            Event::Listener(_, numbers) => {
-                self.head(out, "listener", connection.mono_ns());
-                self.about(connection, out);
-                known!(out, "backlog", numbers.backlog());
-                known!(out, "backlog_max", numbers.backlog_max());
-                known!(out, "half_open", numbers.half_open());
-                known!(out, "half_open_max", numbers.backlog_max());
-                known!(out, "dropped", numbers.dropped());
-                known!(out, "unanswered", numbers.unanswered());
-                known!(out, "cookies_sent", numbers.cookies_sent());
-                known!(out, "not_accepted_us", connection.span_us());
-                end_line(out);
-                1
-            }
-            Event::Transition(_) => {
-                self.transition(connection, None, out);
-                1
-            }
-            Event::Close(_, totals) => {
-                let mut lines = 0;
-                if self.lines.transition && totals.shows_transition() {
-                    self.transition(connection, Some(totals), out);
-                    lines += 1;
-                }
-                if self.lines.close {
-                    self.close(connection, totals, out);
-                    lines += 1;
-                }
-                lines
-            }
+            Event::Socket(socket) => self.socket(socket, out),
+            Event::Transition(transition) => self.transition(transition, out),
+            Event::Accept(accept) => self.accept(accept, out),
+            Event::Retransmit(retransmit) => self.retransmit(retransmit, out),
+            Event::Reset(reset) => self.reset(reset, out),
+            Event::Listener(listener) => self.listener(listener, out),
+            Event::Close(close) => self.close(close, out),
         }
     }
 
     fn lost(&mut self, lost: &Lost, out: &mut Vec<u8>) {
         let line = LostLine {
             count: lost.count,
-            cause: lost.cause,
+            cause: lost.cause.name(),
             accepts: lost.accepts,
             closes: lost.closes,
             time_waits: lost.time_waits,

@@ -9,10 +9,7 @@ pub mod time;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{
-    event::{Connection, ETIMEDOUT, Event, Totals},
-    explain::{self, Evidence, Step},
-};
+use crate::event::{Event, LossCause};
 
 /// What a trace begins with.
 #[derive(Debug)]
@@ -34,8 +31,8 @@ pub struct Start {
 pub struct Lost {
     /// `CLOCK_MONOTONIC`
     pub mono_ns: u64,
-    /// Why: `ring_full`, `map_full`, `sink_full`, `recursion`
-    pub cause: &'static str,
+    /// Why
+    pub cause: LossCause,
     /// State changes lost; where none were asked for, records
     pub count: u64,
     /// Accept records lost with them
@@ -70,57 +67,14 @@ fn reset_reason(names: &HashMap<u32, String>, reason: u32) -> Option<String> {
     Some(short.to_ascii_lowercase())
 }
 
-/// What a transition means on the wire, as far as it is proven.
-fn explanation(connection: &Connection, totals: Option<&Totals>) -> &'static str {
-    let mut evidence = Evidence {
-        span_us: connection.span_us(),
-        // That nobody did is not known: not every acceptance is seen on every kernel.
-        accepted: (connection.pid_source() == "accept").then_some(true),
-        fast_open: connection.is_without_fastopen().then_some(false),
-        ..Evidence::default()
-    };
-    if let Some(totals) = totals {
-        evidence.inferred = totals.is_deduced();
-        evidence.err = Some(match totals.reason() {
-            // The end of a `FIN_WAIT2` leaves no error.
-            "timeout" => ETIMEDOUT,
-            _ => totals.err(),
-        });
-        evidence.by_close = totals.is_by_close();
-        evidence.is_reset = !totals.is_reason_inferred(totals.reason());
-        let reset = match totals.reason() {
-            "reset_sent" => Some(true),
-            "reset_received" => Some(false),
-            _ => totals.reset_sent(),
-        };
-        evidence.reset = reset.map(|sent| {
-            if sent {
-                explain::Reset::Sent
-            } else {
-                explain::Reset::Received
-            }
-        });
-        if totals.reason() == "listener_closed" {
-            evidence.accepted = Some(false);
-        }
-        evidence.retransmits = totals.syn_retransmits().unwrap_or(0);
-    }
-    explain::explain(&Step {
-        role: explain::Role::named(connection.role()),
-        old: connection.oldstate().0,
-        new: connection.newstate().0,
-        evidence,
-    })
-}
-
 /// A way to print records.
 pub trait Sink {
     /// What comes before the first record.
     fn start(&mut self, start: &Start, out: &mut Vec<u8>);
     /// What each new file begins with.
     fn header(&self, _out: &mut Vec<u8>) {}
-    /// One record; returns the lines it made.
-    fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> u64;
+    /// One record: a line, or on a terminal several.
+    fn event(&mut self, event: &Event, out: &mut Vec<u8>);
     /// A loss.
     fn lost(&mut self, lost: &Lost, out: &mut Vec<u8>);
     /// What comes after the last record.
@@ -132,19 +86,13 @@ pub trait Sink {
     fn set_width(&mut self, _columns: Option<usize>, _out: &mut Vec<u8>) {}
 }
 
-/// Which lines an event becomes, and with what.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a choice of the command line"
-)]
+/// Which lines there are, and with what.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines {
-    /// Its last transition
+    /// Transitions
     pub transition: bool,
-    /// Its totals
-    pub close: bool,
     /// What each transition means, in words
     pub explain: bool,
-    /// In its totals, all states in their order
+    /// At a connection's end, all states in their order
     pub path: bool,
 }

@@ -8,7 +8,7 @@ use anstyle::Style;
 
 use crate::sink::pen::{DIM, RED, push};
 use crate::{
-    event::{Connection, Totals},
+    event::{Close, ClosedBy, Reason, Role, TcpOption},
     sink::text::{count, push_bytes, push_duration, push_escaped, push_number},
 };
 
@@ -36,24 +36,19 @@ pub(super) enum States {
 }
 
 /// Appends how this connection ended. Returns the style of these words.
-pub(super) fn write(
-    detail: Detail,
-    connection: &Connection,
-    totals: &Totals,
-    out: &mut Vec<u8>,
-) -> Style {
-    let reason = totals.reason();
-    let established = totals.was_established();
-    let style = if matches!(reason, "normal" | "unknown") {
+pub(super) fn write(detail: Detail, close: &Close, out: &mut Vec<u8>) -> Style {
+    let connection = close.connection();
+    let established = close.was_established();
+    let style = if matches!(close.reason(), Reason::Normal | Reason::Unknown) {
         DIM
     } else {
         RED
     };
     if detail.states == States::Path {
-        grown(connection, totals, out);
+        grown(close, out);
         return style;
     }
-    how(connection, totals, out);
+    how(close, out);
     let mut took = |label: &str, us: Option<u64>| {
         if let Some(us) = us {
             push(out, label);
@@ -61,23 +56,28 @@ pub(super) fn write(
         }
     };
     if established {
-        took(" · connect ", totals.connect_us());
+        took(" · connect ", close.connect_us());
     }
-    took(" · handshake ", totals.handshake_us().map(u64::from));
-    took(" · queued ", totals.accept_wait_us());
-    traffic(totals, established, connection.is_server(), out);
-    if let Some(us) = totals.srtt_us().filter(|_| established) {
+    took(" · handshake ", close.handshake_us().map(u64::from));
+    took(" · queued ", close.accept_wait_us());
+    traffic(
+        close,
+        established,
+        close.connection().role() == Role::Server,
+        out,
+    );
+    if let Some(us) = close.srtt_us().filter(|_| established) {
         push(out, " · rtt ");
         push_duration(out, us.into());
     }
     if detail.handshake && established {
-        handshake(totals, out);
+        handshake(close, out);
     }
     match detail.states {
         States::None | States::Path => {}
-        States::Notable => times(totals, out),
+        States::Notable => times(close, out),
     }
-    if let Some(closer) = totals
+    if let Some(closer) = close
         .closer_pid()
         .filter(|pid| connection.pid() != Some(*pid))
     {
@@ -88,32 +88,33 @@ pub(super) fn write(
 }
 
 /// How it went, after how long, and because of whom.
-fn how(connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
-    let reason = totals.reason();
-    let established = totals.was_established();
-    if established || reason == "unknown" || connection.is_listener() {
+fn how(close: &Close, out: &mut Vec<u8>) {
+    let reason = close.reason();
+    let is_listener = close.connection().role() == Role::Listener;
+    let established = close.was_established();
+    if established || reason == Reason::Unknown || is_listener {
         push(out, "closed");
     } else {
         push_reason(out, reason);
     }
-    if let Some(us) = totals.duration_us() {
+    if let Some(us) = close.duration_us() {
         push(out, " after ");
         push_duration(out, us);
-        if connection.is_inferred() {
+        if close.is_inferred() {
             out.push(b'~');
         }
     }
-    if reason != "unknown" && established && !connection.is_listener() {
+    if reason != Reason::Unknown && established && !is_listener {
         push(out, " · ");
         push_reason(out, reason);
-        if totals.is_reason_inferred(reason) {
+        if close.is_reason_inferred() {
             out.push(b'~');
         }
-        match totals.closed_by(reason).filter(|_| reason == "normal") {
-            Some("both") => push(out, ", both at once"),
+        match close.closed_by().filter(|_| reason == Reason::Normal) {
+            Some(ClosedBy::Both) => push(out, ", both at once"),
             Some(side) => {
                 push(out, ", ");
-                push(out, side);
+                push(out, side.name());
                 push(out, " first");
             }
             None => {}
@@ -122,8 +123,8 @@ fn how(connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
 }
 
 /// How long it was in the states that say something.
-fn times(totals: &Totals, out: &mut Vec<u8>) {
-    for (state, us) in totals.states() {
+fn times(close: &Close, out: &mut Vec<u8>) {
+    for (state, us) in close.states() {
         let shown = match state.0 {
             tcp::ESTABLISHED | tcp::CLOSE_WAIT | tcp::FIN_WAIT2 | tcp::LISTEN => true,
             // Only as long as an answer takes, unless something is stuck.
@@ -141,18 +142,15 @@ fn times(totals: &Totals, out: &mut Vec<u8>) {
 }
 
 /// How it ended, what went over it, and all its states.
-fn grown(connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
-    let reason = totals.reason();
+fn grown(close: &Close, out: &mut Vec<u8>) {
+    let reason = close.reason();
     // Why a listener ended says nothing.
-    push_reason(
-        out,
-        if connection.is_listener() {
-            "closed"
-        } else {
-            reason
-        },
-    );
-    if totals.is_reason_inferred(reason) {
+    if close.connection().role() == Role::Listener {
+        push(out, "closed");
+    } else {
+        push_reason(out, reason);
+    }
+    if close.is_reason_inferred() {
         out.push(b'~');
     }
     let mut took = |label: &str, us: Option<u64>| {
@@ -161,61 +159,61 @@ fn grown(connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
             push_duration(out, us);
         }
     };
-    took(" ", totals.duration_us());
-    took(" · queued ", totals.accept_wait_us());
+    took(" ", close.duration_us());
+    took(" · queued ", close.accept_wait_us());
     traffic(
-        totals,
-        totals.was_established(),
-        connection.is_server(),
+        close,
+        close.was_established(),
+        close.connection().role() == Role::Server,
         out,
     );
-    path(totals, out);
+    path(close, out);
 }
 
 /// All states in the order they were entered, each with how long it lasted.
-fn path(totals: &Totals, out: &mut Vec<u8>) {
+fn path(close: &Close, out: &mut Vec<u8>) {
     let mut between = " · ";
-    for (state, us) in totals.states() {
+    for (state, us) in close.states() {
         push(out, between);
         push(out, state.name());
         out.push(b' ');
         push_duration(out, us);
         between = " → ";
     }
-    if totals.passed().any(|state| state.0 == tcp::TIME_WAIT) {
+    if close.passed().any(|state| state.0 == tcp::TIME_WAIT) {
         push(out, between);
         push(out, "TIME_WAIT");
     }
 }
 
 /// What both ends agreed on.
-fn handshake(totals: &Totals, out: &mut Vec<u8>) {
-    if let Some((ours, theirs)) = totals.isns() {
+fn handshake(close: &Close, out: &mut Vec<u8>) {
+    if let Some((ours, theirs)) = close.isns() {
         let _infallible = write!(out, " · isn {ours}/{theirs}");
     }
-    if let Some(counters) = totals.counters() {
+    if let Some(counters) = close.counters() {
         let _infallible = write!(out, " · mss {} cwnd {}", counters.mss_bytes, counters.cwnd);
     }
-    if let Some((send, receive)) = totals.wscales() {
+    if let Some((send, receive)) = close.wscales() {
         let _infallible = write!(out, " · wscale {send}/{receive}");
     }
-    for (nth, name) in totals
+    for (nth, option) in close
         .options()
-        .filter(|name| *name != "wscale")
+        .filter(|option| *option != TcpOption::Wscale)
         .enumerate()
     {
         push(out, if nth == 0 { " · " } else { " " });
-        push(out, name);
+        push(out, option.name());
     }
-    if let Some(name) = totals.congestion() {
+    if let Some(name) = close.congestion() {
         push(out, " · ");
         push_escaped(out, name);
     }
 }
 
 /// What went over it.
-fn traffic(totals: &Totals, established: bool, is_server: bool, out: &mut Vec<u8>) {
-    let Some(counters) = totals.counters() else {
+fn traffic(close: &Close, established: bool, is_server: bool, out: &mut Vec<u8>) {
+    let Some(counters) = close.counters() else {
         return;
     };
     if established {
@@ -223,11 +221,11 @@ fn traffic(totals: &Totals, established: bool, is_server: bool, out: &mut Vec<u8
         let sent = counters.tx_bytes.saturating_sub(counters.retrans_bytes);
         push_bytes(out, sent);
         push(out, " ↓");
-        push_bytes(out, totals.rx_bytes().unwrap_or(0));
+        push_bytes(out, close.rx_bytes().unwrap_or(0));
     }
     let again = u64::from(counters.retransmits);
     let of_handshake = if established {
-        totals.syn_retransmits().unwrap_or(0).into()
+        close.syn_retransmits().unwrap_or(0).into()
     } else {
         again
     };
@@ -251,9 +249,9 @@ fn traffic(totals: &Totals, established: bool, is_server: bool, out: &mut Vec<u8
     }
 }
 
-fn push_reason(row: &mut Vec<u8>, reason: &str) {
+fn push_reason(row: &mut Vec<u8>, reason: Reason) {
     let begin = row.len();
-    push(row, reason);
+    push(row, reason.name());
     for byte in &mut row[begin..] {
         if *byte == b'_' {
             *byte = b' ';

@@ -4,26 +4,26 @@ use std::io::Write as _;
 
 use crate::sink::pen::push;
 use crate::{
-    event::{Connection, Numbers},
+    event::{Accept, Listener, Reset, Retransmit, Segment},
     sink::text::{count, duration, escape, push_duration, push_number},
 };
 
 /// It was taken from the accept queue.
-pub(super) fn accepted(connection: &Connection, numbers: &Numbers, out: &mut Vec<u8>) {
+pub(super) fn accepted(accept: &Accept, out: &mut Vec<u8>) {
     push(out, "accepted");
-    if let Some(us) = connection.span_us() {
+    if let Some(us) = accept.wait_us() {
         push(out, " after ");
         push_duration(out, us);
         push(out, " in the queue");
     }
-    if let Some(listener) = connection
-        .peer_pid()
-        .filter(|pid| connection.pid() != Some(*pid))
+    if let Some(listener) = accept
+        .listener_pid()
+        .filter(|pid| accept.connection().pid() != Some(*pid))
     {
         push(out, " of ");
         push_number(out, listener.into());
     }
-    if let (Some(queued), Some(limit)) = (numbers.backlog(), numbers.backlog_max())
+    if let (Some(queued), Some(limit)) = (accept.backlog(), accept.backlog_max())
         && queued > 0
     {
         // Writing to memory does not fail.
@@ -32,14 +32,14 @@ pub(super) fn accepted(connection: &Connection, numbers: &Numbers, out: &mut Vec
 }
 
 /// A segment was sent again.
-pub(super) fn sent_again(connection: &Connection, numbers: &Numbers) -> String {
-    let what = match connection.retransmitted() {
-        "syn" => "SYN",
-        "synack" => "SYN-ACK",
-        _ => "a segment",
+pub(super) fn sent_again(retransmit: &Retransmit) -> String {
+    let what = match retransmit.segment() {
+        Segment::Syn => "SYN",
+        Segment::Synack => "SYN-ACK",
+        Segment::Data => "a segment",
     };
-    let mut remark = format!("{what} sent again in {}", connection.oldstate().name());
-    if let Some(times) = numbers.count() {
+    let mut remark = format!("{what} sent again in {}", retransmit.state().name());
+    if let Some(times) = retransmit.count() {
         remark.push_str(" · ");
         remark.push_str(&count(times.into()));
         remark.push_str(" so far");
@@ -48,10 +48,10 @@ pub(super) fn sent_again(connection: &Connection, numbers: &Numbers) -> String {
 }
 
 /// A reset was sent or came, for a reason the kernel may name.
-pub(super) fn reset(connection: &Connection, reason: Option<&str>) -> String {
-    let state = connection.oldstate().name();
-    let inferred = if connection.is_inferred() { "~" } else { "" };
-    let mut remark = format!("RST {}{inferred} in {state}", connection.direction());
+pub(super) fn reset(reset: &Reset, reason: Option<&str>) -> String {
+    let state = reset.state().name();
+    let inferred = if reset.is_inferred() { "~" } else { "" };
+    let mut remark = format!("RST {}{inferred} in {state}", reset.direction().name());
     if let Some(reason) = reason {
         remark.push_str(" (");
         remark.push_str(&escape(reason.as_bytes()));
@@ -61,7 +61,7 @@ pub(super) fn reset(connection: &Connection, reason: Option<&str>) -> String {
 }
 
 /// What goes wrong at a listener.
-pub(super) fn trouble(connection: &Connection, numbers: &Numbers) -> String {
+pub(super) fn trouble(listener: &Listener) -> String {
     let mut parts = Vec::new();
     let many = |number: u32, one: &str, more: &str| {
         format!(
@@ -71,8 +71,8 @@ pub(super) fn trouble(connection: &Connection, numbers: &Numbers) -> String {
         )
     };
     let some = |number: Option<u32>| number.filter(|number| *number > 0);
-    let limit = numbers.backlog_max();
-    if let Some(queued) = some(numbers.backlog()) {
+    let limit = listener.backlog_max();
+    if let Some(queued) = some(listener.backlog()) {
         let limit = limit.unwrap_or(u32::MAX);
         // `sk_acceptq_is_full` lets one more in than the limit.
         parts.push(if queued > limit {
@@ -81,24 +81,24 @@ pub(super) fn trouble(connection: &Connection, numbers: &Numbers) -> String {
             format!("{queued} of {limit} wait for accept()")
         });
     }
-    if let Some(half_open) = some(numbers.half_open()) {
+    if let Some(half_open) = some(listener.half_open()) {
         let of = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
         parts.push(format!("{half_open}{of} half-open"));
     }
-    if let Some(dropped) = some(numbers.dropped()) {
+    if let Some(dropped) = some(listener.dropped()) {
         parts.push(format!("{} dropped", count(dropped.into())));
     }
-    if let Some(unanswered) = some(numbers.unanswered()) {
+    if let Some(unanswered) = some(listener.unanswered()) {
         parts.push(many(
             unanswered,
             "SYN-ACK unanswered",
             "SYN-ACKs unanswered",
         ));
     }
-    if let Some(cookies) = some(numbers.cookies_sent()) {
+    if let Some(cookies) = some(listener.cookies_sent()) {
         parts.push(many(cookies, "SYN cookie sent", "SYN cookies sent"));
     }
-    if let Some(us) = connection.span_us() {
+    if let Some(us) = listener.not_accepted_us() {
         parts.push(format!("no accept() for {}", duration(us)));
     }
     parts.join(" · ")

@@ -21,13 +21,16 @@ use self::{
     subject::Subject,
 };
 use super::{
-    End, Lines, Lost, Sink, Start, explanation,
+    End, Lines, Lost, Sink, Start,
     pen::{BOLD, DIM, GREEN, Pen, RED, YELLOW, blanks, finish, state_style},
     reset_reason,
     text::{count, push_duration},
     time::{Clock, TimeColumn},
 };
-use crate::event::{Connection, Event, Totals};
+use crate::{
+    event::{Close, Connection, Event, Transition},
+    explain,
+};
 
 /// Most rows are shorter.
 const ROW_BYTES: usize = 512;
@@ -173,19 +176,23 @@ impl Table {
         true
     }
 
-    fn transition(&mut self, connection: &Connection, totals: Option<&Totals>, out: &mut Vec<u8>) {
-        self.head(connection, out);
+    fn transition(&mut self, transition: &Transition, out: &mut Vec<u8>) {
+        self.head(transition.connection(), out);
         let (pen, layout) = (self.pen, self.layout);
         if layout.old {
-            pen.ascii(out, connection.oldstate().name(), STATE_WIDTH, DIM, true);
+            pen.ascii(out, transition.oldstate().name(), STATE_WIDTH, DIM, true);
             out.push(b' ');
         }
         pen.last(out, "→ ", DIM);
-        let new = connection.newstate();
-        let explain = self.lines.explain;
-        let span_us = connection.span_us().filter(|_| layout.span);
-        let has_span = span_us.is_some() || (explain && layout.span);
-        let width = if has_span || explain { STATE_WIDTH } else { 0 };
+        let new = transition.newstate();
+        let explained = self.lines.explain;
+        let span_us = transition.in_old_us().filter(|_| layout.span);
+        let has_span = span_us.is_some() || (explained && layout.span);
+        let width = if has_span || explained {
+            STATE_WIDTH
+        } else {
+            0
+        };
         pen.ascii(out, new.name(), width, state_style(new), false);
         if has_span {
             let span = &mut self.span;
@@ -198,19 +205,19 @@ impl Table {
             out.push(b' ');
             pen.put(out, span, columns, SPAN_WIDTH, Style::new(), true);
         }
-        if connection.is_inferred() {
+        if transition.is_inferred() {
             out.push(b'~');
         }
-        if explain {
-            blanks(out, 2 - usize::from(connection.is_inferred()));
+        if explained {
+            blanks(out, 2 - usize::from(transition.is_inferred()));
             let column = self.meaning_column();
-            self.words(column, explanation(connection, totals), DIM, out);
+            self.words(column, explain::transition(transition), DIM, out);
         } else {
             finish(out);
         }
     }
 
-    fn close(&mut self, connection: &Connection, totals: &Totals, out: &mut Vec<u8>) {
+    fn close(&mut self, close: &Close, out: &mut Vec<u8>) {
         let detail = Detail {
             handshake: self.wide,
             states: match (self.lines.transition, self.lines.path) {
@@ -222,8 +229,13 @@ impl Table {
         };
         let mut words = std::mem::take(&mut self.words);
         words.clear();
-        let style = closed::write(detail, connection, totals, &mut words);
-        self.remark(connection, &String::from_utf8_lossy(&words), style, out);
+        let style = closed::write(detail, close, &mut words);
+        self.remark(
+            close.connection(),
+            &String::from_utf8_lossy(&words),
+            style,
+            out,
+        );
         self.words = words;
     }
 
@@ -279,60 +291,40 @@ impl Sink for Table {
         finish(out);
     }
 
-    fn event(&mut self, event: &Event, out: &mut Vec<u8>) -> u64 {
+    fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
+        let connection = event.connection();
         match event {
-            Event::Socket(connection) => {
+            Event::Socket(socket) => {
                 self.head(connection, out);
                 let pen = self.pen;
                 pen.cell(out, "open", STATE_WIDTH, DIM, true);
                 pen.last(out, " · ", DIM);
-                let state = connection.oldstate();
+                let state = socket.state();
                 pen.last(out, state.name(), state_style(state));
                 finish(out);
-                1
             }
-            Event::Accept(connection, numbers) => {
+            Event::Transition(transition) => self.transition(transition, out),
+            Event::Accept(accept) => {
                 let mut words = std::mem::take(&mut self.words);
                 words.clear();
-                happened::accepted(connection, numbers, &mut words);
+                happened::accepted(accept, &mut words);
                 self.remark(connection, &String::from_utf8_lossy(&words), GREEN, out);
                 self.words = words;
-                1
             }
-            Event::Retransmit(connection, numbers) => {
-                let remark = happened::sent_again(connection, numbers);
+            Event::Retransmit(retransmit) => {
+                let remark = happened::sent_again(retransmit);
                 self.remark(connection, &remark, YELLOW, out);
-                1
             }
-            Event::Reset(connection, numbers) => {
-                let reason = numbers
-                    .reset_reason()
-                    .and_then(|reason| reset_reason(&self.reset_reasons, reason));
-                let remark = happened::reset(connection, reason.as_deref());
+            Event::Reset(reset) => {
+                let named = |reason| reset_reason(&self.reset_reasons, reason);
+                let reason = reset.reason().and_then(named);
+                let remark = happened::reset(reset, reason.as_deref());
                 self.remark(connection, &remark, RED, out);
-                1
             }
-            Event::Listener(connection, numbers) => {
-                let remark = happened::trouble(connection, numbers);
-                self.remark(connection, &remark, RED, out);
-                1
+            Event::Listener(listener) => {
+                self.remark(connection, &happened::trouble(listener), RED, out);
             }
-            Event::Transition(connection) => {
-                self.transition(connection, None, out);
-                1
-            }
-            Event::Close(connection, totals) => {
-                let mut lines = 0;
-                if self.lines.transition && totals.shows_transition() {
-                    self.transition(connection, Some(totals), out);
-                    lines += 1;
-                }
-                if self.lines.close {
-                    self.close(connection, totals, out);
-                    lines += 1;
-                }
-                lines
-            }
+            Event::Close(close) => self.close(close, out),
         }
     }
 
@@ -346,7 +338,11 @@ impl Sink for Table {
         } else {
             rows
         };
-        let remark = format!("LOST {} ({})", count(rows), lost.cause.replace('_', " "));
+        let remark = format!(
+            "LOST {} ({})",
+            count(rows),
+            lost.cause.name().replace('_', " ")
+        );
         pen.last(out, &remark, RED.bold());
         finish(out);
     }

@@ -6,7 +6,7 @@ use anstyle::Style;
 
 use super::layout::{ARROW_WIDTH, CONN_WIDTH, Layout, PID_WIDTH, PORT_WIDTH, WHOLE};
 use crate::{
-    event::Connection,
+    event::{Connection, OwnerSource, Role},
     sink::{
         pen::{BOLD, CONNECTIONS, DIM, Pen, blanks},
         remembered::Remembered,
@@ -157,7 +157,7 @@ impl Subject {
             push_port(&mut self.local, connection.lport());
         }
         self.remote.clear();
-        if connection.raddr().is_none() && connection.is_listener() {
+        if connection.raddr().is_none() && connection.role() == Role::Listener {
             self.remote.push(b'*');
         } else {
             push_endpoint(&mut self.remote, connection.raddr(), connection.rport());
@@ -201,7 +201,7 @@ impl Subject {
 
     fn owner(&self, connection: &Connection, out: &mut Vec<u8>) {
         let pen = self.pen;
-        let provisional = connection.is_provisional();
+        let provisional = connection.owner_source() == OwnerSource::Listener;
         let owner_style = if provisional { DIM } else { BOLD };
         pen.number(out, connection.pid(), PID_WIDTH, owner_style, true);
         out.push(if provisional { b'~' } else { b' ' });
@@ -226,7 +226,13 @@ impl Subject {
         if self.wide {
             pen.number(out, connection.uid(), UID_WIDTH, Style::new(), true);
             out.push(b' ');
-            pen.ascii(out, connection.pid_source(), SOURCE_WIDTH, DIM, false);
+            pen.ascii(
+                out,
+                connection.owner_source().name(),
+                SOURCE_WIDTH,
+                DIM,
+                false,
+            );
             out.push(b' ');
             pen.number(out, Some(connection.netns()), NETNS_WIDTH, DIM, true);
             out.extend_from_slice(b"  ");
@@ -249,8 +255,8 @@ impl Subject {
         let (local, remote) = (&self.local, &self.remote);
         pen.put(out, local, columns(local), self.local_width, plain, false);
         let arrow = match connection.role() {
-            "client" => " → ",
-            "server" => " ← ",
+            Role::Client => " → ",
+            Role::Server => " ← ",
             _ => "   ",
         };
         pen.last(out, arrow, DIM);

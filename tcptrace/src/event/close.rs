@@ -1,47 +1,47 @@
-//! How long everything took, and what the kernel counted.
+//! The end of a connection: how long everything took, and what the kernel counted. Why it ended is in
+//! `ending`.
 
 use tcptrace_common::{
     record::{
-        Counters, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_PARTIAL, KIND_ACCEPT,
-        KIND_TRANSITION, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN, KNOWN_NO_FIN, OPTION_ECN,
-        OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, PATH_LEN, PathRecord,
-        RESET_EITHER, RESET_RECEIVED, RESET_SENT, ROLE_CLIENT, ROLE_SERVER, Record, SPAN_UNKNOWN,
-        Step, UNKNOWN,
+        Counters, FLAG_DEDUCED, FLAG_PARTIAL, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN,
+        KNOWN_NO_FIN, OPTION_ECN, OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE,
+        PATH_LEN, PathRecord, RESET_EITHER, RESET_RECEIVED, RESET_SENT, Step, UNKNOWN,
     },
     tcp,
 };
-
 use zerocopy::IntoBytes as _;
 
-use super::{Connection, Numbers, State};
+use super::{Connection, Direction, Reason, Role, State, TcpOption, path};
 
-/// What the last record says of the whole connection.
+/// The end of a connection, with what is known of the whole of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Totals {
+pub struct Close {
+    pub(super) head: Connection,
     pub(super) path: PathRecord,
     pub(super) counters: Counters,
-    hides_transition: bool,
+    pub(super) reason: Reason,
 }
 
-impl Totals {
-    pub(super) const fn new(path: PathRecord, counters: Counters) -> Self {
-        Self {
+impl Close {
+    pub(super) fn new(path: PathRecord, counters: Counters) -> Self {
+        let mut close = Self {
+            head: Connection(path.head),
             path,
             counters,
-            hides_transition: false,
-        }
+            reason: Reason::Unknown,
+        };
+        close.reason = close.find_reason();
+        close
     }
 
-    /// Whether its last transition is to be shown: it was seen, and nobody filters it.
-    pub const fn shows_transition(&self) -> bool {
-        !self.is_deduced() && !self.hides_transition
+    /// The connection, with its last owner
+    pub const fn connection(&self) -> &Connection {
+        &self.head
     }
 
-    /// The totals alone.
-    #[must_use]
-    pub const fn without_transition(mut self) -> Self {
-        self.hides_transition = true;
-        self
+    /// Whether its time is not certain: when it was found
+    pub const fn is_inferred(&self) -> bool {
+        self.head.is_inferred()
     }
 
     /// The states it was in.
@@ -52,81 +52,6 @@ impl Totals {
     /// Whether its last transition went unseen and is counted as lost.
     pub const fn is_deduced(&self) -> bool {
         self.path.head.flags & FLAG_DEDUCED != 0
-    }
-
-    /// That `accept()` returned it, if no record has told of it.
-    pub(super) fn untold_accept(&self) -> Option<(Connection, Numbers)> {
-        let head = &self.path.head;
-        let held = self.path.accepted != 0;
-        if !(held || head.flags & FLAG_HISTORY != 0)
-            || head.role != ROLE_SERVER
-            || !self.is_accepted()
-        {
-            return None;
-        }
-        let mut numbers = [UNKNOWN; 6];
-        let mut record = *head;
-        record.peer_pid = 0;
-        if held {
-            numbers[..2].copy_from_slice(&self.path.backlog);
-            record.peer_pid = self.path.opener.tgid;
-        }
-        record.kind = KIND_ACCEPT;
-        record.mono_ns = self.path.accept_ns;
-        record.flags &= !(FLAG_FIRST | FLAG_INFERRED | FLAG_DEDUCED);
-        record.old = tcp::ESTABLISHED;
-        record.new = tcp::ESTABLISHED;
-        record.span_ns = self
-            .accept_wait_us()
-            .map_or(SPAN_UNKNOWN, |us| us.saturating_mul(1000));
-        Some((Connection(record), Numbers(numbers)))
-    }
-
-    /// The newest state change, with who owned the connection at that moment.
-    pub(super) fn newest(&self) -> Connection {
-        Connection(self.owned(self.path.head))
-    }
-
-    /// A record of a state change with who owned the connection at that moment: until it was accepted,
-    /// whoever opened it.
-    fn owned(&self, mut record: Record) -> Record {
-        if self.path.has_opener != 0 && record.mono_ns < self.path.accept_ns {
-            record.owner = self.path.opener;
-            record.source = self.path.opener_source;
-        }
-        record
-    }
-
-    /// A step of the path that had to wait for the last one.
-    pub(super) fn waited(&self, index: usize) -> Connection {
-        let mut record = self.path.head;
-        let path = self.path();
-        let (step, before) = (path[index], index.checked_sub(1).map(|before| path[before]));
-        record.kind = KIND_TRANSITION;
-        record.mono_ns = step.mono_ns();
-        record.new = step.state();
-        record.span_ns = SPAN_UNKNOWN;
-        record.peer_pid = 0;
-        record.seq = u8::try_from(index).unwrap_or(u8::MAX);
-        // How the last is known says nothing of this one.
-        record.flags &= !(FLAG_FIRST | FLAG_INFERRED | FLAG_DEDUCED);
-        if usize::from(self.path.first) == index {
-            record.flags |= FLAG_FIRST;
-        }
-        if let Some(before) = before {
-            record.old = before.state();
-            if before.mono_ns() != 0 {
-                record.span_ns = step.mono_ns().saturating_sub(before.mono_ns());
-            }
-        } else {
-            // A life begins in CLOSE, or as a clone of a listener.
-            record.old = match self.path.origin {
-                0 if record.role == ROLE_SERVER => tcp::LISTEN,
-                0 => tcp::CLOSE,
-                origin => origin,
-            };
-        }
-        Connection(self.owned(record))
     }
 
     /// The process that closed it
@@ -146,7 +71,7 @@ impl Totals {
         let [syn, rest @ ..] = self.path() else {
             return None;
         };
-        if self.path.head.role != ROLE_CLIENT || syn.state() != tcp::SYN_SENT {
+        if self.head.role() != Role::Client || syn.state() != tcp::SYN_SENT {
             return None;
         }
         let done = rest
@@ -158,21 +83,8 @@ impl Totals {
     }
 
     /// Time in the accept queue; none if it was not accepted
-    ///
-    /// A connection is queued when it is established. With Fast Open it is when the SYN is here
-    /// (`tcp_conn_request` queues the child that `tcp_try_fastopen` returns), which shows if it
-    /// is accepted before it is established.
     pub fn accept_wait_us(&self) -> Option<u64> {
-        let accept_ns = self.path.accept_ns;
-        let entered = |state| self.path().iter().find(move |step| step.state() == state);
-        let queued = match entered(tcp::ESTABLISHED) {
-            Some(established) if established.mono_ns() <= accept_ns => established,
-            _ => entered(tcp::SYN_RECV)?,
-        };
-        // 0: that it was there is all that is known.
-        let known = queued.mono_ns() != 0 && accept_ns != 0;
-        let waited_ns = accept_ns.checked_sub(queued.mono_ns()).filter(|_| known)?;
-        Some(waited_ns / 1000)
+        path::accept_wait_us(&self.path)
     }
 
     /// Each state it was in and for how long, µs, in the order they were entered; a state entered
@@ -288,18 +200,18 @@ impl Totals {
             .then_some((counters.wscales & 15, counters.wscales >> 4))
     }
 
-    /// Names of the options agreed on
-    pub fn options(&self) -> impl Iterator<Item = &'static str> {
+    /// The options agreed on
+    pub fn options(&self) -> impl Iterator<Item = TcpOption> {
         let options = self.counters().map_or(0, |counters| counters.options);
         [
-            (OPTION_SACK, "sack"),
-            (OPTION_TIMESTAMPS, "timestamps"),
-            (OPTION_WSCALE, "wscale"),
-            (OPTION_ECN, "ecn"),
-            (OPTION_FASTOPEN, "fastopen"),
+            (OPTION_SACK, TcpOption::Sack),
+            (OPTION_TIMESTAMPS, TcpOption::Timestamps),
+            (OPTION_WSCALE, TcpOption::Wscale),
+            (OPTION_ECN, TcpOption::Ecn),
+            (OPTION_FASTOPEN, TcpOption::Fastopen),
         ]
         .into_iter()
-        .filter_map(move |(bit, name)| (options & bit != 0).then_some(name))
+        .filter_map(move |(bit, option)| (options & bit != 0).then_some(option))
     }
 
     /// Name of the congestion control algorithm; it comes from a kernel module
@@ -319,18 +231,13 @@ impl Totals {
         self.path.shutdown == SHUTDOWN_BOTH && !self.is_deduced() && !self.is_moved()
     }
 
-    /// RST received, as far as is known (`Some(false)`), or sent (`Some(true)`) before the end
-    pub const fn reset_sent(&self) -> Option<bool> {
+    /// The RST that was seen before the end, as far as is known
+    pub const fn reset(&self) -> Option<Direction> {
         match self.counters.reset {
-            RESET_SENT => Some(true),
-            RESET_RECEIVED | RESET_EITHER => Some(false),
+            RESET_SENT => Some(Direction::Sent),
+            RESET_RECEIVED | RESET_EITHER => Some(Direction::Received),
             _ => None,
         }
-    }
-
-    /// Whether somebody accepted it
-    pub const fn is_accepted(&self) -> bool {
-        self.path.accept_ns != 0
     }
 
     /// Whether its last state change was a time-wait socket's
@@ -343,8 +250,7 @@ impl Totals {
     }
 
     pub(super) fn path(&self) -> &[Step] {
-        let len = usize::from(self.path.path_len).min(self.path.path.len());
-        &self.path.path[..len]
+        path::steps(&self.path)
     }
 }
 

@@ -1,0 +1,224 @@
+//! What each kind of record says besides its connection; all but the end, which is [`super::Close`].
+
+use tcptrace_common::record::{FLAG_NO_FASTOPEN, UNKNOWN};
+
+use super::{Close, Connection, Direction, Segment, State};
+
+/// Numbers that a record brings along; what they are, its kind says.
+type Numbers = [u32; 6];
+
+/// None for a number that is not known
+fn known(number: u32) -> Option<u32> {
+    (number != UNKNOWN).then_some(number)
+}
+
+/// A connection that was open at start.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket(pub(super) Connection);
+
+impl Socket {
+    /// The connection
+    pub const fn connection(&self) -> &Connection {
+        &self.0
+    }
+
+    /// The state it is in
+    pub const fn state(&self) -> State {
+        self.0.oldstate()
+    }
+}
+
+/// A state change.
+#[derive(Clone, Copy, Debug)]
+pub struct Transition {
+    pub(super) head: Connection,
+    pub(super) close: Option<Close>,
+}
+
+impl Transition {
+    /// The connection, with who owned it at that moment
+    pub const fn connection(&self) -> &Connection {
+        &self.head
+    }
+
+    /// State before
+    pub const fn oldstate(&self) -> State {
+        self.head.oldstate()
+    }
+
+    /// State after
+    pub const fn newstate(&self) -> State {
+        self.head.newstate()
+    }
+
+    /// Time in the old state; none if its beginning went unseen
+    pub fn in_old_us(&self) -> Option<u64> {
+        self.head.span_us()
+    }
+
+    /// Whether the kernel gave no direct sight of it: its time is when it was found
+    pub const fn is_inferred(&self) -> bool {
+        self.head.is_inferred()
+    }
+
+    /// Whether the listener of its connection takes no Fast Open
+    pub const fn is_without_fastopen(&self) -> bool {
+        self.head.0.flags & FLAG_NO_FASTOPEN != 0
+    }
+
+    /// How the connection ended, if this was its last: the next event
+    pub const fn close(&self) -> Option<&Close> {
+        self.close.as_ref()
+    }
+}
+
+/// `accept()` returned the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Accept {
+    pub(super) head: Connection,
+    pub(super) numbers: Numbers,
+}
+
+impl Accept {
+    /// The connection; its owner is the process that accepted
+    pub const fn connection(&self) -> &Connection {
+        &self.head
+    }
+
+    /// Time in the accept queue; none if its beginning went unseen
+    pub fn wait_us(&self) -> Option<u64> {
+        self.head.span_us()
+    }
+
+    /// The listening process
+    pub fn listener_pid(&self) -> Option<u32> {
+        (self.head.0.peer_pid != 0).then_some(self.head.0.peer_pid)
+    }
+
+    /// Connections left in the accept queue
+    pub fn backlog(&self) -> Option<u32> {
+        known(self.numbers[0])
+    }
+
+    /// The accept queue's limit
+    pub fn backlog_max(&self) -> Option<u32> {
+        known(self.numbers[1])
+    }
+}
+
+/// A segment was sent again.
+#[derive(Clone, Copy, Debug)]
+pub struct Retransmit {
+    pub(super) head: Connection,
+    pub(super) numbers: Numbers,
+}
+
+impl Retransmit {
+    /// The connection
+    pub const fn connection(&self) -> &Connection {
+        &self.head
+    }
+
+    /// What was sent again
+    pub const fn segment(&self) -> Segment {
+        Segment::from_number(self.head.0.seq)
+    }
+
+    /// The state it is in
+    pub const fn state(&self) -> State {
+        self.head.oldstate()
+    }
+
+    /// How many so far
+    pub fn count(&self) -> Option<u32> {
+        known(self.numbers[0])
+    }
+}
+
+/// RST sent or received.
+#[derive(Clone, Copy, Debug)]
+pub struct Reset {
+    pub(super) head: Connection,
+    pub(super) numbers: Numbers,
+}
+
+impl Reset {
+    /// The connection
+    pub const fn connection(&self) -> &Connection {
+        &self.head
+    }
+
+    /// Which way it went
+    pub const fn direction(&self) -> Direction {
+        Direction::from_number(self.head.0.seq)
+    }
+
+    /// The state the connection was in
+    pub const fn state(&self) -> State {
+        self.head.oldstate()
+    }
+
+    /// The kernel's reason, a value of `enum sk_rst_reason`
+    pub fn reason(&self) -> Option<u32> {
+        known(self.numbers[0])
+    }
+
+    /// Whether the direction is not certain
+    pub const fn is_inferred(&self) -> bool {
+        self.head.is_inferred()
+    }
+}
+
+/// What goes wrong at a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Listener {
+    pub(super) head: Connection,
+    pub(super) numbers: Numbers,
+}
+
+impl Listener {
+    /// The listener
+    pub const fn connection(&self) -> &Connection {
+        &self.head
+    }
+
+    /// Connections in the accept queue
+    pub fn backlog(&self) -> Option<u32> {
+        known(self.numbers[0])
+    }
+
+    /// The accept queue's limit
+    pub fn backlog_max(&self) -> Option<u32> {
+        known(self.numbers[1])
+    }
+
+    /// Requests half-open
+    pub fn half_open(&self) -> Option<u32> {
+        known(self.numbers[2])
+    }
+
+    /// Requests and connections dropped since the last such record
+    pub fn dropped(&self) -> Option<u32> {
+        known(self.numbers[3])
+    }
+
+    /// Requests whose SYN-ACK was not answered in time, since the last such record
+    pub fn unanswered(&self) -> Option<u32> {
+        known(self.numbers[4])
+    }
+
+    /// SYN cookies sent in its network namespace since the last such record
+    pub fn cookies_sent(&self) -> Option<u32> {
+        known(self.numbers[5])
+    }
+
+    /// Time since it last accepted; none if it never has
+    pub fn not_accepted_us(&self) -> Option<u64> {
+        self.head.span_us()
+    }
+
+    /// Adds the SYN cookies sent, which the kernel counts elsewhere.
+    pub fn set_cookies_sent(&mut self, sent: Option<u64>) {
+        self.numbers[5] = sent.map_or(UNKNOWN, |sent| u32::try_from(sent).unwrap_or(UNKNOWN));
+    }
+}
