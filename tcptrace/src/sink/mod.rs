@@ -1,5 +1,8 @@
 //! Records to text. Pure: a sink appends bytes to a buffer and knows no file.
 
+#[macro_use]
+pub mod fields;
+
 pub mod json;
 mod pen;
 mod remembered;
