@@ -77,6 +77,15 @@ impl Output {
         (size.ws_col > 0).then_some(size.ws_col.into())
     }
 
+    /// Whether nothing is there before our first line: an empty file, or no file.
+    pub fn is_new(&self) -> bool {
+        match &self.target {
+            Target::Stdout(stdout) => len(stdout.as_fd()),
+            Target::File(_, file) => len(file.as_fd()),
+        }
+        .is_none_or(|bytes| bytes == 0)
+    }
+
     /// Standard output, if that is where lines go.
     pub fn stdout_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.target {

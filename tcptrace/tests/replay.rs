@@ -8,14 +8,19 @@
     reason = "a failed unwrap fails the test, and says where"
 )]
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 use tcptrace::{
     event::{Event, LossCause},
     recording::Recording,
     sink::{
         End, Lines, Lost, Sink, Start,
+        csv::{COLUMNS, Csv},
+        ecs::Ecs,
         json::Json,
         table::{Look, Table},
+        text::escape,
         time::{TimeColumn, TimeFormat},
     },
 };
@@ -191,6 +196,155 @@ fn a_recording_as_json() {
 }
 
 #[test]
+fn a_recording_as_csv() {
+    let bytes = fixture();
+    let text = render(
+        &mut Csv::new(false, true),
+        &Recording::open(&bytes).unwrap(),
+    );
+    let json = render(&mut Json::new(BOTH), &Recording::open(&bytes).unwrap());
+    let mut rows = text.split_terminator("\r\n").map(csv_row);
+    assert_eq!(rows.next().unwrap(), COLUMNS);
+    let records: Vec<serde_json::Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows.clone().count(), records.len());
+    for (row, record) in rows.zip(records) {
+        let cells: BTreeMap<_, _> = COLUMNS
+            .into_iter()
+            .zip(row.iter().map(|cell| sorted(cell)))
+            .filter(|(_, cell)| !cell.is_empty())
+            .collect();
+        let members: BTreeMap<_, _> = record
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, value)| (name.as_str(), sorted(&flat(value))))
+            .filter(|(_, value)| !value.is_empty())
+            .collect();
+        assert_eq!(cells, members);
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// A JSON value as a cell shows it.
+fn flat(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => escape(text.as_bytes()),
+        Value::Array(words) => words.iter().map(flat).collect::<Vec<_>>().join(";"),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| format!("{name}={}", flat(value)))
+            .collect::<Vec<_>>()
+            .join(";"),
+        value => value.to_string(),
+    }
+}
+
+/// Its parts in alphabetical order: the library that reads JSON does not keep theirs.
+fn sorted(cell: &str) -> String {
+    let mut parts: Vec<_> = cell.split(';').collect();
+    parts.sort_unstable();
+    parts.join(";")
+}
+
+/// The cells of a row.
+fn csv_row(row: &str) -> Vec<String> {
+    let mut cells = vec![String::new()];
+    let mut quoted = false;
+    let mut rest = row.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' if quoted && rest.peek() == Some(&'"') => {
+                rest.next();
+                cells.last_mut().unwrap().push('"');
+            }
+            '"' => quoted = !quoted,
+            ',' if !quoted => cells.push(String::new()),
+            c => cells.last_mut().unwrap().push(c),
+        }
+    }
+    assert!(!quoted, "{row}");
+    cells
+}
+
+/// Every field is one of the schema's, of its type, or under `tcptrace`.
+#[test]
+fn a_recording_under_ecs_names() {
+    let bytes = fixture();
+    let text = render(
+        &mut Ecs::new(false, "host.example"),
+        &Recording::open(&bytes).unwrap(),
+    );
+    let known: BTreeMap<_, _> = include_str!("fixtures/ecs-9.4.0.csv")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (name, rest) = line.split_once(',').unwrap();
+            (name, rest.split_once(',').unwrap())
+        })
+        .collect();
+    for line in text.lines() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let mut fields = Vec::new();
+        leaves(&value, "", &mut fields);
+        for (name, value) in fields {
+            if name.starts_with("tcptrace.") {
+                assert_ne!(value, "", "{name} in {line}");
+                continue;
+            }
+            let (kind, normalization) = known[name.as_str()];
+            assert_eq!(value.is_array(), normalization == "array", "{name}");
+            assert_eq!(value.is_u64(), kind == "long", "{name} in {line}");
+            assert!(value != "" && !value.is_null(), "{name} in {line}");
+        }
+    }
+    insta::assert_snapshot!(text);
+}
+
+fn leaves(value: &serde_json::Value, path: &str, fields: &mut Vec<(String, serde_json::Value)>) {
+    let Some(members) = value.as_object() else {
+        fields.push((path.to_owned(), value.clone()));
+        return;
+    };
+    for (name, value) in members {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        leaves(value, &path, fields);
+    }
+}
+
+/// What the JSON Schema, the CSV header and the tables of the documentation name is the same.
+#[test]
+fn every_field_is_documented() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../docs/events.schema.json")).unwrap();
+    let mut named = BTreeSet::new();
+    let definitions = schema["$defs"].as_object().unwrap().values();
+    for properties in definitions
+        .chain([&schema])
+        .filter_map(|definition| definition["properties"].as_object())
+    {
+        named.extend(properties.keys().map(String::as_str));
+    }
+    assert_eq!(named, COLUMNS.into_iter().collect(), "schema and columns");
+
+    let text = include_str!("../../docs/events.md");
+    let documented: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" |").next())
+        .flat_map(|cell| cell.split('`'))
+        .filter(|word| named.contains(word))
+        .collect();
+    assert_eq!(named, documented, "schema and docs/events.md");
+}
+
+#[test]
 fn columns_are_wide_as_long_as_it_takes() {
     let bytes = fixture();
     let (mut narrow, mut wide) = (Vec::new(), Vec::new());
@@ -306,6 +460,20 @@ proptest! {
             plain.event(event, &mut out);
             let text = String::from_utf8(out).unwrap();
             assert!(!text.chars().any(|c| c.is_control() && c != '\n'));
+            let mut csv = Csv::new(false, false);
+            let mut out = Vec::new();
+            csv.event(event, &mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text.lines().count(), 1);
+            for row in text.split_terminator("\r\n") {
+                assert_eq!(csv_row(row).len(), COLUMNS.len());
+                assert!(!row.contains(char::is_control));
+            }
+            let mut out = Vec::new();
+            Ecs::new(false, "host").event(event, &mut out);
+            for line in String::from_utf8(out).unwrap().lines() {
+                let _object: serde_json::Value = serde_json::from_str(line).unwrap();
+            }
             true
         });
     }

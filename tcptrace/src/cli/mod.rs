@@ -22,6 +22,7 @@ Examples:
   sudo tcptrace -p 4242                only those of process 4242, from their first SYN
   sudo tcptrace -s -D 443              one line per connection to port 443, at its end
   sudo tcptrace --json | jq .          one JSON object per line
+  sudo tcptrace --format csv -o FILE   rows for a spreadsheet or a database
   tcptrace check                       what can be known on this kernel, and how";
 
 /// Every TCP state transition on this host, live, with the process that owns the connection.
@@ -48,6 +49,8 @@ pub struct Cli {
 pub enum Command {
     /// Say what this kernel allows, which hooks serve which fact, and what is missing
     Check(CheckArgs),
+    /// Print the JSON Schema of the records
+    Schema,
     /// Print the completions of a shell
     Completions {
         /// Which shell

@@ -10,7 +10,7 @@ pub struct ViewArgs {
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,
     /// Same as --format json: one JSON object per line
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "format")]
     pub json: bool,
     /// More columns: uid, network namespace, how the owner is known
     #[arg(short, long)]
@@ -39,6 +39,10 @@ pub enum Format {
     Table,
     /// One JSON object per line
     Json,
+    /// A header and a row per record: RFC 4180
+    Csv,
+    /// One JSON object per line, under the names of the Elastic Common Schema
+    Ecs,
 }
 
 /// When to colour the table.

@@ -18,6 +18,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
         &[
             "check [--json]\twhat this kernel and these privileges allow, which hook gives which fact, and what \
          mends what is missing",
+            "schema\tprint the JSON Schema of the records",
             "completions SHELL\tprint the completions of a shell: bash, elvish, fish, powershell or zsh",
             "man\tprint this page",
         ],
@@ -26,7 +27,8 @@ const SECTIONS: [(&str, &[&str]); 8] = [
         "WHAT IS PRINTED",
         &[
             "A table, one line per state transition, with a closing line that sums the connection up; \
-         or, with --json, one object per line. Both begin with the connections that are open.",
+         or, with --json, one object per line; with --format csv a row per record, with \
+         --format ecs the same records under the names of the Elastic Common Schema. All begin with the connections that are open.",
             "The closing line comes when the socket has gone. The pair of addresses may then stay in \
          TIME_WAIT for a minute; the transition out of it is the connection's last line.",
             "PID\tthe process that owns the connection, never the one that happened to be on the CPU. \
@@ -137,7 +139,13 @@ fn render(page: &mut Vec<u8>) -> io::Result<()> {
 fn synopsis(page: &mut Vec<u8>) -> io::Result<()> {
     let mut roff = Roff::new();
     roff.control("SH", ["SYNOPSIS"]);
-    for what in ["[OPTIONS]", "check [--json]", "completions SHELL", "man"] {
+    for what in [
+        "[OPTIONS]",
+        "check [--json]",
+        "schema",
+        "completions SHELL",
+        "man",
+    ] {
         roff.text([bold("tcptrace"), roman(" "), roman(what)]);
         roff.control("br", []);
     }

@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod man;
+mod schema;
 mod trace;
 
 use std::{
@@ -22,6 +23,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Error> {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Man) => man::run(),
+        Some(Command::Schema) => schema::run(),
         None => trace::run(Settings::new(cli.trace)?),
     }
 }

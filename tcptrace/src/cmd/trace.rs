@@ -14,6 +14,8 @@ use crate::{
     settings::Settings,
     sink::{
         Sink,
+        csv::Csv,
+        ecs::Ecs,
         json::Json,
         table::{Look, Table},
         text,
@@ -97,6 +99,8 @@ fn sink(settings: &Settings, output: &Output) -> Box<dyn Sink + Send> {
     let lines = settings.records.lines();
     match settings.view.format {
         Format::Json => Box::new(Json::new(lines)),
+        Format::Csv => Box::new(Csv::new(lines.explain, output.is_new())),
+        Format::Ecs => Box::new(Ecs::new(lines.explain, &kernel::host_name())),
         Format::Table => Box::new(Table::new(Look {
             time: TimeColumn::new(settings.time.clone(), 0),
             lines,

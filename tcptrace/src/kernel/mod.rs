@@ -166,6 +166,14 @@ pub fn shows_all_processes() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == INITIAL)
 }
 
+/// `uname -n`
+pub fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// `uname -r`
 pub fn release() -> String {
     rustix::system::uname()

@@ -42,10 +42,10 @@ impl View {
     }
 }
 
-/// The time column of the table. JSON has times of its own: there the time zone, which may cost a look at
+/// The time column of the table. The other formats have times of their own: there the time zone, which may cost a look at
 /// many files, is not asked for.
 pub fn time_format(args: &TimeArgs, format: Format) -> Result<TimeFormat, Error> {
-    parse_time(&args.time, args.utc || format == Format::Json)
+    parse_time(&args.time, args.utc || format != Format::Table)
 }
 
 /// The time column, which must be of one line.

@@ -3,6 +3,8 @@
 #[macro_use]
 pub mod fields;
 
+pub mod csv;
+pub mod ecs;
 pub mod json;
 mod pen;
 mod remembered;
