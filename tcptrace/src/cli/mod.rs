@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 pub use self::{
     kernel::KernelArgs,
     run::{DiagnosticArgs, RunArgs},
-    trace::{EventName, RecordArgs, TraceArgs},
+    trace::{Compact, EventName, RecordArgs, TraceArgs},
     view::{ColorWhen, Format, TimeArgs, ViewArgs},
 };
 

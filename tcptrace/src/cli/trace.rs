@@ -39,8 +39,19 @@ pub struct RecordArgs {
     /// One line per connection, at its end, in place of one per transition
     #[arg(short, long)]
     pub summary: bool,
-    /// Which records: socket, transition, accept, close (these by default), retransmit, reset,
-    /// listener, or all
+    /// One line per connection, at its end, with the states it passed: auto, always, never; auto is
+    /// always on a terminal of less than 100 columns
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        default_missing_value = "always",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    pub compact: Compact,
+    /// Which records: socket, transition, accept, close, listener (these by default), retransmit,
+    /// reset, or all
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub events: Vec<EventName>,
     /// Say in words what each transition means on the wire
@@ -49,6 +60,17 @@ pub struct RecordArgs {
     /// Append to FILE in place of standard output; SIGHUP reopens it
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// When a connection is one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compact {
+    /// On a narrow terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
 }
 
 /// Kinds of records that `--events` names.

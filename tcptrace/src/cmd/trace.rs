@@ -28,7 +28,7 @@ use crate::{
 const LOST: u8 = 4;
 
 /// Traces until told to stop.
-pub(super) fn run(settings: Settings) -> Result<ExitCode, Error> {
+pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
     kernel::files::allow()?;
     let missing = capability::missing();
     if !missing.is_empty() {
@@ -36,13 +36,16 @@ pub(super) fn run(settings: Settings) -> Result<ExitCode, Error> {
     }
     kernel::refuse_lockdown()?;
     let max_sockets = kernel::memory::sockets(settings.run.max_sockets, settings.run.ring_bytes)?;
-    let settings = Arc::new(settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::new)?;
     // A FIFO waits here for its reader; until then a signal just ends us.
     let output = Output::open(settings.output.clone())?;
+    if settings.view.format == Format::Table && settings.filters.states.is_any() {
+        settings.records.suit_terminal(output.columns());
+    }
+    let settings = Arc::new(settings);
     // Before anything is attached: a signal may come meanwhile.
     let signals = runtime.block_on(async { Signals::watch(&settings) })?;
     let sink = sink(&settings, &output);

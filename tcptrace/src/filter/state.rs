@@ -18,7 +18,7 @@ pub struct StateArgs {
     /// By state, as typed
     #[arg(
         long,
-        help = "Only transitions that enter or leave these states: SYN_SENT,CLOSE_WAIT",
+        help = "Only transitions that enter or leave these states: SYN_SENT,CLOSE_WAIT; '!TIME_WAIT' leaves out",
         value_name = "LIST",
         value_delimiter = ','
     )]
@@ -29,32 +29,46 @@ pub struct StateArgs {
 #[derive(Clone, Debug, Default)]
 pub struct States {
     /// A bit each by the kernel's number; 0: all
-    bits: u16,
+    listed: u16,
+    /// The same of those to leave out
+    excluded: u16,
     typed: String,
 }
 
 impl States {
     /// Finds the states by their names, in any case, with `-` or `_` or neither, and as `ss` calls them.
     pub fn parse(args: &StateArgs) -> Result<Self, Error> {
-        let bits = args
-            .state
-            .iter()
-            .try_fold(0, |bits, name| Ok::<_, Error>(bits | 1 << number(name)?))?;
+        let (mut listed, mut excluded) = (0, 0);
+        for name in &args.state {
+            match name.trim().strip_prefix('!') {
+                Some(name) => excluded |= 1 << number(name)?,
+                None => listed |= 1 << number(name)?,
+            }
+        }
         Ok(Self {
-            bits,
+            listed,
+            excluded,
             typed: args.state.join(",").to_ascii_uppercase().replace('-', "_"),
         })
     }
 
-    fn contains(&self, state: State) -> bool {
-        self.bits == 0 || self.bits >> (state.0 & 15) & 1 != 0
+    /// Whether any of these states is asked for, and none left out.
+    fn takes(&self, states: &[State]) -> bool {
+        let bits = states
+            .iter()
+            .fold(0_u16, |bits, state| bits | 1 << (state.0 & 15));
+        (self.listed == 0 || self.listed & bits != 0) && self.excluded & bits == 0
     }
 
-    /// Whether an event is wanted. The end of a connection is, if it was ever in a listed state.
+    /// Whether an event is wanted. The end of a connection is, if it was ever in a state that is.
     pub fn selects(&self, event: &Event) -> bool {
-        let listed = |state| self.contains(state);
-        event.states().into_iter().any(listed)
-            || matches!(event, Event::Close(close) if close.passed().any(listed))
+        self.takes(&event.states())
+            || matches!(event, Event::Close(close) if close.passed().any(|state| self.takes(&[state])))
+    }
+
+    /// Whether no state was asked for, and none is left out.
+    pub const fn is_any(&self) -> bool {
+        self.listed == 0 && self.excluded == 0
     }
 }
 
@@ -83,13 +97,13 @@ fn number(name: &str) -> Result<u8, Error> {
 
 impl Filter for States {
     fn typed(&self, typed: &mut BTreeMap<&'static str, String>) {
-        if self.bits != 0 {
+        if !self.is_any() {
             typed.insert("state", self.typed.clone());
         }
     }
 
     fn matches(&self, subject: &Subject<'_>) -> bool {
-        self.contains(subject.state)
+        self.takes(&[subject.state])
     }
 }
 
@@ -104,6 +118,13 @@ mod tests {
         }
         for name in ["close-wait", "CLOSEWAIT,syn_sent", "listening"] {
             assert!(!passes(&["--state", name], &SUBJECT), "{name}");
+        }
+        for (name, passed) in [
+            ("!time-wait", true),
+            ("!estab", false),
+            ("estab,!close", true),
+        ] {
+            assert_eq!(passes(&["--state", name], &SUBJECT), passed, "{name}");
         }
         let why = parse(&["--state", "open"]).unwrap_err();
         assert!(

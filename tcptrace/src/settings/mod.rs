@@ -75,7 +75,8 @@ impl Settings {
             records,
             view,
             time: time_format(&args.time, view.format)?,
-            output: args.records.output,
+            // As for most programs, `-` is standard output.
+            output: args.records.output.filter(|path| path.as_os_str() != "-"),
             run: Run::parse(args.run)?,
             kernel: args.kernel,
             verbose: args.diagnostic.verbose,

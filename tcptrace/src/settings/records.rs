@@ -5,7 +5,7 @@ use tcptrace_common::config::{
 };
 
 use crate::{
-    cli::{EventName, RecordArgs},
+    cli::{Compact, EventName, RecordArgs},
     error::Error,
     sink::Lines,
 };
@@ -21,7 +21,14 @@ pub struct Records {
     pub emit: u8,
     /// Whether to say in words what transitions mean
     pub explain: bool,
+    /// Whether the line of an end has the states passed
+    pub path: bool,
+    /// Whether a narrow terminal decides that: nobody has asked for other records than usual
+    may_be_compact: bool,
 }
+
+/// Fewer columns than this leave no room for a state change with both its states.
+const COLUMNS_MIN: usize = 100;
 
 impl Records {
     /// Checks what was typed.
@@ -33,13 +40,19 @@ impl Records {
                     "-s prints the close records only, --events chooses others; use one of them",
                 ));
             }
-            events.push(EventName::Close);
+        }
+        let compact = args.compact == Compact::Always;
+        let may_be_compact =
+            args.compact == Compact::Auto && events.is_empty() && !args.summary && !args.explain;
+        if args.summary || (compact && events.is_empty()) {
+            events.extend([EventName::Close, EventName::Listener]);
         } else if events.is_empty() {
             events.extend([
                 EventName::Socket,
                 EventName::Transition,
                 EventName::Accept,
                 EventName::Close,
+                EventName::Listener,
             ]);
         }
         let wants = |name| events.contains(&name) || events.contains(&EventName::All);
@@ -65,7 +78,20 @@ impl Records {
             print,
             emit: print,
             explain: args.explain,
+            path: compact,
+            may_be_compact,
         })
+    }
+
+    /// One line for each connection, with the states it passed, where a terminal has too few columns for a
+    /// line for each state change, and nobody has asked for other records.
+    pub fn suit_terminal(&mut self, columns: Option<usize>) {
+        if self.may_be_compact && columns.is_some_and(|columns| columns < COLUMNS_MIN) {
+            self.sockets = false;
+            self.print = EMIT_CLOSE | EMIT_LISTENER;
+            self.emit = (self.emit & EMIT_CLOSE) | self.print;
+            self.path = true;
+        }
     }
 
     /// Whether any of these (`EMIT_*`) are shown.
@@ -78,7 +104,7 @@ impl Records {
         Lines {
             transition: self.shows(EMIT_TRANSITION),
             explain: self.explain,
-            path: false,
+            path: self.path,
         }
     }
 }

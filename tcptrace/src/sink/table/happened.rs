@@ -27,7 +27,7 @@ pub(super) fn accepted(accept: &Accept, out: &mut Vec<u8>) {
         && queued > 0
     {
         // Writing to memory does not fail.
-        let _infallible = write!(out, " · {queued} more wait, of at most {limit}");
+        let _infallible = write!(out, " · {queued} still queued (limit {limit})");
     }
 }
 
@@ -75,15 +75,14 @@ pub(super) fn trouble(listener: &Listener) -> String {
     if let Some(queued) = some(listener.backlog()) {
         let limit = limit.unwrap_or(u32::MAX);
         // `sk_acceptq_is_full` lets one more in than the limit.
-        parts.push(if queued > limit {
-            format!("accept queue full ({queued}, limit {limit})")
-        } else {
-            format!("{queued} of {limit} wait for accept()")
-        });
+        let full = if queued > limit { " full" } else { "" };
+        parts.push(format!(
+            "accept queue{full}: {queued} queued (limit {limit})"
+        ));
     }
     if let Some(half_open) = some(listener.half_open()) {
-        let of = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
-        parts.push(format!("{half_open}{of} half-open"));
+        let limit = limit.map_or_else(String::new, |limit| format!(" (limit {limit})"));
+        parts.push(format!("{half_open} half-open{limit}"));
     }
     if let Some(dropped) = some(listener.dropped()) {
         parts.push(format!("{} dropped", count(dropped.into())));
