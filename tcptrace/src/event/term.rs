@@ -36,11 +36,11 @@ term! {
     Role {
         /// It called `connect()`
         Client = "client",
-        /// Born of a listener
+        /// It came in at a listener
         Server = "server",
         /// It listens
         Listener = "listener",
-        /// First seen half-way
+        /// Its beginning was not seen
         Unknown = "unknown",
     }
 }

@@ -24,9 +24,9 @@ impl ValueEnum for Role {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self {
             Self::Client => "Opened by `connect()`",
-            Self::Server => "Born of a listener",
+            Self::Server => "It came in at a listener",
             Self::Listener => "Listening",
-            Self::Unknown => "First seen half-way",
+            Self::Unknown => "Its beginning was not seen",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }
