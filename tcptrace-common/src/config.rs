@@ -62,8 +62,7 @@ pub struct Config {
     pub only_pid: u32,
     /// 1: the kernel gives programs the running task as a typed pointer (5.11 and later).
     pub typed_task: u8,
-    /// 1: the kernel lets programs exchange words (5.12 and later), so that steps can be held in the
-    /// record of their socket.
+    /// 1: the kernel lets programs exchange words with other CPUs (5.12 and later).
     pub exchanges: u8,
     /// 1: connections that are open at start are told.
     pub lists: u8,
@@ -117,14 +116,6 @@ pub const WATCH_STOPS: u64 = 1;
 /// Words of the `TIME_WAIT` map in front of those of the first CPU, and for each.
 pub const TIME_WAIT_WORDS: u32 = 8;
 
-/// Words in one row of the `HINTS` map. The agent reads a row with each call, for which 5.10 wants as
-/// much memory in one piece: `kmalloc()` finds 32 KiB without searching for long.
-pub const HINTS_IN_ROW: usize = 4096;
-/// Rows in the `HINTS` map.
-pub const HINT_ROWS: u32 = 2;
-/// Sockets that one run of the program `send_held` takes.
-pub const HELD_PER_RUN: usize = 4;
-
 /// Words of a record in the `SOCKS` map.
 pub const SOCK_WORDS: usize = 42;
 /// Words of a record in the `PAIRS` map.
@@ -140,12 +131,6 @@ pub const STOPPED_PAIRS: u64 = 2;
 pub const ALL_PAIRS: u64 = 3;
 /// Records that one run of the program `find_hidden` looks at. The verifier follows each anew.
 pub const FINDS_PER_RUN: usize = 4;
-
-/// Index into the `HOLDING` map: not 0 while steps are to be held, to be sent with those that follow
-/// soon. Set by the agent.
-pub const HOLDING_ON: u32 = 0;
-/// Index into the `HOLDING` map: not 0 once something is held. Cleared by the agent.
-pub const HOLDING_ANY: u32 = 1;
 
 /// Words in one row of the `PORTS` bitmap: one bit for each of 65,536 ports.
 pub const PORT_WORDS: u32 = 1024;

@@ -5,6 +5,7 @@
 //! * [`layout`]: where the running kernel keeps each field we read, filled in before load;
 //! * [`config`]: what the user asked for, filled in before load;
 //! * [`kfunc`]: kernel functions that are put in the place of calls before load;
+//! * [`proto`]: protocols between programs, as pure functions;
 //! * [`count`]: the per-CPU counters, first of all those of what was lost.
 //!
 //! Both sides are built together and the object is embedded in the agent, so there is one
@@ -16,5 +17,6 @@ pub mod config;
 pub mod count;
 pub mod kfunc;
 pub mod layout;
+pub mod proto;
 pub mod record;
 pub mod tcp;

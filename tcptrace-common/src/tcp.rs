@@ -27,3 +27,9 @@ pub const NEW_SYN_RECV: u8 = 12;
 
 /// One past the largest state number a full socket can have.
 pub const STATES: usize = 12;
+
+/// Whether a connection ends with the step into this state.
+#[inline]
+pub const fn is_end(state: u8) -> bool {
+    state == CLOSE || state == TIME_WAIT
+}

@@ -16,6 +16,7 @@ use tcptrace_common::{
 };
 
 use crate::{
+    accept::{self, Accepted},
     constants::config,
     filter,
     kernel::{copy, fill_words},
@@ -135,21 +136,10 @@ fn fill_change(record: &mut Record, before: Step, step: Step, index: u8) {
     }
 }
 
-/// Fills in the path and the totals. `accepted`: 1 if this record is to tell of the accept, too.
+/// Fills in the path.
 #[inline(always)]
-fn fill_path(record: &mut PathRecord, sock: &Sock, untold: u8, len: u8, accepted: u8) {
-    fill_path_as(record, sock, [untold, len], accepted, sock.slot);
-}
-
-/// The same, with the owner in this slot: 1 if it was accepted.
-#[inline(always)]
-fn fill_path_as(
-    record: &mut PathRecord,
-    sock: &Sock,
-    [untold, len]: [u8; 2],
-    accepted: u8,
-    slot: u8,
-) {
+fn fill_path(record: &mut PathRecord, sock: &Sock, [untold, len]: [u8; 2], accepted: Accepted) {
+    let Accepted { slot, reported } = accepted;
     copy(&mut record.path, &sock.path);
     record.accept_ns = if slot == 0 { 0 } else { sock.accept_ns };
     record.err = sock.err;
@@ -169,7 +159,7 @@ fn fill_path_as(
     } else {
         0
     };
-    record.accepted = accepted;
+    record.accepted = reported;
     record.first = sock.first();
     record.origin = sock.origin;
     record.reserved = [0; 3];
@@ -203,13 +193,14 @@ pub(crate) fn moved(
         return claim();
     }
     let len = sock.path_len;
+    let accepted = accept::of(sock);
     let Some(mut slot) = EVENTS.reserve::<CloseRecord>(0) else {
         let ours = claim();
         if ours {
             count_lost(
                 sock,
                 len.wrapping_sub(sock.sent).wrapping_add(1),
-                sock.untold_accepts(),
+                accepted.reported,
                 wanted & EMIT_CLOSE != 0,
             );
         }
@@ -217,13 +208,11 @@ pub(crate) fn moved(
     };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
-    fill(&mut record.path.head, sock, &sock.tuple);
-    let accepted = sock.untold_accepts();
+    fill_as(&mut record.path.head, sock, &sock.tuple, accepted.slot);
     fill_path(
         &mut record.path,
         sock,
-        sock.sent,
-        len.wrapping_add(1),
+        [sock.sent, len.wrapping_add(1)],
         accepted,
     );
     record.path.path[len as usize & (PATH_LEN - 1)] = last;
@@ -337,47 +326,43 @@ fn noted_if(
 }
 
 /// Sends the steps from `from` on up to `len`, in one record; with the totals if the last leads to
-/// `CLOSE`. `accepted`: 1 if it is to tell of the accept, too. The path may grow meanwhile: what comes
-/// after `len` is the next one's to send. False if nothing is wanted of them, and nothing was said of the
-/// accept either.
+/// `CLOSE`. The path may grow meanwhile: what comes after `len` is the next one's to send. False if nothing
+/// is wanted of them.
 #[inline(always)]
-pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) -> bool {
+pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: Accepted) -> bool {
     let wanted = config!(emit);
-    // SAFETY: a live field, read once: all of the record is to be from before the accept, or from after it.
-    let slot = unsafe { core::ptr::read_volatile(&raw const sock.slot) } & 1;
-    // One that was there at start has been accepted at no time that is known.
-    let accepted = accepted & slot & u8::from(sock.accept_ns != 0);
+    let Accepted { slot, reported } = accepted;
     let number = len.wrapping_sub(from);
     let index = len.wrapping_sub(1);
     let last = sock.step(index).state();
-    let closes = (last == tcp::CLOSE || last == tcp::TIME_WAIT) && wanted & EMIT_CLOSE != 0;
+    let closes = tcp::is_end(last) && wanted & EMIT_CLOSE != 0;
     if wanted & EMIT_TRANSITION == 0 && !closes {
         return false;
     }
     if closes {
         let Some(mut place) = EVENTS.reserve::<CloseRecord>(0) else {
-            count_lost(sock, number, accepted, closes);
+            count_lost(sock, number, reported, closes);
             return true;
         };
         // SAFETY: every field is written below before the record is submitted.
         let record = unsafe { &mut *place.as_mut_ptr() };
         fill_as(&mut record.path.head, sock, &sock.tuple, slot);
         fill_step(&mut record.path.head, sock, index);
-        fill_path_as(&mut record.path, sock, [from, len], accepted, slot);
+        fill_path(&mut record.path, sock, [from, len], accepted);
         record.path.head.kind = KIND_CLOSE;
         record.path.head.peer_pid = sock.closed_by();
         copy(&mut record.counters, &sock.counters);
         place.submit(submit_flags(size_of::<CloseRecord>() as u64));
-    } else if number > 1 || accepted != 0 {
+    } else if number > 1 || reported != 0 {
         let Some(mut place) = EVENTS.reserve::<PathRecord>(0) else {
-            count_lost(sock, number, accepted, closes);
+            count_lost(sock, number, reported, closes);
             return true;
         };
         // SAFETY: every field is written below before the record is submitted.
         let record = unsafe { &mut *place.as_mut_ptr() };
         fill_as(&mut record.head, sock, &sock.tuple, slot);
         fill_step(&mut record.head, sock, index);
-        fill_path_as(record, sock, [from, len], accepted, slot);
+        fill_path(record, sock, [from, len], accepted);
         record.head.kind = KIND_STEPS;
         place.submit(submit_flags(size_of::<PathRecord>() as u64));
     } else {
@@ -392,34 +377,6 @@ pub(crate) fn steps(sock: &Sock, from: u8, len: u8, accepted: u8) -> bool {
         place.submit(submit_flags(size_of::<Record>() as u64));
     }
     true
-}
-
-/// Sends the steps from one index up to another, if `claim` says that nobody else does; `claim` also
-/// says whether they are wanted. `tuple` is the socket's. False if they are not ours, or there is no
-/// room.
-#[inline(always)]
-pub(crate) fn held(
-    sock: &Sock,
-    tuple: &Tuple,
-    [from, len]: [u8; 2],
-    accepted: u8,
-    claim: impl FnOnce() -> [bool; 2],
-) -> bool {
-    let Some(mut slot) = EVENTS.reserve::<PathRecord>(0) else {
-        return false;
-    };
-    // SAFETY: every field is written below before the record is submitted.
-    let record = unsafe { &mut *slot.as_mut_ptr() };
-    // SAFETY: a live field, read once, as in [`steps`].
-    let owner = unsafe { core::ptr::read_volatile(&raw const sock.slot) } & 1;
-    let accepted = accepted & owner & u8::from(sock.accept_ns != 0);
-    fill_as(&mut record.head, sock, tuple, owner);
-    fill_step(&mut record.head, sock, len.wrapping_sub(1));
-    fill_path_as(record, sock, [from, len], accepted, owner);
-    record.head.kind = KIND_STEPS;
-    let [ours, wanted] = claim();
-    submit_if(slot, ours && wanted);
-    ours
 }
 
 /// Sends that `accept()` returned the socket, at `now_ns`, if `claim` says that nobody else does.
@@ -460,12 +417,12 @@ pub(crate) fn accept(
 }
 
 /// Sends the totals of a socket whose last transition went unseen, if `claim` says that nobody else
-/// does. Returns what it says. `accepted`: 1 if they are to tell of the accept, too.
+/// does. Returns what it says.
 #[inline(always)]
 pub(crate) fn deduced_close(
     sock: &Sock,
     now_ns: u64,
-    accepted: u8,
+    accepted: Accepted,
     claim: impl FnOnce() -> bool,
 ) -> bool {
     if config!(emit) & EMIT_CLOSE == 0 {
@@ -476,14 +433,14 @@ pub(crate) fn deduced_close(
         maps::count(count::RING_FULL_CLOSE, u64::from(ours));
         maps::count(
             count::RING_FULL_ACCEPT,
-            u64::from(accepted & u8::from(ours)),
+            u64::from(accepted.reported & u8::from(ours)),
         );
         return ours;
     };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
     let head = &mut record.path.head;
-    fill(head, sock, &sock.tuple);
+    fill_as(head, sock, &sock.tuple, accepted.slot);
     head.mono_ns = now_ns;
     head.kind = KIND_CLOSE;
     head.peer_pid = sock.closed_by();
@@ -492,13 +449,7 @@ pub(crate) fn deduced_close(
     head.seq = sock.path_len;
     head.span_ns = SPAN_UNKNOWN;
     head.flags |= FLAG_DEDUCED | FLAG_INFERRED;
-    fill_path(
-        &mut record.path,
-        sock,
-        sock.path_len,
-        sock.path_len,
-        accepted,
-    );
+    fill_path(&mut record.path, sock, [sock.path_len; 2], accepted);
     copy(&mut record.counters, &sock.counters);
     let ours = claim();
     submit_if(slot, ours);

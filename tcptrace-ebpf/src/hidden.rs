@@ -17,9 +17,10 @@ use tcptrace_common::{
 };
 
 use crate::{
-    atomic::compare_exchange,
+    accept,
+    atomic::exchange_if,
     constants::{config, off},
-    emit, filter, held,
+    emit, filter,
     kernel::{Object as _, Probed},
     listener,
     maps::{self, PAIRS, SOCKS},
@@ -66,7 +67,7 @@ fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     let closed = sk.read::<u8>(off!(sk_state)) == tcp::CLOSE;
     let another = sk.read::<u64>(off!(sk_cookie)) != conn;
     // SAFETY: a live word. A full barrier, which changes nothing: what is read below is not older.
-    if unsafe { compare_exchange(id, conn, conn) } != conn {
+    if unsafe { exchange_if(id, conn, conn) } != conn {
         return None;
     }
     // SAFETY: a live record, only read. If it is replaced meanwhile, `claim` finds another's id.
@@ -131,7 +132,7 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
     let sock = unsafe { &*pointer };
     let untold = sock
         .path_len
-        .wrapping_sub(held::first_unsent(sock))
+        .wrapping_sub(sock.sent)
         .wrapping_sub(sock.gaps);
     // Never accepted: the listener's owner is the only owner it had.
     let queued = config!(by_pid) != 0
@@ -144,11 +145,11 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
     let id = unsafe { &raw mut (*pointer).conn };
     let claim = || {
         // SAFETY: a live word. The id is no other's: with it in its place, the record is still this one.
-        unsafe { compare_exchange(id, conn, TOLD) == conn }
+        unsafe { exchange_if(id, conn, TOLD) == conn }
     };
     // Whether it failed, or how long it took, nobody knows: then it is counted only.
     let ours = if wanted && !filter::judges() && sock.tuple.whole != 0 {
-        emit::deduced_close(sock, now_ns, held::untold_accepts(sock), claim)
+        emit::deduced_close(sock, now_ns, accept::of(sock), claim)
     } else {
         claim()
     };

@@ -26,12 +26,12 @@
     reason = "aya's macros pass contexts by value"
 )]
 
+mod accept;
 mod atomic;
 mod constants;
 mod counters;
 mod emit;
 mod filter;
-mod held;
 mod hidden;
 mod hook;
 mod kernel;

@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use tcptrace_common::{
-    config::{HINT_ROWS, HINTS_IN_ROW, PORT_ROWS, PORT_WORDS, TIME_WAIT_WORDS},
+    config::{PORT_ROWS, PORT_WORDS, TIME_WAIT_WORDS},
     count::COUNTS,
 };
 
@@ -74,15 +74,6 @@ pub(crate) static BACKLOGS: HashMap<u64, Backlog> = HashMap::with_max_entries(40
 /// sends that step. The agent reads the keys and runs `hook::flush` on those that wait too long.
 #[map]
 pub(crate) static PENDING: HashMap<u64, u64> = HashMap::with_max_entries(16384, 0);
-
-/// Addresses of sockets of which steps are held, each in the place that it leads to; see `held`. The
-/// agent reads them and runs `hook::send_held` on those that stay.
-#[map]
-pub(crate) static HINTS: Array<[u64; HINTS_IN_ROW]> = Array::with_max_entries(HINT_ROWS, 0);
-
-/// Whether steps are to be held, and whether any are: `HOLDING_*` of the configuration.
-#[map]
-pub(crate) static HOLDING: Array<u32> = Array::with_max_entries(2, 0);
 
 /// Sockets whose held steps are being sent right now; see `publish::contended`.
 #[map]

@@ -2,24 +2,24 @@
 //!
 //! Steps are shown in order, once, when the four-tuple is whole and the filter has taken the
 //! connection. The socket's own lock orders `hook::set_state` calls for one socket. Others may meet
-//! them: `hook::flush` and `hook::send_held`, run by the agent, and an accept hook that does not hold
-//! the accepted socket's lock.
+//! them: `hook::flush`, run by the agent, and an accept hook that does not hold the accepted socket's lock.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
-    config::{EMIT_ACCEPT, EMIT_TRANSITION},
+    config::EMIT_TRANSITION,
     count,
-    record::{ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER},
+    record::{ROLE_LISTENER, ROLE_SERVER},
     tcp,
 };
 
 use crate::{
+    accept,
     constants::{config, off},
-    emit, filter, held,
+    emit, filter,
     kernel::{Object as _, Probed},
     listener,
     maps::{self, LOCKS, PENDING, SOCKS},
-    sock::{ACCEPT_TOLD, ACCEPTED, HOLDS, LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
+    sock::{LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
 
@@ -31,33 +31,16 @@ fn send(sock: &mut Sock) {
     let len = unsafe { core::ptr::read_volatile(&raw const sock.path_len) };
     if from < len {
         sock.sent = len;
-        let mut accepted = sock.untold_accepts();
-        if config!(exchanges) != 0
-            && config!(emit) & EMIT_ACCEPT != 0
-            && sock.role != ROLE_CLIENT
-            && sock.role != ROLE_LISTENER
-            && sock.has_ended()
-        {
-            accepted = held::last_accept(sock);
-        }
-        let told = emit::steps(sock, from, len, accepted);
-        sock.gaps = 0;
-        if told {
-            accept_told(sock, accepted);
-        } else if accepted & sock.slot != 0 && sock.accept_ns != 0 && sock.conn != 0 {
+        let last = tcp::is_end(sock.step(len.wrapping_sub(1)).state());
+        let accepted = accept::before_record(sock, last);
+        if !emit::steps(sock, from, len, accepted) && accepted.reported != 0 {
             // Nothing else is wanted of it.
-            emit::accept(sock, sock.accept_ns, sock.backlog, || true);
-            accept_told(sock, accepted);
+            accept::report(sock);
         }
-    }
-}
-
-/// All steps are sent, but not that it was accepted meanwhile.
-#[inline(never)]
-fn tell_accepted_meanwhile(sock: &mut Sock) {
-    if sock.tuple.whole != 0 && sock.conn != 0 && held::accepted_meanwhile(sock) {
-        emit::accept(sock, sock.accept_ns, sock.backlog, || true);
-        accept_told(sock, 1);
+        sock.gaps = 0;
+        if !last {
+            accept::after_record(sock);
+        }
     }
 }
 
@@ -77,55 +60,14 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
         leave(sock);
         return;
     }
-    let ends = sock.has_ended();
-    let holed = sock.tuple.whole == 0 && !ends;
-    if (holed || (!ends && held::is_on())) && held::hold(key, sock, now_ns) {
-        return;
-    }
-    if holed {
-        held::take_back(sock);
+    if sock.tuple.whole == 0 && !sock.has_ended() {
         wait(key, sock, now_ns);
         return;
     }
     release(key, sock);
 }
 
-/// Sends what is held, before anything else happens to this socket, whose lock the caller holds.
-#[inline(always)]
-pub(crate) fn settle(sock: &mut Sock) {
-    if sock.flags & HOLDS != 0 {
-        settle_held(sock);
-    }
-}
-
-/// [`settle`], without what only the last steps need: the verifier follows it from each place anew.
-#[inline(never)]
-fn settle_held(sock: &mut Sock) {
-    held::take_back(sock);
-    let (from, len) = (sock.sent, sock.path_len);
-    if from < len && sock.tuple.whole != 0 {
-        sock.sent = len;
-        let accepted = sock.untold_accepts();
-        if !emit::held(sock, &sock.tuple, [from, len], accepted, || [true; 2]) {
-            emit::count_lost(sock, len.wrapping_sub(from), accepted, false);
-        }
-        sock.gaps = 0;
-        accept_told(sock, accepted);
-    }
-    tell_accepted_meanwhile(sock);
-}
-
-/// That it was accepted is told, if it was before.
-#[inline(always)]
-fn accept_told(sock: &mut Sock, accepted: u8) {
-    sock.flags &= !ACCEPTED;
-    if accepted != 0 {
-        sock.flags |= ACCEPT_TOLD;
-        sock.accept_untold = 0;
-    }
-}
-
-/// Sends what is left of a socket that is about to be freed: nothing can bring it out later.
+/// Sends what has not been sent, before the socket is freed or something else is told of it.
 #[inline(always)]
 pub(crate) fn finish(key: u64, sock: &mut Sock) {
     if is_contended(sock) {
@@ -147,7 +89,6 @@ fn is_contended(sock: &Sock) -> bool {
 /// programs. The verifier follows a record, whose type is the map's, into it.
 #[inline(never)]
 fn release(key: u64, sock: &mut Sock) {
-    held::take_back(sock);
     if sock.flags & UNLISTED != 0 {
         sock.flags &= !UNLISTED;
         maps::count(count::UNLISTED_SENT, 1);
@@ -163,28 +104,29 @@ fn release(key: u64, sock: &mut Sock) {
         }
     }
     send(sock);
-    tell_accepted_meanwhile(sock);
 }
 
 /// For a record in mid-state: reads the four-tuple if it is missing, and sends the step that waits
 /// for it. Returns whether the connection is to be shown. The caller holds the socket's lock.
 #[inline(always)]
-pub(crate) fn complete(key: u64, sock: &mut Sock, now_ns: u64) -> bool {
+pub(crate) fn complete(key: u64, sock: &mut Sock) -> bool {
     if sock.conn == 0 {
         return false;
     }
-    if sock.is_shown() && sock.tuple.whole == 0 {
+    if !sock.is_shown() {
+        return false;
+    }
+    if sock.tuple.whole == 0 {
         let tuple = Tuple::read(Probed(key), sock.role == ROLE_LISTENER, || 0);
         if tuple.whole == 0 || !filter::takes(&tuple) {
             return false;
         }
         sock.tuple = tuple;
-        publish(key, sock, now_ns);
     }
-    if sock.tuple.whole != 0 {
-        settle(sock);
+    if sock.sent < sock.path_len {
+        finish(key, sock);
     }
-    sock.is_shown() && sock.tuple.whole != 0
+    true
 }
 
 /// Whether at this address is still the socket that a record with this id is of. Asked after something
@@ -227,7 +169,6 @@ fn leave(sock: &mut Sock) {
 /// Removes a record that nobody wants, and what waits for it.
 #[inline(always)]
 pub(crate) fn forget(key: u64, sock: &mut Sock) {
-    held::take_back(sock);
     unlist(key, sock);
     if sock.role == ROLE_LISTENER {
         listener::end(key);
@@ -239,7 +180,6 @@ pub(crate) fn forget(key: u64, sock: &mut Sock) {
 /// told it never will.
 #[inline(always)]
 pub(crate) fn replaced(key: u64, sock: &mut Sock) {
-    settle(sock);
     let flushed = unlist(key, sock);
     if sock.is_shown() && sock.life == LIVES {
         let ended = sock.state() != tcp::CLOSE && sock.is_told();
@@ -301,7 +241,6 @@ pub(crate) fn contended(key: u64, sock: &mut Sock) {
         let before = sock.path_len;
         if selected && (sock.tuple.whole != 0 || sock.state() == tcp::CLOSE) {
             send(sock);
-            tell_accepted_meanwhile(sock);
         }
         if LOCKS.remove(key).is_err() {
             return;

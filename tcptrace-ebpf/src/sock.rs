@@ -15,15 +15,6 @@ pub(crate) const NO_FASTOPEN: u8 = FLAG_NO_FASTOPEN;
 pub(crate) const WAITING: u8 = 0x80;
 /// Its first step waits, and `PENDING` had no room to say so.
 pub(crate) const UNLISTED: u8 = 0x40;
-/// Steps of it are held; see `held`.
-pub(crate) const HOLDS: u8 = 0x10;
-
-/// It was accepted, and the next record is to tell; see `held`.
-pub(crate) const ACCEPTED: u8 = 0x08;
-
-/// That it was accepted has been told, or nobody is to tell it any more; see `held`.
-pub(crate) const ACCEPT_TOLD: u8 = 0x04;
-
 /// A kernel thread has closed it: not he who does so once more.
 pub(crate) const BY_KERNEL: u32 = u32::MAX;
 
@@ -83,7 +74,7 @@ pub(crate) struct Backlog {
 #[unsafe(no_mangle)]
 pub(crate) static NOTHING: Sock = Sock::EMPTY;
 
-/// What is known of a socket. One writer per field, so that no two CPUs race on a byte; `token`, `conn` and
+/// What is known of a socket. One writer per field, so that no two CPUs race on a byte; `accept`, `conn` and
 /// `seen_ns` are exchanged.
 ///
 /// What each transition looks at stands together: over two CPUs, every line of the cache costs more than
@@ -95,16 +86,15 @@ pub(crate) struct Sock {
     pub tuple: Tuple,
     /// Connection id; 0 while the kernel has not given the child its own (`set_state`)
     pub conn: u64,
-    /// Which steps are held, if any, and who tells that it was accepted (`held`)
-    pub token: u64,
+    /// How far the report of its accept is; see `accept`
+    pub accept: u64,
     /// The state before `path[0]` (`set_state`)
     pub origin: u8,
     /// Steps in `path` (`set_state`)
     pub path_len: u8,
     /// Steps already sent, or never to be (`publish`)
     pub sent: u8,
-    /// `PARTIAL`, `WAITING`, `UNLISTED`, `HOLDS`, `ACCEPTED`, `ACCEPT_TOLD` (`set_state`; under `LOCKS`
-    /// also `accept`)
+    /// `PARTIAL`, `NO_FASTOPEN`, `WAITING`, `UNLISTED` (`set_state`)
     pub flags: u8,
     /// `ROLE_*` (`set_state`)
     pub role: u8,
@@ -127,8 +117,8 @@ pub(crate) struct Sock {
     pub held: u8,
     /// Steps without a time among those not yet sent (`set_state`)
     pub gaps: u8,
-    /// Steps that were held and are sent (`send_held`)
-    pub flushed: u8,
+    /// Zero
+    pub reserved: u8,
     /// States entered, oldest first; of a partial record the first has time 0 (`set_state`)
     pub path: [Step; PATH_LEN],
     /// Network namespace inode (`set_state`)
@@ -139,10 +129,10 @@ pub(crate) struct Sock {
     pub err: u32,
     /// The accept queue of the listener when it was accepted, and its limit (`accept`)
     pub backlog: [u32; 2],
-    /// 1: that it was accepted is to be told with the next record (`accept`, `publish`)
-    pub accept_untold: u8,
     /// 1: accepted, and not by anybody who was asked for, or not soon enough (`accept`)
     pub rejected: u8,
+    /// Zero
+    pub reserved_2: u8,
     /// `inet_sport` of the life before, which stays until this one is given a port; 0: none
     /// (`set_state`)
     pub former_sport: u16,
@@ -165,7 +155,7 @@ impl Sock {
     pub(crate) const EMPTY: Self = Self {
         tuple: Tuple::EMPTY,
         conn: 0,
-        token: 0,
+        accept: 0,
         origin: 0,
         path_len: 0,
         sent: 0,
@@ -180,13 +170,13 @@ impl Sock {
         verdict: 0,
         held: 0,
         gaps: 0,
-        flushed: 0,
+        reserved: 0,
         path: [Step(0); PATH_LEN],
         netns: 0,
         closer: 0,
         err: 0,
         backlog: [0; 2],
-        accept_untold: 0,
+        reserved_2: 0,
         rejected: 0,
         former_sport: 0,
         accept_ns: 0,
@@ -232,15 +222,7 @@ impl Sock {
     /// Whether its last step has been made.
     #[inline(always)]
     pub(crate) fn has_ended(&self) -> bool {
-        self.state() == tcp::CLOSE || self.state() == tcp::TIME_WAIT
-    }
-
-    /// Whether the next record is to tell that it was accepted, as 1 or 0.
-    #[inline(always)]
-    pub(crate) fn untold_accepts(&self) -> u8 {
-        // SAFETY: a live field, which an accept hook writes.
-        let waits = unsafe { core::ptr::read_volatile(&raw const self.accept_untold) };
-        u8::from(self.flags & ACCEPTED != 0) | waits
+        tcp::is_end(self.state())
     }
 
     /// A step. The mask is for the verifier: `index` is always below `PATH_LEN`.

@@ -242,7 +242,6 @@ impl Pipeline {
         let mut looked = Instant::now();
         let mut listeners = Instant::now();
         let mut left = 0;
-        let mut told = 0;
         while open && !self.is_full() {
             if self.control.stop.load(Ordering::Acquire) {
                 if self.settings.records.emit & EMIT_LISTENER != 0 {
@@ -254,8 +253,7 @@ impl Pipeline {
             self.tracer.look_for_connections()?;
             let (records, still_open) = self.turn()?;
             open = still_open;
-            let events = self.tally.events - std::mem::replace(&mut told, self.tally.events);
-            self.tracer.flush_held(kernel::mono_ns(), events);
+            self.tracer.flush_held(kernel::mono_ns());
             let look = self.tracer.look_at_time_wait();
             let busy = self.tracer.is_busy();
             let listen = self.look_at_listeners(&mut listeners);

@@ -23,8 +23,9 @@ use tcptrace_common::{
 };
 
 use crate::{
+    accept,
     constants::{config, off},
-    emit, filter, held,
+    emit, filter,
     hook::seed,
     kernel::{self, Object as _, Probed, Walked},
     maps::{self, BACKLOGS, SOCKS},
@@ -186,42 +187,14 @@ fn took(key: u64, sock: &mut Sock) {
         }
         sock.verdict = u8::from(config!(failed) == 0);
     }
+    let reports = config!(emit) & EMIT_ACCEPT != 0 && accept::accepted(sock);
     if config!(by_pid) != 0 || filter::judges() {
-        if config!(emit) & EMIT_ACCEPT != 0 && sock.state() == tcp::CLOSE {
-            // It ended in the queue, and nothing of it has been sent: all is told at once.
-            sock.accept_untold = 1;
-        }
         publish::contended(key, sock);
     }
-    // A connection that ended in the queue has had its last record.
-    if config!(emit) & EMIT_ACCEPT != 0 && sock.is_shown() && sock.state() != tcp::CLOSE {
-        tell(sock, now_ns, backlog);
-    }
-}
-
-/// Tells of the accept, or leaves that to whoever tells of the steps around it.
-#[inline(always)]
-fn tell(sock: &mut Sock, now_ns: u64, backlog: [u32; 2]) {
-    // Who sends what is held, or begins to hold, may come between.
-    const TRIES: u32 = 3;
-
-    for _ in 0..TRIES {
-        if held::mark_accepted(sock) {
-            return;
-        }
-        if sock.tuple.whole == 0 || sock.conn == 0 {
-            // Nobody could tell whose it is.
-            break;
-        }
+    if reports && sock.is_shown() {
         let pointer: *mut Sock = sock;
-        // SAFETY: a live record; nothing is read of it afterwards.
-        let claim = || unsafe { held::claim_accept(pointer) };
-        if emit::accept(sock, now_ns, backlog, claim) {
-            return;
-        }
+        emit::accept(sock, now_ns, backlog, || accept::claim(pointer));
     }
-    // The next record brings it.
-    sock.accept_untold = 1;
 }
 
 /// With `-p`: a process asked for has accepted from a listener that it was not known to have; another

@@ -13,8 +13,9 @@ use tcptrace_common::{
 };
 
 use crate::{
+    accept,
     constants::{config, off},
-    counters, emit, filter, held,
+    counters, emit, filter,
     kernel::{self, Object as _, Probed, Typed},
     maps::{self, SOCKS},
     preempt, publish,
@@ -70,7 +71,8 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
         publish::finish(key, sock);
         if lives && sock.state() != tcp::CLOSE && sock.is_told() {
             maps::count(count::UNSEEN, 1);
-            emit::deduced_close(sock, kernel::now_ns(), held::untold_accepts(sock), || true);
+            let accepted = accept::before_record(sock, true);
+            emit::deduced_close(sock, kernel::now_ns(), accepted, || true);
         }
     }
     publish::forget(key, sock);

@@ -19,6 +19,5 @@ mod hidden;
 mod reset;
 mod retransmit;
 mod seed;
-mod send_held;
 mod set_state;
 mod time_wait;

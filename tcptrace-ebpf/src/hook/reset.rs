@@ -95,7 +95,7 @@ fn note(address: u64, direction: u8, reason: u32) {
         sock.counters.reset = direction;
     }
     let now_ns = kernel::now_ns();
-    if config!(emit) & EMIT_RESET == 0 || !publish::complete(key, sock, now_ns) {
+    if config!(emit) & EMIT_RESET == 0 || !publish::complete(key, sock) {
         return;
     }
     emit::noted(

@@ -120,7 +120,7 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn tell(sk: Typed, sock: &mut Sock, count: u32, kind: impl FnOnce(u8) -> u8) {
     let now_ns = kernel::now_ns();
-    if !publish::complete(sk.address(), sock, now_ns) {
+    if !publish::complete(sk.address(), sock) {
         return;
     }
     emit::noted(

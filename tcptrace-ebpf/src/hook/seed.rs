@@ -15,6 +15,7 @@ use aya_ebpf::{
 };
 use tcptrace_common::{
     count,
+    proto::accept::Progress,
     record::{
         FLAG_FIRST, KIND_SOCKET, Owner, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, Record,
         SOURCE_LISTENER, SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step,
@@ -340,6 +341,7 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) ->
     sock.path[0] = Step::new(0, state);
     sock.path_len = 1;
     sock.sent = 1;
+    sock.accept = Progress::OPEN.0;
     sock.role = if state == tcp::LISTEN {
         ROLE_LISTENER
     } else {

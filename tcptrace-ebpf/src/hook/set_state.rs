@@ -10,6 +10,7 @@ use tcptrace_common::{
     config::PIN_TRACEPOINTS,
     count,
     layout::ABSENT,
+    proto::accept::Progress,
     record::{
         KNOWN_COUNTERS, KNOWN_NO_FIN, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN,
         SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_UNKNOWN, Step,
@@ -19,7 +20,7 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    counters, emit, filter, held,
+    counters, emit, filter,
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, CURRENT, SOCKS},
@@ -300,9 +301,6 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     sock.origin = old;
     sock.role = role;
     if child {
-        if config!(exchanges) != 0 {
-            sock.token = held::BORN;
-        }
         if let Some((address, listener)) = parent {
             sock.listener = address;
             if off!(icsk_fastopen_max) != ABSENT
@@ -403,7 +401,6 @@ fn live(
         {
             maps::count(count::UNSEEN, u64::from(sock.is_shown() && sock.is_told()));
             // Found in this state: time 0, and never told of.
-            held::take_back(sock);
             let told = sock.sent == sock.path_len;
             sock.push(Step::new(0, old));
             if told {
@@ -436,6 +433,7 @@ fn live(
     sock.conn = kernel::cookie(sk, now_ns);
     sock.push(Step::new(0, old));
     sock.sent = 1;
+    sock.accept = Progress::OPEN.0;
     sock.selected = 1;
     debug!(
         ctx,
@@ -545,7 +543,6 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         return;
     }
     if waits {
-        publish::settle(sock);
         if successor.is_some_and(|successor| timewait::inherit(successor, sock, now_ns)) {
             return;
         }

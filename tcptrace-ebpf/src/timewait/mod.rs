@@ -13,7 +13,7 @@
 
 mod socket;
 
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
@@ -24,7 +24,7 @@ use tcptrace_common::{
 };
 
 use crate::{
-    atomic::compare_exchange,
+    atomic::exchange_if,
     constants::{config, off},
     emit,
     kernel::{self, Object as _, copy},
@@ -508,14 +508,8 @@ fn socket_of_moved(key: u64, moved: &Sock) -> TimeWait {
 /// by the agent (`hook::hidden`).
 #[inline(always)]
 fn runs_on(stopped_ns: *mut u64, noted_ns: u64) {
-    if config!(exchanges) != 0 {
-        // SAFETY: the callers': a live word.
-        unsafe { compare_exchange(stopped_ns, noted_ns, 0) };
-    // SAFETY: as above.
-    } else if unsafe { read_volatile(stopped_ns) } == noted_ns {
-        // SAFETY: as above.
-        unsafe { write_volatile(stopped_ns, 0) };
-    }
+    // SAFETY: the callers': a live word.
+    unsafe { exchange_if(stopped_ns, noted_ns, 0) };
 }
 
 /// The pair with this key, if it is over, and of this kind (`HIDDEN_PAIRS`, `STOPPED_PAIRS`, `ALL_PAIRS`).

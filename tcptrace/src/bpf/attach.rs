@@ -225,7 +225,6 @@ pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result
     program::<BtfTracePoint>(ebpf, "destroy")?.load("tcp_destroy_sock", btf)?;
     program::<Iter>(ebpf, "seed_files")?.load("task_file", btf)?;
     program::<Iter>(ebpf, "seed_tcp")?.load("tcp", btf)?;
-    load_own(ebpf, "send_held")?;
     load_own(ebpf, "flush")
 }
 

@@ -23,7 +23,6 @@ use super::{
     config,
     counts::{Counts, Open},
     exchange,
-    held::Held,
     hidden::Hidden,
     kfunc,
     looks::Looks,
@@ -107,7 +106,6 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     let links = attach_optional(&mut ebpf, &btf, settings, &mut hooks)?;
 
     let counts = Counts::new(&mut ebpf, settings.records.emit)?;
-    let held = Held::new(&mut ebpf)?;
     let ring = Ring::new(&mut ebpf)?;
     let attach = |ebpf: &mut Ebpf, name| {
         attach::attach_tracepoint(ebpf, name).map_err(|why| refused(&why, settings))
@@ -124,7 +122,6 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         hooks,
         ring,
         counts,
-        held,
         state_links,
         links,
         open: Open::default(),

@@ -5,7 +5,6 @@ mod attach;
 mod config;
 mod counts;
 mod exchange;
-mod held;
 mod hidden;
 mod kfunc;
 mod load;

@@ -15,7 +15,6 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use super::{
     attach::{self, Hooks, TimeWait},
     counts::{Counts, Losses, Open},
-    held::Held,
     hidden::Hidden,
     looks::Looks,
     object::chain,
@@ -40,8 +39,6 @@ pub struct Tracer {
     pub ring: Ring,
     /// Counters
     pub(super) counts: Counts,
-    /// Steps held in the records of their sockets
-    pub(super) held: Held,
     /// What brings records of states, in the order in which it is detached: `destroy`, `set_state`, and
     /// those that stand in for it. The end of a socket whose last steps nobody sees any more would be
     /// a close without them.
@@ -134,16 +131,11 @@ impl Tracer {
     /// Whether there is something to look at soon, whatever happens until then: steps held back, at the last
     /// [`Tracer::flush_held`], or stopped timers, at the last [`Tracer::look_at_time_wait`].
     pub fn is_busy(&self) -> bool {
-        self.open.held > 0 || self.held.is_any() || self.looks.is_due_soon()
+        self.open.held > 0 || self.looks.is_due_soon()
     }
 
-    /// Sends the held steps that waited too long at `now_ns`. `events`: how many there were since the
-    /// last time.
-    pub fn flush_held(&mut self, now_ns: u64, events: u64) {
-        self.held.keep_pace(events);
-        if self.held.is_any() {
-            self.held.turn(&self.ebpf, now_ns);
-        }
+    /// Sends the held steps that waited too long at `now_ns`.
+    pub fn flush_held(&mut self, now_ns: u64) {
         self.open = self.counts.open();
         if self.open.held > 0 {
             self.ring.flush_held(&self.ebpf, now_ns);
@@ -155,7 +147,6 @@ impl Tracer {
         let Self {
             ring,
             counts,
-            held,
             looks,
             selection,
             idle,
@@ -167,7 +158,6 @@ impl Tracer {
                 let open = counts.open();
                 counts.without_room() > *without_room
                     || open.held > 0
-                    || held.has_begun()
                     || looks.has_more(open)
                     || (*idle && has_begun(selection))
             },
@@ -246,7 +236,6 @@ impl Tracer {
     /// Lets nothing new begin, and waits for what is in the middle of its first steps: they are told
     /// together, and the kernel takes both in one softirq.
     fn end_beginnings(&mut self) {
-        self.held.set(false);
         self.tell(ENDING);
         let deadline = Instant::now() + FIRST_STEPS;
         // What has no port yet gets it now: of a socket that has ended since it can no longer be read.
@@ -265,9 +254,8 @@ impl Tracer {
     /// Sends the steps that are held, however long they have waited. Returns how many stay: they find
     /// no room, or still have no port.
     pub fn flush_all_held(&mut self) -> u64 {
-        let stay = self.held.send_all(&self.ebpf);
         self.ring.flush_held_since(&self.ebpf, u64::MAX);
-        self.counts.open().held + stay
+        self.counts.open().held
     }
 
     /// The kernel side's own messages, for `-v`.

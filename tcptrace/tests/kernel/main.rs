@@ -12,6 +12,7 @@
 )]
 
 mod abuse;
+mod accepts;
 mod actor;
 mod check;
 mod clock;
@@ -25,7 +26,6 @@ mod fate;
 mod filters;
 mod flood;
 mod handover;
-mod held;
 mod hidden;
 mod hostile;
 mod leftovers;
@@ -156,13 +156,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         "selection::client_process",
         Always(selection::client_process),
     ),
+    ("accepts::against_resets", Always(accepts::against_resets)),
     (
-        "held::accepts_against_resets",
-        Always(held::accepts_against_resets),
-    ),
-    (
-        "held::open_connections_in_a_storm",
-        Always(held::open_connections_in_a_storm),
+        "accepts::open_connections_in_a_storm",
+        Always(accepts::open_connections_in_a_storm),
     ),
     ("loss::full_ring", Always(loss::full_ring)),
     (
