@@ -22,6 +22,7 @@ pub mod cmd;
 pub mod error;
 pub mod event;
 pub mod explain;
+pub mod export;
 pub mod file;
 pub mod filter;
 pub mod identity;

@@ -49,6 +49,12 @@ impl Close {
         self.path().iter().map(|step| State(step.state()))
     }
 
+    /// The states it entered while it was watched, in their order
+    pub fn entered(&self) -> impl Iterator<Item = State> {
+        let seen = self.path().iter().filter(|step| step.mono_ns() != 0);
+        seen.map(|step| State(step.state()))
+    }
+
     /// Whether its last transition went unseen and is counted as lost.
     pub const fn is_deduced(&self) -> bool {
         self.path.head.flags & FLAG_DEDUCED != 0

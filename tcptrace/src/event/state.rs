@@ -3,7 +3,7 @@
 use tcptrace_common::tcp;
 
 /// A TCP state by the kernel's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State(pub u8);
 
 impl State {

@@ -1,0 +1,215 @@
+//! Records as `LogRecord`s.
+//!
+//! <https://github.com/open-telemetry/opentelemetry-proto>
+
+use opentelemetry_proto::tonic::{
+    collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse},
+    common::v1::{InstrumentationScope, any_value::Value},
+    logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
+    resource::v1::Resource,
+};
+use prost::Message as _;
+
+use super::value::{Attributes, any, attribute, string};
+use crate::{
+    event::Event,
+    sink::{
+        End, Lost, Start,
+        fields::{self, Kind, Names},
+        time::Clock,
+    },
+};
+
+/// What is sent together.
+#[derive(Debug)]
+pub struct Logs {
+    clock: Clock,
+    names: Names,
+    resource: Resource,
+    records: Vec<LogRecord>,
+}
+
+impl Logs {
+    /// `explain`: whether to say what transitions mean.
+    pub fn new(resource: Resource, explain: bool) -> Self {
+        Self {
+            clock: Clock::default(),
+            names: Names {
+                explain,
+                ..Names::default()
+            },
+            resource,
+            records: Vec::new(),
+        }
+    }
+
+    /// How many records have gathered.
+    pub const fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether none has.
+    pub const fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The difference between the wall clock and `CLOCK_MONOTONIC`, ns.
+    pub const fn set_clock(&mut self, wall_minus_mono_ns: i64) {
+        self.clock.set(wall_minus_mono_ns);
+    }
+
+    /// The first record.
+    pub fn start(&mut self, start: &Start) {
+        self.names.reset_reasons.clone_from(&start.reset_reasons);
+        let mut attributes = Attributes::default();
+        fields::start(start, &mut attributes);
+        let severity = SeverityNumber::Info;
+        self.push(
+            Kind::Start,
+            start.mono_ns,
+            severity,
+            attributes,
+            "tracing begins",
+        );
+    }
+
+    /// A record about a connection.
+    pub fn event(&mut self, event: &Event) {
+        let connection = event.connection();
+        let mut attributes = Attributes::default();
+        fields::about(connection, &mut attributes);
+        fields::details(event, &self.names, &mut attributes);
+        let (severity, body) = match event {
+            Event::Close(close) if close.reason().is_failure() => {
+                (SeverityNumber::Warn, close.reason().name())
+            }
+            Event::Close(close) => (SeverityNumber::Info, close.reason().name()),
+            Event::Transition(step) => (SeverityNumber::Info, step.newstate().name()),
+            Event::Socket(socket) => (SeverityNumber::Info, socket.state().name()),
+            Event::Listener(_) => (SeverityNumber::Warn, "trouble at a listener"),
+            Event::Accept(_) => (SeverityNumber::Info, "accepted"),
+            Event::Retransmit(_) => (SeverityNumber::Info, "sent again"),
+            Event::Reset(reset) => (SeverityNumber::Info, reset.direction().name()),
+        };
+        self.push(
+            Kind::from(event),
+            connection.mono_ns(),
+            severity,
+            attributes,
+            body,
+        );
+    }
+
+    /// A loss.
+    pub fn lost(&mut self, lost: &Lost) {
+        let mut attributes = Attributes::default();
+        fields::lost(lost, &mut attributes);
+        let severity = SeverityNumber::Warn;
+        self.push(
+            Kind::Lost,
+            lost.mono_ns,
+            severity,
+            attributes,
+            "records were lost",
+        );
+    }
+
+    /// The last record.
+    pub fn end(&mut self, end: &End) {
+        let mut attributes = Attributes::default();
+        fields::end(end, &mut attributes);
+        self.push(
+            Kind::End,
+            end.mono_ns,
+            SeverityNumber::Info,
+            attributes,
+            "tracing ends",
+        );
+    }
+
+    fn push(
+        &mut self,
+        kind: Kind,
+        mono_ns: u64,
+        severity: SeverityNumber,
+        attributes: Attributes,
+        what: &str,
+    ) {
+        let (second, nanos) = self.clock.wall(mono_ns);
+        let time_unix_nano = u64::try_from(second)
+            .unwrap_or(0)
+            .saturating_mul(1_000_000_000)
+            .saturating_add(u64::from(nanos));
+        self.records.push(LogRecord {
+            time_unix_nano,
+            observed_time_unix_nano: time_unix_nano,
+            severity_number: severity.into(),
+            // As text readers show it, some show nothing else.
+            body: Some(any(string(format!("{}: {what}", kind.name())))),
+            attributes: attributes.list,
+            event_name: format!("tcptrace.{}", kind.name()),
+            ..LogRecord::default()
+        });
+    }
+
+    /// Takes what has gathered as the bytes of a request, and how many records are in it.
+    pub fn take(&mut self) -> (Vec<u8>, u64) {
+        let log_records = std::mem::take(&mut self.records);
+        let number = log_records.len() as u64;
+        let request = ExportLogsServiceRequest {
+            resource_logs: vec![ResourceLogs {
+                resource: Some(self.resource.clone()),
+                scope_logs: vec![ScopeLogs {
+                    scope: Some(scope()),
+                    log_records,
+                    ..ScopeLogs::default()
+                }],
+                ..ResourceLogs::default()
+            }],
+        };
+        (request.encode_to_vec(), number)
+    }
+}
+
+/// Who says all this.
+pub(super) fn scope() -> InstrumentationScope {
+    InstrumentationScope {
+        name: "tcptrace".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    }
+}
+
+/// What an answer says was refused of a request, and why.
+pub fn rejected(answer: &[u8]) -> Option<(u64, String)> {
+    let partial = ExportLogsServiceResponse::decode(answer)
+        .ok()?
+        .partial_success?;
+    let number = u64::try_from(partial.rejected_log_records).unwrap_or(0);
+    (number > 0 || !partial.error_message.is_empty()).then_some((number, partial.error_message))
+}
+
+/// This host and this program.
+pub fn resource(host: &str, kernel: &str, given: &[(String, String)]) -> Resource {
+    let mut attributes = vec![
+        ("service.name", "tcptrace".to_owned()),
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("host.name", host.to_owned()),
+        ("os.type", "linux".to_owned()),
+        ("os.version", kernel.to_owned()),
+    ];
+    attributes.retain(|(name, _)| given.iter().all(|(known, _)| known != name));
+    let attributes = attributes
+        .into_iter()
+        .map(|(name, value)| attribute(name, string(value)))
+        .chain(
+            given
+                .iter()
+                .map(|(name, value)| attribute(name.clone(), Value::StringValue(value.clone()))),
+        )
+        .collect();
+    Resource {
+        attributes,
+        ..Resource::default()
+    }
+}
