@@ -1,16 +1,18 @@
 //! The agent of tcptrace: what the kernel side records, shown to people and programs.
 //!
 //! ```text
-//! bpf::ring ─> event (decode) ─> sink::{table,json} ─> output
-//!      └─ bpf::counts ─> lost records      all of it driven by pipeline
+//! bpf::ring ─> event (decode) ─> trace (select, account) ─> sink ─> output
+//!    bpf::counts ─> lost records ──────┘      └─> other consumers, each behind a queue
 //! ```
 //!
-//! * [`cli`], [`settings`]: what was typed, what is meant;
+//! * [`cli`], [`settings`], [`quantity`]: what was typed, what is meant;
+//! * [`filter`]: which connections are wanted, one filter a file;
 //! * [`kernel`]: what the running kernel is and allows;
 //! * [`bpf`]: the kernel side, loaded and attached; the only module that names `aya`;
-//! * [`event`], [`explain`], [`sink`], [`filter`]: pure, no file, no clock;
-//! * [`pipeline`], [`output`], [`recording`], [`file`](mod@file): the loop and where its lines go;
-//! * [`trace`]: all of it together;
+//! * [`event`], [`explain`], [`sink`]: pure, no file, no clock;
+//! * [`identity`]: container, pod and unit of an owner;
+//! * [`trace`]: the loop, what it counts, and the consumers it hands events to;
+//! * [`output`], [`recording`], [`file`](mod@file): where lines and ring bytes go;
 //! * [`cmd`]: one command, one file.
 #![forbid(unsafe_code)]
 // Tests make files, and peers to trace.
@@ -28,7 +30,6 @@ pub mod filter;
 pub mod identity;
 pub mod kernel;
 pub mod output;
-pub mod pipeline;
 pub mod quantity;
 pub mod recording;
 pub mod settings;

@@ -10,10 +10,8 @@ use crate::{
     error::Error,
     kernel::{self, Kernel, capability},
     output::Output,
-    pipeline::{Outcome, Pipeline},
     settings::Settings,
     sink::{
-        Sink,
         csv::Csv,
         ecs::Ecs,
         json::Json,
@@ -21,7 +19,7 @@ use crate::{
         text,
         time::TimeColumn,
     },
-    trace::{Signals, Supervisor},
+    trace::{Consumer, LineOutput, Outputs, Reader, Signals, Supervisor, Totals},
 };
 
 /// Exit status when something was lost and `--fail-on-loss` was given.
@@ -48,7 +46,6 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
     let settings = Arc::new(settings);
     // Before anything is attached: a signal may come meanwhile.
     let signals = runtime.block_on(async { Signals::watch(&settings) })?;
-    let sink = sink(&settings, &output);
     let mut kernel = Kernel::look(&settings.kernel.btf)?;
     let mut tracer = bpf::start(&settings, &kernel, max_sockets)?;
     let pids = settings.filters.pids.as_slice();
@@ -75,6 +72,9 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
         );
     }
 
+    if let Some(fd) = output.stdout_fd() {
+        tracer.ring.watch_hangup(fd);
+    }
     // Megabytes that nobody reads any more.
     kernel.btf = Vec::new();
     let logger = if settings.verbose > 0 {
@@ -83,50 +83,63 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
         None
     };
     let supervisor = Supervisor::new(settings.run.duration, signals, tracer.ring.waker()?);
-    let pipeline = Pipeline::new(
+    let reader = Reader::new(
         tracer,
         kernel,
         Arc::clone(&settings),
-        sink,
-        output,
+        outputs(&settings, output),
         supervisor.control(),
     );
-    let (outcome, ring_thread) = runtime.block_on(supervisor.supervise(pipeline, logger))?;
-    let status = finish(&settings, &outcome);
+    let (totals, ring_thread) = runtime.block_on(supervisor.supervise(reader, logger))?;
+    let status = finish(&settings, &totals);
     // Nothing is left behind: what is attached goes before we do.
     let _panicked = ring_thread.join();
     Ok(status)
 }
 
-fn sink(settings: &Settings, output: &Output) -> Box<dyn Sink + Send> {
+/// Where events go: the output, and each export.
+fn outputs(settings: &Settings, output: Output) -> Outputs {
+    Outputs::new(vec![line_output(settings, output)])
+}
+
+fn line_output(settings: &Settings, output: Output) -> Box<dyn Consumer> {
     let lines = settings.records.lines();
     match settings.view.format {
-        Format::Json => Box::new(Json::new(lines)),
-        Format::Csv => Box::new(Csv::new(lines.explain, output.is_new())),
-        Format::Ecs => Box::new(Ecs::new(lines.explain, &kernel::host_name())),
-        Format::Table => Box::new(Table::new(Look {
-            time: TimeColumn::new(settings.time.clone(), 0),
-            lines,
-            colored: settings.view.is_colored(output.is_terminal()),
-            wide: settings.view.wide,
-            header: !settings.quiet,
-        })),
+        Format::Json => Box::new(LineOutput::new(Json::new(lines), output)),
+        Format::Csv => {
+            let sink = Csv::new(lines.explain, output.is_new());
+            Box::new(LineOutput::new(sink, output))
+        }
+        Format::Ecs => {
+            let sink = Ecs::new(lines.explain, &kernel::host_name());
+            Box::new(LineOutput::new(sink, output))
+        }
+        Format::Table => {
+            let sink = Table::new(Look {
+                time: TimeColumn::new(settings.time.clone(), 0),
+                lines,
+                colored: settings.view.is_colored(output.is_terminal()),
+                wide: settings.view.wide,
+                header: !settings.quiet,
+            });
+            Box::new(LineOutput::new(sink, output))
+        }
     }
 }
 
 /// Says how it went, and with which status to exit.
-fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
-    let end = &outcome.end;
-    if outcome.malformed > 0 {
+fn finish(settings: &Settings, totals: &Totals) -> ExitCode {
+    let end = &totals.end;
+    if totals.malformed > 0 {
         log::warn!(
             "{} records were not understood",
-            text::count(outcome.malformed)
+            text::count(totals.malformed)
         );
     }
-    if !settings.quiet && !outcome.closed {
+    if !settings.quiet && !totals.closed {
         let number = text::count(end.lost);
-        let others = text::count(outcome.lost_beside);
-        let lost = match (end.lost, outcome.lost_beside) {
+        let others = text::count(totals.lost_beside);
+        let lost = match (end.lost, totals.lost_beside) {
             (0, 0) => "none lost".to_owned(),
             (0, _) => format!("{others} records of other kinds lost"),
             (_, 0) => format!("{number} lost"),
@@ -147,7 +160,7 @@ fn finish(settings: &Settings, outcome: &Outcome) -> ExitCode {
         // Standard error may be closed; there is nowhere left to say so.
         let _unsaid = writeln!(std::io::stderr(), "{summary}");
     }
-    if settings.run.fail_on_loss && outcome.anything_lost {
+    if settings.run.fail_on_loss && totals.anything_lost {
         return ExitCode::from(LOST);
     }
     ExitCode::SUCCESS

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::event::{Event, LossCause};
 
 /// What a trace begins with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Start {
     /// `CLOCK_MONOTONIC`
     pub mono_ns: u64,
@@ -48,6 +48,21 @@ pub struct Lost {
     pub time_waits: u64,
     /// Records of other kinds lost
     pub others: u64,
+}
+
+impl Lost {
+    /// So many state changes, and nothing with them.
+    pub const fn new(cause: LossCause, mono_ns: u64, count: u64) -> Self {
+        Self {
+            mono_ns,
+            cause,
+            count,
+            accepts: 0,
+            closes: 0,
+            time_waits: 0,
+            others: 0,
+        }
+    }
 }
 
 /// What a trace ends with.

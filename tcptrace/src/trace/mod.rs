@@ -1,5 +1,28 @@
 //! A trace, from its first signal to its last.
+//!
+//! ```text
+//! source ── records ─> dispatch: decode, select, account ── events ─> consumers
+//! ```
+//!
+//! [`Reader`] is the loop that drives it, [`Supervisor`] passes on what comes from outside. An output is
+//! a [`Consumer`]: [`LineOutput`] renders lines and may block the loop, which is how the pace of a reader
+//! becomes a count in the kernel; any other stands behind a [`Queued`].
 
+mod accounting;
+mod consumer;
+mod dispatch;
+mod lines;
+mod queued;
+mod reader;
+mod select;
+mod source;
 mod supervise;
 
-pub use supervise::{Signals, Supervisor};
+pub use self::{
+    accounting::Totals,
+    consumer::{Consumer, Flow, Outputs},
+    lines::LineOutput,
+    queued::Queued,
+    reader::{Control, Reader},
+    supervise::{Signals, Supervisor},
+};

@@ -14,13 +14,8 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use crate::{
-    bpf,
-    error::Error,
-    kernel::field,
-    pipeline::{Control, Outcome, Pipeline},
-    settings::Settings,
-};
+use super::{Control, Reader, Totals};
+use crate::{bpf, error::Error, kernel::field, settings::Settings};
 
 /// How often the kernel side's own messages are read, with `-v`.
 const LOG_TURN: Duration = Duration::from_millis(100);
@@ -114,9 +109,9 @@ impl Supervisor {
     /// Runs the loop, on a thread of its own, to its end.
     pub async fn supervise(
         mut self,
-        mut pipeline: Pipeline,
+        mut reader: Reader,
         logger: Option<bpf::Logger>,
-    ) -> Result<(Outcome, JoinHandle<()>), Error> {
+    ) -> Result<(Totals, JoinHandle<()>), Error> {
         if let Some(logger) = logger {
             tokio::spawn(forward(logger));
         }
@@ -125,7 +120,7 @@ impl Supervisor {
             .name("tcptrace-ring".to_owned())
             .spawn(move || {
                 // Nobody listens any more only when the process is about to end anyway.
-                let _unheard = done.send(pipeline.run());
+                let _unheard = done.send(reader.run());
             })
             .context(
                 "cannot start a thread (ulimit -u, or TasksMax= of a service, may forbid it)",

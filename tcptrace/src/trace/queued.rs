@@ -1,0 +1,274 @@
+//! A consumer on a thread of its own, behind a bounded queue: it slows neither the loop nor another
+//! consumer. What finds no room is counted.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+use super::{Consumer, Flow};
+use crate::{
+    error::Error,
+    event::Event,
+    sink::{End, Lost, Start},
+};
+
+/// Events that one message carries at most: each message may wake the thread.
+const MESSAGE_EVENTS: usize = 512;
+
+/// What the consumer is told.
+#[expect(clippy::large_enum_variant, reason = "nearly all are events")]
+enum Item {
+    Start(Box<Start>),
+    Batch(i64),
+    Event(Event),
+    Lost(Lost),
+    End(End),
+}
+
+/// A consumer on a thread of its own.
+pub struct Queued {
+    name: &'static str,
+    /// None once it is finished
+    messages: Option<Sender<Vec<Item>>>,
+    /// What the next message carries
+    gathered: Vec<Item>,
+    gathered_events: usize,
+    /// Events in the queue
+    waiting: Arc<AtomicUsize>,
+    /// Events that the queue has room for
+    capacity: usize,
+    dropped: u64,
+    done: Receiver<()>,
+}
+
+impl Queued {
+    /// Starts the thread. `capacity`: how many events may wait.
+    pub fn new(consumer: Box<dyn Consumer>, capacity: usize) -> Result<Self, Error> {
+        let name = consumer.name();
+        let (messages, received) = channel();
+        let (finished, done) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::clone(&waiting);
+        thread::Builder::new()
+            .name(format!("tcptrace-{name}"))
+            .spawn(move || {
+                consume(consumer, &received, &taken);
+                // Nobody waits any more only when the process is about to end.
+                let _unheard = finished.send(());
+            })
+            .with_context(|| format!("cannot start the thread of {name}"))?;
+        Ok(Self {
+            name,
+            messages: Some(messages),
+            gathered: Vec::new(),
+            gathered_events: 0,
+            waiting,
+            capacity,
+            dropped: 0,
+            done,
+        })
+    }
+
+    fn send(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let mut items = std::mem::take(&mut self.gathered);
+        let mut events = std::mem::take(&mut self.gathered_events);
+        let waiting = self.waiting.load(Ordering::Acquire);
+        if events > self.capacity.saturating_sub(waiting) {
+            self.dropped += events as u64;
+            events = 0;
+            items.retain(|item| !matches!(item, Item::Event(_)));
+        }
+        self.waiting.fetch_add(events, Ordering::AcqRel);
+        let sent = self
+            .messages
+            .as_ref()
+            .is_some_and(|messages| messages.send(items).is_ok());
+        if !sent {
+            // The consumer has failed, and said so.
+            self.waiting.fetch_sub(events, Ordering::AcqRel);
+            self.dropped += events as u64;
+        }
+    }
+}
+
+/// The thread: until the loop is finished, or the consumer fails.
+fn consume(mut consumer: Box<dyn Consumer>, received: &Receiver<Vec<Item>>, waiting: &AtomicUsize) {
+    while let Ok(items) = received.recv() {
+        let mut events = 0;
+        for item in items {
+            match item {
+                Item::Start(start) => consumer.start(&start),
+                Item::Batch(wall_minus_mono_ns) => consumer.begin_batch(wall_minus_mono_ns),
+                Item::Event(event) => {
+                    events += 1;
+                    consumer.event(&event);
+                }
+                Item::Lost(lost) => consumer.lost(&lost),
+                Item::End(end) => consumer.end(&end),
+            }
+        }
+        let flow = consumer.flush();
+        waiting.fetch_sub(events, Ordering::AcqRel);
+        match flow {
+            Ok(Flow::Open) => {}
+            Ok(Flow::Closed) => return,
+            Err(why) => {
+                log::warn!("{}: {why}", consumer.name());
+                return;
+            }
+        }
+    }
+    consumer.finish(Duration::MAX);
+}
+
+impl Consumer for Queued {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn start(&mut self, start: &Start) {
+        self.gathered.push(Item::Start(Box::new(start.clone())));
+    }
+
+    fn begin_batch(&mut self, wall_minus_mono_ns: i64) {
+        self.gathered.push(Item::Batch(wall_minus_mono_ns));
+    }
+
+    fn event(&mut self, event: &Event) -> bool {
+        self.gathered.push(Item::Event(*event));
+        self.gathered_events += 1;
+        if self.gathered_events == MESSAGE_EVENTS {
+            self.send();
+        }
+        true
+    }
+
+    fn lost(&mut self, lost: &Lost) {
+        self.gathered.push(Item::Lost(*lost));
+    }
+
+    fn end(&mut self, end: &End) {
+        self.gathered.push(Item::End(*end));
+    }
+
+    fn flush(&mut self) -> Result<Flow, Error> {
+        self.send();
+        Ok(Flow::Open)
+    }
+
+    fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    fn finish(&mut self, within: Duration) -> u64 {
+        self.send();
+        // The thread ends behind the last message.
+        self.messages = None;
+        // Whether it ended or the time was up, the counter says what is left.
+        let _ended = self.done.recv_timeout(within);
+        self.waiting.load(Ordering::Acquire) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc::sync_channel};
+
+    use tcptrace_common::record::{KIND_TRANSITION, Record};
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    fn event() -> Event {
+        let record = Record {
+            kind: KIND_TRANSITION,
+            ..Record::EMPTY
+        };
+        let mut decoded = None;
+        Event::decode(record.as_bytes(), |event| {
+            decoded = Some(*event);
+            true
+        })
+        .unwrap();
+        decoded.unwrap()
+    }
+
+    /// Counts what it is told; waits at each flush until it may go on.
+    struct Counter {
+        told: Arc<Mutex<(u64, Vec<&'static str>)>>,
+        gate: Receiver<()>,
+    }
+
+    impl Consumer for Counter {
+        fn name(&self) -> &'static str {
+            "counter"
+        }
+        fn start(&mut self, _start: &Start) {
+            self.told.lock().unwrap().1.push("start");
+        }
+        fn begin_batch(&mut self, _wall_minus_mono_ns: i64) {}
+        fn event(&mut self, _event: &Event) -> bool {
+            self.told.lock().unwrap().0 += 1;
+            true
+        }
+        fn lost(&mut self, _lost: &Lost) {
+            self.told.lock().unwrap().1.push("lost");
+        }
+        fn end(&mut self, _end: &End) {
+            self.told.lock().unwrap().1.push("end");
+        }
+        fn flush(&mut self) -> Result<Flow, Error> {
+            let _closed = self.gate.recv();
+            Ok(Flow::Open)
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_nobody_waits() {
+        let told = Arc::new(Mutex::new((0, Vec::new())));
+        let (open, gate) = sync_channel(100);
+        let counter = Counter {
+            told: Arc::clone(&told),
+            gate,
+        };
+        let mut queued = Queued::new(Box::new(counter), 10).unwrap();
+        let event = event();
+        let mut dropped = 0;
+        // The consumer is stuck: ten may wait, whether it has taken them or not.
+        for _ in 0..25 {
+            queued.event(&event);
+            assert_eq!(queued.flush().unwrap(), Flow::Open);
+            dropped += queued.take_dropped();
+        }
+        assert_eq!(dropped, 15);
+        queued.end(&End::default());
+        queued.flush().unwrap();
+        for _ in 0..100 {
+            open.send(()).unwrap();
+        }
+        drop(open);
+        assert_eq!(queued.finish(Duration::from_mins(1)), 0);
+        assert_eq!(*told.lock().unwrap(), (10, vec!["end"]));
+    }
+
+    #[test]
+    fn what_is_not_delivered_in_time_is_counted() {
+        let told = Arc::default();
+        let (_open, gate) = sync_channel(0);
+        let counter = Counter { told, gate };
+        let mut queued = Queued::new(Box::new(counter), 10).unwrap();
+        queued.event(&event());
+        assert_eq!(queued.finish(Duration::from_millis(1)), 1);
+    }
+}

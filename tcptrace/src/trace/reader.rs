@@ -1,0 +1,304 @@
+//! The agent's one loop, on a thread of its own: read, account, hand on.
+//!
+//! It may block in a write: the kernel's ring then fills, and the kernel counts what it could
+//! not take. So the pace of the reader never costs the host anything, and never a record without
+//! a count.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tcptrace_common::{config::EMIT_LISTENER, record::Record};
+
+use super::{Flow, Totals, consumer::Outputs, dispatch::Dispatch, source::Source};
+use crate::{
+    bpf::{Snapshot, Tracer, Woken},
+    error::Error,
+    kernel::{self, Kernel, netstat::Cookies},
+    settings::Settings,
+    sink::{Start, text},
+};
+
+/// Then the loop looks up: on a busy host the ring may never be empty.
+const BATCHES_PER_TURN: usize = 64;
+
+/// How often losses are looked for.
+const LOSS_TURN: Duration = Duration::from_millis(100);
+
+/// How long consumers may take to deliver what they have when the trace is over.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What the rest of the agent tells the loop.
+#[derive(Debug, Default)]
+pub struct Control {
+    /// Report what has happened and end
+    pub stop: AtomicBool,
+    /// Open the output file anew
+    pub reopen: AtomicBool,
+}
+
+/// The loop and all it works on.
+pub struct Reader {
+    source: Source,
+    dispatch: Dispatch,
+    kernel: Kernel,
+    settings: Arc<Settings>,
+    control: Arc<Control>,
+}
+
+impl Reader {
+    /// A loop that has not begun.
+    pub fn new(
+        tracer: Tracer,
+        kernel: Kernel,
+        settings: Arc<Settings>,
+        outputs: Outputs,
+        control: Arc<Control>,
+    ) -> Self {
+        Self {
+            source: Source::new(tracer, &settings),
+            dispatch: Dispatch::new(&settings, outputs),
+            kernel,
+            settings,
+            control,
+        }
+    }
+
+    /// Runs until stopped, until the reader of the output is gone, or until the wanted count is reached.
+    /// Everything is written by then; the kernel takes its time over what is detached when this is dropped.
+    pub fn run(&mut self) -> Result<Totals, Error> {
+        let totals = self.trace();
+        if totals.is_err() {
+            self.count_unwritten();
+        }
+        self.source.end();
+        self.dispatch.outputs.each(|consumer| {
+            let left = consumer.finish(DRAIN);
+            if left > 0 {
+                let name = consumer.name();
+                log::warn!("{name}: {} events were not delivered", text::count(left));
+            }
+        });
+        totals
+    }
+
+    fn trace(&mut self) -> Result<Totals, Error> {
+        kernel::priority::raise();
+        let begin_ns = kernel::mono_ns();
+        self.begin_batch();
+        let start = Start {
+            mono_ns: begin_ns,
+            kernel: self.kernel.release.clone(),
+            hooks: self.source.tracer.hooks.facts(),
+            reset_reasons: self.kernel.reset_reasons.clone(),
+            filters: self.settings.typed_filters(),
+        };
+        // The snapshot before the first line: who starts a load on reading it finds every owner
+        // known. What happens meanwhile waits in the ring.
+        let snapshot = self.source.begin(&self.settings, &self.kernel)?;
+        if self.settings.records.emit & EMIT_LISTENER != 0 {
+            self.dispatch.cookies = Some(Cookies::begin());
+        }
+        self.dispatch
+            .outputs
+            .each(|consumer| consumer.start(&start));
+        let mut flow = self.list(&snapshot)?;
+        drop(snapshot);
+        let mut deferred = 0;
+        if flow == Flow::Open {
+            (flow, deferred) = self.follow()?;
+        }
+        self.report_last_losses(deferred);
+        let end = self.dispatch.accounting.end(begin_ns, kernel::mono_ns());
+        if flow == Flow::Open {
+            self.dispatch.outputs.each(|consumer| consumer.end(&end));
+            flow = self.dispatch.flush()?;
+        }
+        let is_closed = flow == Flow::Closed;
+        Ok(self.dispatch.accounting.totals(end, is_closed))
+    }
+
+    /// Reports what was open before.
+    fn list(&mut self, snapshot: &Snapshot) -> Result<Flow, Error> {
+        if self.settings.records.sockets {
+            let mut records = snapshot.records.chunks_exact(size_of::<Record>());
+            while let Some(record) = records.next() {
+                self.source.record(record);
+                if self.dispatch.take(record) {
+                    continue;
+                }
+                if self.dispatch.accounting.is_full() {
+                    break;
+                }
+                match self.dispatch.flush() {
+                    Ok(Flow::Open) => {}
+                    Ok(Flow::Closed) => return Ok(Flow::Closed),
+                    Err(why) => {
+                        // The others are not written either, and counted.
+                        self.dispatch.mute();
+                        for record in records {
+                            self.dispatch.take(record);
+                        }
+                        return Err(why);
+                    }
+                }
+            }
+        }
+        self.dispatch.flush()
+    }
+
+    /// Follows what happens until the trace is to end. Returns whether the reader is still there, and how
+    /// many deferred steps nobody can report.
+    fn follow(&mut self) -> Result<(Flow, u64), Error> {
+        let mut looked = Instant::now();
+        while !self.dispatch.accounting.is_full() {
+            if self.control.stop.load(Ordering::Acquire) {
+                return self.follow_rest();
+            }
+            self.source.tracer.look_for_connections()?;
+            let (records, flow) = self.turn()?;
+            if flow == Flow::Closed {
+                return Ok((flow, 0));
+            }
+            let due = self.source.ask(records > 0);
+            if looked.elapsed() >= LOSS_TURN {
+                looked = Instant::now();
+                self.report_losses();
+            }
+            // What found no room may go on finding none: it is reported as often as other losses.
+            let reported_just_now =
+                looked.elapsed() < LOSS_TURN && self.source.tracer.has_found_no_room();
+            let woken = if records == 0 && !due.soon && !reported_just_now {
+                looked = Instant::now();
+                self.report_losses();
+                if self.dispatch.flush()? == Flow::Closed {
+                    return Ok((Flow::Closed, 0));
+                }
+                self.source.sleep(due)
+            } else {
+                self.source.wait_a_turn()
+            };
+            if woken == Woken::Hangup {
+                return Ok((Flow::Closed, 0));
+            }
+        }
+        Ok((Flow::Open, 0))
+    }
+
+    /// Reports what has happened until now.
+    fn follow_rest(&mut self) -> Result<(Flow, u64), Error> {
+        let Self {
+            source,
+            dispatch,
+            control,
+            ..
+        } = self;
+        let mut last = Flow::Open;
+        let deferred = source.rest(dispatch, |source, dispatch| {
+            let (records, flow) = turn(source, dispatch, control)?;
+            last = flow;
+            Ok((
+                records,
+                flow == Flow::Open && !dispatch.accounting.is_full(),
+            ))
+        })?;
+        Ok((last, deferred))
+    }
+
+    fn begin_batch(&mut self) {
+        begin_batch(&mut self.dispatch);
+    }
+
+    fn turn(&mut self) -> Result<(usize, Flow), Error> {
+        turn(&mut self.source, &mut self.dispatch, &self.control)
+    }
+
+    /// Reports what has been lost since the last time.
+    fn report_losses(&mut self) {
+        let now = self.source.losses();
+        let Dispatch {
+            accounting,
+            outputs,
+            ..
+        } = &mut self.dispatch;
+        accounting.report(now, kernel::mono_ns(), outputs);
+    }
+
+    /// Ends the flow of records and reports what was lost before. `deferred`: steps that nobody can report.
+    fn report_last_losses(&mut self, deferred: u64) {
+        if self.dispatch.accounting.is_full() {
+            self.report_losses();
+            self.source.tracer.detach();
+            // What finds the ring full after the last record that is wanted is missing from nothing. What
+            // the kernel missed before that may be certain only now.
+            let losses = self.source.losses();
+            let accounting = &mut self.dispatch.accounting;
+            let losses = losses.with_ring_of(accounting.reported());
+            accounting.report(losses, kernel::mono_ns(), &mut self.dispatch.outputs);
+        } else {
+            self.source.tracer.detach();
+            self.report_losses();
+            let steps = self.source.tracer.unlisted() + deferred;
+            let accounting = &mut self.dispatch.accounting;
+            accounting.report_deferred(steps, kernel::mono_ns(), &mut self.dispatch.outputs);
+        }
+    }
+
+    /// Says how much of what has happened by now will not be written.
+    fn count_unwritten(&mut self) {
+        let written = self.dispatch.accounting.written;
+        self.dispatch.mute();
+        let left = self.follow_rest().map_or(0, |(_, deferred)| deferred);
+        self.report_losses();
+        let accounting = &self.dispatch.accounting;
+        let unwritten = accounting.records.saturating_sub(written);
+        let unwritten = unwritten + left + self.source.tracer.unlisted();
+        if unwritten == 0 {
+            return;
+        }
+        let unwritten = match unwritten {
+            1 => "1 record was".to_owned(),
+            number => format!("{} records were", text::count(number)),
+        };
+        let lost = match accounting.all_lost() {
+            0 => String::new(),
+            lost => format!(", and {} were lost", text::count(lost)),
+        };
+        log::error!("{unwritten} not written{lost}");
+    }
+}
+
+fn begin_batch(dispatch: &mut Dispatch) {
+    let wall_minus_mono_ns = kernel::wall_minus_mono_ns();
+    dispatch
+        .outputs
+        .each(|consumer| consumer.begin_batch(wall_minus_mono_ns));
+}
+
+/// Reports what is in the ring: how many records, and whether the reader is still there.
+fn turn(
+    source: &mut Source,
+    dispatch: &mut Dispatch,
+    control: &Control,
+) -> Result<(usize, Flow), Error> {
+    if control.reopen.swap(false, Ordering::AcqRel) {
+        dispatch.outputs.reopen()?;
+    }
+    begin_batch(dispatch);
+    let mut total = 0;
+    for _ in 0..BATCHES_PER_TURN {
+        total += source.drain(|record| dispatch.take(record));
+        let is_batch_full = dispatch.is_batch_full();
+        if dispatch.flush()? == Flow::Closed {
+            return Ok((total, Flow::Closed));
+        }
+        if !is_batch_full || dispatch.accounting.is_full() {
+            break;
+        }
+    }
+    Ok((total, Flow::Open))
+}
