@@ -30,6 +30,16 @@ pub const KIND_RESET: u8 = 7;
 /// connections dropped, and requests whose SYN-ACK was not answered in time.
 pub const KIND_LISTENER: u8 = 8;
 
+/// With `--slower-than`, the limit has passed and the connection still waits; `seq` is a `SLOW_*`, `span_ns`
+/// how long it has waited. A [`NotedRecord`]: of [`SLOW_CONNECT`] the SYNs sent again; of [`SLOW_ACCEPT`] the
+/// accept queue and its limit.
+pub const KIND_SLOW: u8 = 9;
+
+/// [`KIND_SLOW`]: for the SYN-ACK.
+pub const SLOW_CONNECT: u8 = 1;
+/// [`KIND_SLOW`]: for `accept()`.
+pub const SLOW_ACCEPT: u8 = 2;
+
 /// [`KIND_RETRANSMIT`]: a client's SYN.
 pub const RETRANSMIT_SYN: u8 = 1;
 /// [`KIND_RETRANSMIT`]: a server's SYN-ACK.

@@ -295,7 +295,7 @@ pub(crate) fn noted(
 
 /// The same, if `claim` says that nobody else does. Returns what it says.
 #[inline(always)]
-fn noted_if(
+pub(crate) fn noted_if(
     sock: &Sock,
     tuple: &Tuple,
     kind: u8,

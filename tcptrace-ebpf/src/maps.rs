@@ -6,11 +6,11 @@ use aya_ebpf::{
 };
 use tcptrace_common::{
     config::{PORT_ROWS, PORT_WORDS, TIME_WAIT_WORDS},
-    count::COUNTS,
+    count::{self, COUNTS},
 };
 
 use crate::{
-    sock::{Backlog, Pair, Sock},
+    sock::{Backlog, Pair, Sock, Waiting},
     tuple::Request,
 };
 
@@ -78,6 +78,24 @@ pub(crate) static PENDING: HashMap<u64, u64> = HashMap::with_max_entries(16384, 
 /// Sockets whose held steps are being sent right now; see `publish::contended`.
 #[map]
 pub(crate) static LOCKS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
+
+/// With `--slower-than`, connections that wait, in the order in which their limit passes. Pushed where a
+/// client sends its SYN and where a connection enters the accept queue, popped by `hook::slow`. Sized by the
+/// agent; one that finds no room is counted.
+#[map]
+pub(crate) static SLOW: Queue<Waiting> = Queue::with_max_entries(1, 0);
+
+/// The one that was popped last and whose limit has not passed yet. Read and written by `hook::slow`.
+#[map]
+pub(crate) static SLOW_NEXT: Array<Waiting> = Array::with_max_entries(1, 0);
+
+/// Has the agent look at this connection when the limit has passed.
+#[inline(always)]
+pub(crate) fn wait(key: u64, since_ns: u64) {
+    if SLOW.push(&Waiting { key, since_ns }, 0).is_err() {
+        count(count::RING_FULL_NOTED, 1);
+    }
+}
 
 /// Thread groups the user asked for. Written by the agent before attach.
 #[map]

@@ -53,6 +53,16 @@ pub(crate) struct Pair {
     pub seq: u8,
 }
 
+/// A connection that waits for its SYN-ACK or for `accept()`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Waiting {
+    /// Address of the `struct sock`; 0: none
+    pub key: u64,
+    /// Since when: `CLOCK_MONOTONIC`, ns, as in its path
+    pub since_ns: u64,
+}
+
 /// What was last told of a listener.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -20,4 +20,5 @@ mod reset;
 mod retransmit;
 mod seed;
 mod set_state;
+mod slow;
 mod time_wait;

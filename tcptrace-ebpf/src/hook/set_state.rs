@@ -538,6 +538,13 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
             sock.sources[0] = SOURCE_UNKNOWN;
         }
     }
+    if config!(slower_ns) != 0 {
+        let connects = new == tcp::SYN_SENT && sock.role == ROLE_CLIENT;
+        let is_queued = new == tcp::ESTABLISHED && sock.role == ROLE_SERVER && sock.accept_ns == 0;
+        if connects || is_queued {
+            maps::wait(key, now_ns);
+        }
+    }
     if filter::judges() && !judge(sock, new, now_ns) {
         publish::forget(key, sock);
         return;

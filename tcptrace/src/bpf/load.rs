@@ -28,6 +28,7 @@ use super::{
     looks::Looks,
     object::{brief, chain, map, take},
     ring::Ring,
+    slow::{self, Slow},
     snapshot,
     tracer::Tracer,
 };
@@ -67,6 +68,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .map_max_entries("PAIRS", max_sockets)
         .map_max_entries("TIME_WAIT", TIME_WAIT_WORDS * (cpus + 1))
         .map_max_entries("EVENTS", settings.run.ring_bytes)
+        .map_max_entries("SLOW", slow::room(config.slower_ns != 0))
         .override_global("LAYOUT", layout.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     let btf = Btf::parse(&kernel.btf, Endianness::default())
@@ -131,6 +133,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         rescuers,
         idle: true,
         without_room: 0,
+        slow: (config.slower_ns != 0).then(Slow::new),
     };
     if wanted.pids.is_empty() {
         tracer.attach_rest()?;
@@ -181,6 +184,11 @@ fn attach_optional(
         && let Err(why) = attach::load_own(ebpf, "backlog")
     {
         hooks.lacking.push(("listener", chain(&why)));
+    }
+    if settings.outcome.slower.is_some()
+        && let Err(why) = attach::load_own(ebpf, "slow")
+    {
+        log::warn!("what still waits is not reported: {}", chain(&why));
     }
     Ok(links)
 }

@@ -11,6 +11,7 @@ mod load;
 mod looks;
 mod object;
 mod ring;
+mod slow;
 mod snapshot;
 mod tracer;
 

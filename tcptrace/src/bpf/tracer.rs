@@ -19,6 +19,7 @@ use super::{
     looks::Looks,
     object::chain,
     ring::{Ring, Woken},
+    slow::Slow,
     snapshot,
 };
 use crate::{
@@ -57,6 +58,8 @@ pub struct Tracer {
     pub(super) rescuers: &'static [&'static str],
     /// With `-p`: no connection has been seen that may be shown
     pub(super) idle: bool,
+    /// With `--slower-than`, when to look for what still waits
+    pub(super) slow: Option<Slow>,
     /// What found no room when losses were last asked for
     pub(super) without_room: u64,
 }
@@ -121,6 +124,12 @@ impl Tracer {
             self.attach_rest()?;
         }
         Ok(())
+    }
+
+    /// With `--slower-than`: has what still waits reported. Returns how long it is until the next time.
+    pub fn report_slow(&mut self) -> Option<Duration> {
+        let slow = self.slow.as_mut()?;
+        Some(slow.turn(&self.ebpf))
     }
 
     /// Steps held back that found no room to wait.

@@ -1,13 +1,13 @@
 //! Bytes of the ring to events.
 
 use tcptrace_common::record::{
-    Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT, KIND_SOCKET,
-    KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord, Record,
+    Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT, KIND_SLOW,
+    KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord, Record,
 };
 use zerocopy::FromBytes as _;
 
 use super::{
-    Accept, Close, Connection, Event, Listener, Reset, Retransmit, Socket, Transition, path,
+    Accept, Close, Connection, Event, Listener, Reset, Retransmit, Slow, Socket, Transition, path,
 };
 
 /// Why a record could not be understood.
@@ -34,7 +34,7 @@ impl Event {
         match record.kind {
             KIND_SOCKET => Ok(each(&Self::Socket(Socket(head)))),
             KIND_TRANSITION => Ok(each(&Self::Transition(Transition { head, close: None }))),
-            KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_LISTENER => {
+            KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_LISTENER | KIND_SLOW => {
                 let (detail, _rest) =
                     NotedRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
                 let numbers = detail.numbers;
@@ -42,6 +42,7 @@ impl Event {
                     KIND_ACCEPT => Self::Accept(Accept { head, numbers }),
                     KIND_RETRANSMIT => Self::Retransmit(Retransmit { head, numbers }),
                     KIND_RESET => Self::Reset(Reset { head, numbers }),
+                    KIND_SLOW => Self::Slow(Slow { head, numbers }),
                     _ => Self::Listener(Listener { head, numbers }),
                 }))
             }

@@ -2,7 +2,7 @@
 
 use tcptrace_common::record::{FLAG_NO_FASTOPEN, UNKNOWN};
 
-use super::{Close, Connection, Direction, Segment, State};
+use super::{Close, Connection, Direction, Phase, Segment, State};
 
 /// Numbers that a record brings along; what they are, its kind says.
 type Numbers = [u32; 6];
@@ -166,6 +166,49 @@ impl Reset {
     /// Whether the direction is not certain
     pub const fn is_inferred(&self) -> bool {
         self.head.is_inferred()
+    }
+}
+
+/// The limit of `--slower-than` has passed, and it still waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Slow {
+    pub(super) head: Connection,
+    pub(super) numbers: Numbers,
+}
+
+impl Slow {
+    /// The connection
+    pub const fn connection(&self) -> &Connection {
+        &self.head
+    }
+
+    /// What it waits for
+    pub const fn phase(&self) -> Phase {
+        Phase::from_number(self.head.0.seq)
+    }
+
+    /// The state it is in
+    pub const fn state(&self) -> State {
+        self.head.oldstate()
+    }
+
+    /// How long it has waited
+    pub fn waiting_us(&self) -> Option<u64> {
+        self.head.span_us()
+    }
+
+    /// Of a connect: SYNs sent again
+    pub fn syn_retransmits(&self) -> Option<u32> {
+        let is_connect = self.phase() == Phase::Connect;
+        known(self.numbers[0]).filter(|_| is_connect)
+    }
+
+    /// Of an accept: connections in the accept queue, and its limit
+    pub fn backlog(&self) -> Option<(u32, u32)> {
+        let is_accept = self.phase() == Phase::Accept;
+        known(self.numbers[0])
+            .zip(known(self.numbers[1]))
+            .filter(|_| is_accept)
     }
 }
 

@@ -17,9 +17,9 @@ pub use self::{
     connection::Connection,
     decode::DecodeError,
     ending::ETIMEDOUT,
-    kind::{Accept, Listener, Reset, Retransmit, Socket, Transition},
+    kind::{Accept, Listener, Reset, Retransmit, Slow, Socket, Transition},
     state::State,
-    term::{ClosedBy, Direction, LossCause, OwnerSource, Reason, Role, Segment, TcpOption},
+    term::{ClosedBy, Direction, LossCause, OwnerSource, Phase, Reason, Role, Segment, TcpOption},
 };
 
 /// Something that happened to a connection.
@@ -37,6 +37,8 @@ pub enum Event {
     Reset(Reset),
     /// Something goes wrong at it: a listener
     Listener(Listener),
+    /// It still waits when the limit has passed
+    Slow(Slow),
     /// It ended
     Close(Close),
 }
@@ -51,6 +53,7 @@ impl Event {
             Self::Retransmit(retransmit) => retransmit.connection(),
             Self::Reset(reset) => reset.connection(),
             Self::Listener(listener) => listener.connection(),
+            Self::Slow(slow) => slow.connection(),
             Self::Close(close) => close.connection(),
         }
     }

@@ -2,7 +2,8 @@
 
 use tcptrace_common::record::{
     RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER,
-    ROLE_UNKNOWN, SOURCE_ACCEPT, SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT,
+    ROLE_UNKNOWN, SLOW_ACCEPT, SOURCE_ACCEPT, SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER,
+    SOURCE_SNAPSHOT,
 };
 
 /// Defines an enum whose values have names.
@@ -63,6 +64,26 @@ impl Role {
             Self::Server => ROLE_SERVER,
             Self::Listener => ROLE_LISTENER,
             Self::Unknown => ROLE_UNKNOWN,
+        }
+    }
+}
+
+term! {
+    /// What a connection waits for.
+    Phase {
+        /// The SYN-ACK
+        Connect = "connect",
+        /// `accept()`
+        Accept = "accept",
+    }
+}
+
+impl Phase {
+    /// The phase by its number in records, `SLOW_*`.
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            SLOW_ACCEPT => Self::Accept,
+            _ => Self::Connect,
         }
     }
 }

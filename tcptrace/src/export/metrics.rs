@@ -108,7 +108,7 @@ impl Metrics {
                 }
             }
             Event::Close(close) => self.close(close),
-            Event::Accept(_) | Event::Retransmit(_) | Event::Reset(_) => {}
+            Event::Accept(_) | Event::Retransmit(_) | Event::Reset(_) | Event::Slow(_) => {}
         }
     }
 

@@ -83,6 +83,8 @@ pub enum Kind {
     Reset,
     /// What goes wrong at a listener
     Listener,
+    /// What still waits when the limit has passed
+    Slow,
     /// The end of a connection, and its totals
     Close,
     /// What did not reach the reader
@@ -93,7 +95,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Start,
         Self::Socket,
         Self::Transition,
@@ -101,6 +103,7 @@ impl Kind {
         Self::Retransmit,
         Self::Reset,
         Self::Listener,
+        Self::Slow,
         Self::Close,
         Self::Lost,
         Self::End,
@@ -116,6 +119,7 @@ impl Kind {
             Self::Retransmit => "retransmit",
             Self::Reset => "reset",
             Self::Listener => "listener",
+            Self::Slow => "slow",
             Self::Close => "close",
             Self::Lost => "lost",
             Self::End => "end",
@@ -132,6 +136,7 @@ impl From<&Event> for Kind {
             Event::Retransmit(_) => Self::Retransmit,
             Event::Reset(_) => Self::Reset,
             Event::Listener(_) => Self::Listener,
+            Event::Slow(_) => Self::Slow,
             Event::Close(_) => Self::Close,
         }
     }
@@ -192,6 +197,16 @@ pub fn details(event: &Event, names: &Names, to: &mut impl Fields) {
             to.known(field!("unanswered"), listener.unanswered());
             to.known(field!("cookies_sent"), listener.cookies_sent());
             to.known(field!("not_accepted_us"), listener.not_accepted_us());
+        }
+        Event::Slow(slow) => {
+            to.text(field!("phase"), slow.phase().name());
+            to.text(field!("state"), slow.state().name());
+            to.known(field!("waiting_us"), slow.waiting_us());
+            to.known(field!("syn_retransmits"), slow.syn_retransmits());
+            if let Some((backlog, limit)) = slow.backlog() {
+                to.number(field!("backlog"), backlog.into());
+                to.number(field!("backlog_max"), limit.into());
+            }
         }
         Event::Close(close) => end_of(close, to),
     }

@@ -86,9 +86,10 @@ impl Source {
         let soon = self.tracer.is_busy();
         let listeners = self.ask_listeners();
         let missed = self.tracer.look_for_hidden(active);
+        let slow = self.tracer.report_slow();
         Due {
             soon,
-            after: [time_waits, listeners, missed].into_iter().flatten().min(),
+            after: [time_waits, listeners, missed, slow].into_iter().flatten().min(),
         }
     }
 

@@ -87,6 +87,7 @@ impl Logs {
             Event::Transition(step) => (SeverityNumber::Info, step.newstate().name()),
             Event::Socket(socket) => (SeverityNumber::Info, socket.state().name()),
             Event::Listener(_) => (SeverityNumber::Warn, "trouble at a listener"),
+            Event::Slow(slow) => (SeverityNumber::Warn, slow.phase().name()),
             Event::Accept(_) => (SeverityNumber::Info, "accepted"),
             Event::Retransmit(_) => (SeverityNumber::Info, "sent again"),
             Event::Reset(reset) => (SeverityNumber::Info, reset.direction().name()),

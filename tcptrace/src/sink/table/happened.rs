@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use crate::sink::pen::push;
 use crate::{
-    event::{Accept, Listener, Reset, Retransmit, Segment},
+    event::{Accept, Listener, Phase, Reset, Retransmit, Segment, Slow},
     sink::text::{count, duration, escape, push_duration, push_number},
 };
 
@@ -56,6 +56,33 @@ pub(super) fn reset(reset: &Reset, reason: Option<&str>) -> String {
         remark.push_str(" (");
         remark.push_str(&escape(reason.as_bytes()));
         remark.push(')');
+    }
+    remark
+}
+
+/// It still waits when the limit has passed.
+pub(super) fn slow(slow: &Slow) -> String {
+    let what = match slow.phase() {
+        Phase::Connect => "SYN-ACK",
+        Phase::Accept => "accept()",
+    };
+    let mut remark = format!("still waiting for {what}");
+    if let Some(us) = slow.waiting_us() {
+        remark.push_str(" after ");
+        remark.push_str(&duration(us));
+    }
+    match slow.syn_retransmits() {
+        None | Some(0) => {}
+        Some(1) => remark.push_str(" · SYN sent again once"),
+        Some(times) => {
+            remark.push_str(" · SYN sent again ");
+            remark.push_str(&count(times.into()));
+            remark.push_str(" times");
+        }
+    }
+    if let Some((queued, limit)) = slow.backlog() {
+        let words = format!(" · {queued} in the accept queue (limit {limit})");
+        remark.push_str(&words);
     }
     remark
 }

@@ -321,6 +321,10 @@ impl Sink for Table {
                 let remark = happened::reset(reset, reason.as_deref());
                 self.remark(connection, &remark, RED, out);
             }
+            Event::Slow(slow) => {
+                let remark = happened::slow(slow);
+                self.remark(event.connection(), &remark, YELLOW, out);
+            }
             Event::Listener(listener) => {
                 self.remark(connection, &happened::trouble(listener), RED, out);
             }
