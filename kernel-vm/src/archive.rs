@@ -5,30 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::arch::Arch;
+use crate::mirror;
 use toolchain::workspace;
-
-/// Where the kernels are; `-security` suites are on a server of their own.
-const SUITES: [&str; 7] = [
-    "bullseye",
-    "bullseye-security",
-    "bookworm",
-    "bookworm-security",
-    "trixie",
-    "trixie-security",
-    "trixie-backports",
-];
-
-/// Of the package `debian-archive-keyring`
-pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
-/// For a system that is not Debian: the archive and its security updates.
-const MIRRORS: [&str; 2] = [
-    "http://deb.debian.org/debian",
-    "http://deb.debian.org/debian-security",
-];
 
 /// Point versions come and go every few days.
 const INDEX_AGE: Duration = Duration::from_hours(12);
@@ -60,7 +41,7 @@ impl Archive {
         fs::create_dir_all(apt.join("state/lists/partial"))?;
         fs::create_dir_all(apt.join("cache/archives/partial"))?;
         fs::write(apt.join("status"), "")?;
-        fs::write(apt.join("sources.list"), sources()?)?;
+        fs::write(apt.join("sources.list"), mirror::sources()?)?;
         let quoted = apt.display();
         let debian = arch.debian();
         fs::write(
@@ -233,36 +214,6 @@ fn debs_in(folder: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(debs)
-}
-
-/// `sources.list`, with the mirrors of Debian that the system's apt uses, if it does.
-fn sources() -> Result<String> {
-    let output = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)"])
-        .output()
-        .context("the kernels are Debian packages, which needs apt-get")?;
-    let targets = String::from_utf8(output.stdout)?;
-    let mirror = |security: bool| {
-        targets
-            .lines()
-            .filter_map(|line| line.split_once(' '))
-            .find(|(_, release)| {
-                let debian = SUITES.iter().any(|suite| release.starts_with(suite));
-                debian && release.ends_with("-security") == security
-            })
-            .map(|(uri, _)| uri)
-    };
-    let main = mirror(false).unwrap_or(MIRRORS[0]);
-    let security = mirror(true).unwrap_or(MIRRORS[1]);
-    let lines = SUITES.map(|suite| {
-        let uri = if suite.ends_with("-security") {
-            security
-        } else {
-            main
-        };
-        format!("deb [signed-by={KEYRING}] {uri} {suite} main\n")
-    });
-    Ok(lines.concat())
 }
 
 /// From what `apt-cache show` prints; newest first.

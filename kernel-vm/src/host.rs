@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use toolchain::{setup, workspace};
 
 use crate::arch::Arch;
-use crate::archive::{self, Archive};
+use crate::archive::Archive;
+use crate::mirror;
 
 /// What is needed besides the eBPF build and [`Arch::tools`]: a program, and the package it is in.
 const TOOLS: [(&str, &str); 6] = [
@@ -41,7 +42,7 @@ fn ensure_tools(arch: Arch) -> Result<()> {
         .filter(|(program, _)| !workspace::has_program(program))
         .map(|(_, package)| package)
         .collect();
-    if !Path::new(archive::KEYRING).exists() {
+    if !Path::new(mirror::KEYRING).exists() {
         packages.push("debian-archive-keyring");
     }
     packages.dedup();

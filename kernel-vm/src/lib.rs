@@ -12,3 +12,4 @@ pub mod host;
 pub mod initramfs;
 pub mod kernel;
 pub mod library;
+pub mod mirror;
