@@ -13,6 +13,7 @@ mod report;
 mod tool;
 mod trial;
 mod turns;
+mod vm;
 
 use std::env;
 use std::fmt::Write as _;
@@ -36,8 +37,26 @@ use turns::Turns;
 
 /// Where the tables go.
 const PAGE: &str = "docs/performance.md";
-const BEGIN: &str = "<!-- written by cargo xtask bench --write-docs -->\n";
 const END: &str = "<!-- end -->\n";
+
+/// A part of the page that is written anew.
+#[derive(Clone, Copy, Debug)]
+enum Section {
+    /// What is measured on this machine
+    Here,
+    /// What is measured in virtual machines
+    Vm,
+}
+
+impl Section {
+    /// The line before it.
+    fn begin(self) -> &'static str {
+        match self {
+            Self::Here => "<!-- written by cargo xtask bench --write-docs -->\n",
+            Self::Vm => "<!-- written by cargo xtask bench --vm --write-docs -->\n",
+        }
+    }
+}
 
 /// Loads that tools take turns beside, for each round of trials.
 const LOADS_PER_ROUND: usize = 6;
@@ -60,6 +79,8 @@ struct Args {
     /// Write the tables into docs/performance.md
     #[arg(long)]
     write_docs: bool,
+    #[command(flatten)]
+    vm: vm::Choice,
 }
 
 /// What this program does as another process.
@@ -79,6 +100,9 @@ enum Part {
     /// The other end
     #[command(hide = true)]
     Server(Plan),
+    /// All that is measured in a virtual machine
+    #[command(hide = true)]
+    Guest,
 }
 
 /// What to measure.
@@ -138,10 +162,12 @@ fn main() -> ExitCode {
 /// Builds, installs the peers, and measures.
 fn run(args: &Args) -> Result<()> {
     match &args.part {
+        None if args.vm.is_wanted() => vm::run(&args.vm, args.write_docs),
         None => prepare_and_measure(args),
         Some(Part::Trials { choice, programs }) => Bench::new(choice, programs)?.run(),
         Some(Part::Client(plan)) => load::client(*plan),
         Some(Part::Server(plan)) => load::server(*plan),
+        Some(Part::Guest) => vm::guest(),
     }
 }
 
@@ -183,7 +209,7 @@ fn prepare_and_measure(args: &Args) -> Result<()> {
     let tables = String::from_utf8(output.stdout)?;
     eprint!("\n{tables}");
     if args.write_docs {
-        write_docs(&tables)?;
+        write_docs(Section::Here, &tables)?;
     }
     Ok(())
 }
@@ -232,15 +258,16 @@ fn build_object(folder: &Path) -> Result<std::path::PathBuf> {
 }
 
 /// Puts the tables between the marks.
-fn write_docs(tables: &str) -> Result<()> {
+fn write_docs(section: Section, tables: &str) -> Result<()> {
     let path = workspace::root().join(PAGE);
     let page = fs::read_to_string(&path)?;
-    let marks = page.split_once(BEGIN).and_then(|(before, rest)| {
+    let begin = section.begin();
+    let marks = page.split_once(begin).and_then(|(before, rest)| {
         let (_, after) = rest.split_once(END)?;
         Some((before, after))
     });
     let (before, after) = marks.with_context(|| format!("{PAGE} has no marks"))?;
-    fs::write(&path, format!("{before}{BEGIN}\n{tables}\n{END}{after}"))?;
+    fs::write(&path, format!("{before}{begin}\n{tables}\n{END}{after}"))?;
     eprintln!("written: {}", path.display());
     Ok(())
 }

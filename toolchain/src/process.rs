@@ -120,6 +120,23 @@ pub fn bpf(pid: u32) -> Result<Bpf> {
     Ok(found)
 }
 
+/// How many instructions the verifier has looked at, for all programs that a process has open; 0 where the
+/// kernel does not say (before 5.16).
+pub fn verified_instructions(pid: u32) -> Result<u64> {
+    let mut programs = BTreeMap::new();
+    for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
+        let info = fs::read_to_string(file.path()).unwrap_or_default();
+        let number = |key: &str| {
+            let value = info.lines().find_map(|line| line.strip_prefix(key));
+            value.and_then(|value| value.trim().parse::<u64>().ok())
+        };
+        if let (Some(id), Some(verified)) = (number("prog_id:"), number("verified_insns:")) {
+            programs.insert(id, verified);
+        }
+    }
+    Ok(programs.into_values().sum())
+}
+
 /// Waits until a process has done less than a hundredth of a processor's work for a while.
 pub fn wait_until_idle(pid: u32, limit: Duration) -> Result<()> {
     const TURN: Duration = Duration::from_millis(50);

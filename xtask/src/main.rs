@@ -48,7 +48,8 @@ fn main() -> ExitCode {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => call::run("kernel-vm", &args, &[]),
-        Task::Bench(args) => call::run("bench", &args, &[]),
+        // It makes the load itself.
+        Task::Bench(args) => call::run("bench", &args, &["--release"]),
         Task::Fuzz(args) => fuzz::run(&args),
         // Fit to read what a tracer writes at full speed.
         Task::Soak(args) => call::run("soak", &args, &["--release"]),
