@@ -13,11 +13,10 @@ use std::{
 use rustix::process::{Pid, Signal};
 
 use crate::{
-    Impossible, Outcome, Scenario,
-    Scenario::{Always, WherePossible},
     actor::{Actor, Listener},
     check,
     confinement::{self, Folder},
+    harness::{Impossible, Outcome, Test, alone},
     leftovers,
     netns::{Ip, Netns},
     peer::First,
@@ -28,20 +27,11 @@ use crate::{
     wait,
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    (
-        "abuse::a_million_connections",
-        Always(a_million_connections),
-    ),
-    ("abuse::two_tracers", Always(two_tracers)),
-    (
-        "abuse::in_and_out_of_a_storm",
-        Always(in_and_out_of_a_storm),
-    ),
-    (
-        "abuse::a_processor_goes_away",
-        WherePossible(a_processor_goes_away),
-    ),
+pub(crate) const TESTS: &[Test] = &[
+    alone!(a_million_connections),
+    alone!(two_tracers),
+    alone!(in_and_out_of_a_storm),
+    alone!(a_processor_goes_away),
 ];
 
 /// Clients of a storm, each with one connection at a time.
@@ -199,7 +189,7 @@ fn in_and_out_of_a_storm() {
     // Those that were open at the interrupt have no close.
     let closes = ours.iter().filter(|record| record.event() == "close");
     assert!(closes.count() <= whole + late);
-    crate::figure!(
+    crate::harness::figure!(
         "a storm of {made} connections: {whole} sockets told whole, {late} from where the trace \
          began, {cut} until it ended; it ended {took:.1?} after SIGINT"
     );
@@ -300,7 +290,7 @@ fn two_tracers() {
             );
         }) -= 1;
     }
-    crate::figure!(
+    crate::harness::figure!(
         "two tracers, {made} connections: the second told all {} sockets, the first {whole} whole \
          until it was interrupted",
         lives.len()
@@ -484,7 +474,7 @@ fn a_million_connections() {
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
     let lost = told.lost(None, "count");
     let per_second = made as u128 * 1000 / took.as_millis();
-    crate::figure!(
+    crate::harness::figure!(
         "{made} connections in {took:.1?} ({per_second}/s): {happened} transitions happened, {} \
          were told, {lost} lost (ring_full {}, map_full {}, recursion {}); {} closes; {} entered \
          TIME_WAIT, {} left it, {} of their ends lost; {} lines; {at_start_kib} KiB of own memory at start, \
@@ -629,6 +619,8 @@ fn a_processor_goes_away() -> Outcome {
     }
     check::same_transitions(&lives, &ours);
     record::each_end_has_its_close(&ours);
-    crate::figure!("a processor went {TIMES} times and came back: all {made} connections are told");
+    crate::harness::figure!(
+        "a processor went {TIMES} times and came back: all {made} connections are told"
+    );
     Ok(())
 }

@@ -14,6 +14,7 @@ use rustix::net::sockopt::set_socket_linger;
 use crate::{
     actor::Actor,
     check,
+    harness::{Test, alone},
     netns::{Ip, Netns},
     peer::First,
     record::{self, Record},
@@ -22,10 +23,15 @@ use crate::{
     wait,
 };
 
+pub(crate) const TESTS: &[Test] = &[
+    alone!(against_resets),
+    alone!(open_connections_in_a_storm),
+];
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Connections that stay open while many others come and go: each record of them comes at once.
-pub(crate) fn open_connections_in_a_storm() {
+fn open_connections_in_a_storm() {
     const OPEN: usize = 9;
 
     // The emulated machines have one processor, which takes minutes to check more.
@@ -85,7 +91,7 @@ pub(crate) fn open_connections_in_a_storm() {
 
 /// Clients that reset what they have just opened, while others accept it: whoever has accepted a connection
 /// that ends at this moment, it is told, once, after the first step and before the totals.
-pub(crate) fn against_resets() {
+fn against_resets() {
     // The emulated machines have one processor, on which nothing meets.
     let single = thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
     let each = if single { 200 } else { 10_000 };
@@ -165,7 +171,7 @@ fn accepts_in_place(each: usize, args: &[&str]) {
         accepts += at.len();
     }
     assert!(accepts > 0, "none of {} with {args:?}", told.len());
-    crate::figure!(
+    crate::harness::figure!(
         "{accepts} accepts of {} connections that were reset {args:?}",
         told.len()
     );

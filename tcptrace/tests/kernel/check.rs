@@ -426,7 +426,7 @@ pub(crate) fn lacks(records: &Records, beginning: u64) -> bool {
         records.end().line
     );
     if hidden > 0 {
-        crate::figure!(
+        crate::harness::figure!(
             "the kernel hid {hidden} of some {transitions} transitions, and it was told"
         );
     }

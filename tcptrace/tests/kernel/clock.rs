@@ -6,17 +6,16 @@ use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::{
-    Impossible, Outcome, Scenario,
-    Scenario::WherePossible,
     actor::Actor,
     confinement,
+    harness::{Impossible, Outcome, Test, alone},
     netns::Ip,
     record::Record,
     stage::{Exchange, Stage},
     tracer::now_us,
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[("clock::steps", WherePossible(steps))];
+pub(crate) const TESTS: &[Test] = &[alone!(steps)];
 
 const HOUR_US: i64 = 3_600_000_000;
 /// Reading two clocks is not one moment.
@@ -135,7 +134,7 @@ fn steps() -> Outcome {
     let lasted = close.mono_us() - of_long[0].mono_us();
     let told_us = close.int("duration_us").unwrap();
     assert!(told_us.abs_diff(lasted) <= 1, "{lasted} us: {}", close.line);
-    crate::figure!(
+    crate::harness::figure!(
         "the clock went an hour forward and back: {late} of {} records had the time of before, in \
          the first connection after a step; one over both steps lasted {told_us} us by its record \
          and {lasted} by mono_us",

@@ -3,6 +3,7 @@
 use crate::{
     actor::Actor,
     check, confinement,
+    harness::{Test, beside},
     netns::{Ip, Netns},
     peer::First,
     record,
@@ -10,8 +11,10 @@ use crate::{
     tracer::{self, Tracer},
 };
 
+pub(crate) const TESTS: &[Test] = &[beside!(pids_of_the_host)];
+
 /// The host's ids, or none: whoever is not seen is not named, and nobody else in their place.
-pub(crate) fn pids_of_the_host() {
+fn pids_of_the_host() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");

@@ -6,9 +6,8 @@
 use serde_json::Value;
 
 use crate::{
-    Scenario,
-    Scenario::Always,
     actor::{Actor, Held},
+    harness::{Test, beside},
     netns::{Ip, Netns},
     reasons::meet_puppet,
     record::Record,
@@ -16,12 +15,12 @@ use crate::{
     wire::{ACK, FIN, Wire},
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    ("counters::both_ends", Always(both_ends)),
-    ("counters::after_a_reset", Always(after_a_reset)),
-    ("counters::without_options", Always(without_options)),
-    ("counters::retransmits", Always(retransmits)),
-    ("counters::open_at_start", Always(open_at_start)),
+pub(crate) const TESTS: &[Test] = &[
+    beside!(both_ends),
+    beside!(after_a_reset),
+    beside!(without_options),
+    beside!(retransmits),
+    beside!(open_at_start),
 ];
 
 /// `struct tcp_info` of `linux/tcp.h`, which grows at its end only.

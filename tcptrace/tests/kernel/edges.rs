@@ -12,10 +12,9 @@ use std::{
 };
 
 use crate::{
-    Scenario,
-    Scenario::Always,
     actor::{Actor, Held, Listener},
     fate,
+    harness::{Test, beside},
     netns::{Ip, Netns},
     reasons::meet_puppet,
     record::Record,
@@ -24,7 +23,7 @@ use crate::{
     wire::{ACK, FIN, Puppet, RST, SYN, Wire},
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[("edges::all", Always(all))];
+pub(crate) const TESTS: &[Test] = &[beside!(all)];
 
 /// A way between two states, and the part of this file that takes it.
 type Edge = (&'static str, &'static str, &'static str);

@@ -3,9 +3,18 @@
 use crate::{
     actor::{Actor, Held},
     check::Pair,
+    harness::{Test, beside},
     netns::Ip,
     stage::{Exchange, Stage, Told},
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    beside!(shutdown_before_close),
+    beside!(simultaneous_close),
+    beside!(reset_by_linger),
+    beside!(reset_for_unread_data),
+    beside!(killed_process),
+];
 
 /// A connection that stands, and what is around it.
 struct Scene {
@@ -68,7 +77,7 @@ impl Ended {
 }
 
 /// `close()` finds the socket in a state it does not leave by it.
-pub(crate) fn shutdown_before_close() {
+fn shutdown_before_close() {
     let mut scene = Scene::set();
     scene.client.act("shutdown", &scene.near);
     scene.server.act("eof", &scene.far);
@@ -89,7 +98,7 @@ pub(crate) fn shutdown_before_close() {
 
 /// Both ends close, each before it has seen the other do so; whether the kernel sees it so too is
 /// a matter of luck, which the truth tells.
-pub(crate) fn simultaneous_close() {
+fn simultaneous_close() {
     let stage = Stage::open(&["--no-existing"]);
     let mut client = Actor::spawn(&stage.netns, "client");
     let mut server = Actor::spawn(&stage.netns, "server");
@@ -115,7 +124,7 @@ pub(crate) fn simultaneous_close() {
     }
 }
 
-pub(crate) fn reset_by_linger() {
+fn reset_by_linger() {
     let mut scene = Scene::set();
     scene.client.act("linger", &scene.near);
     scene.client.close(&scene.near);
@@ -124,7 +133,7 @@ pub(crate) fn reset_by_linger() {
     scene.end().reasons("reset_sent", "reset_received");
 }
 
-pub(crate) fn reset_for_unread_data() {
+fn reset_for_unread_data() {
     let mut scene = Scene::set();
     scene.client.act("send", &scene.near);
     scene.server.act("readable", &scene.far);
@@ -135,7 +144,7 @@ pub(crate) fn reset_for_unread_data() {
 }
 
 /// The kernel closes for a process that is no more; the owner stays.
-pub(crate) fn killed_process() {
+fn killed_process() {
     let scene = Scene::set();
     let Scene {
         stage,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     actor::{Actor, Held},
     check,
+    harness::{Test, alone, beside},
     netns::{Ip, Netns},
     peer::First,
     record::{self, Record},
@@ -14,6 +15,13 @@ use crate::{
     tracer::Tracer,
     wait,
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    beside!(connections_open_at_start),
+    beside!(left_out_on_request),
+    beside!(waiting_in_the_accept_queue),
+    alone!(not_slow),
+];
 
 fn of_socket<'records>(records: &[&'records Record], held: &Held) -> Vec<&'records Record> {
     records
@@ -23,7 +31,7 @@ fn of_socket<'records>(records: &[&'records Record], held: &Held) -> Vec<&'recor
         .collect()
 }
 
-pub(crate) fn connections_open_at_start() {
+fn connections_open_at_start() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
@@ -141,7 +149,7 @@ pub(crate) fn connections_open_at_start() {
     check::owners(&[later], &both);
 }
 
-pub(crate) fn left_out_on_request() {
+fn left_out_on_request() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
@@ -167,7 +175,7 @@ pub(crate) fn left_out_on_request() {
     }
 }
 
-pub(crate) fn waiting_in_the_accept_queue() {
+fn waiting_in_the_accept_queue() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
@@ -200,7 +208,7 @@ pub(crate) fn waiting_in_the_accept_queue() {
 }
 
 /// How long it took to connect nobody knows of what was open at start.
-pub(crate) fn not_slow() {
+fn not_slow() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");

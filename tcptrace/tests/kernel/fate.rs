@@ -192,7 +192,7 @@ pub(crate) fn check(told: &Told, fates: &[Fate]) {
         .filter_map(|fate| {
             let check = std::panic::AssertUnwindSafe(|| fate.check(told));
             let failed = std::panic::catch_unwind(check).is_err();
-            failed.then(|| format!("{}: {}", fate.scene, crate::last_panic()))
+            failed.then(|| format!("{}: {}", fate.scene, crate::harness::last_panic()))
         })
         .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));

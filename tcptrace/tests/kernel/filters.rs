@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::{
     actor::Actor,
     check,
+    harness::{Test, alone, beside},
     netns::{Ip, Netns},
     peer::First,
     record,
@@ -13,10 +14,18 @@ use crate::{
     truth::{self, Life, Truth},
 };
 
+pub(crate) const TESTS: &[Test] = &[
+    beside!(endpoints),
+    beside!(events),
+    beside!(summary),
+    beside!(count),
+    alone!(duration),
+];
+
 type Wanted<'ports> = Box<dyn Fn(&Life) -> bool + 'ports>;
 
 /// Several tracers watch the same connections, each through a filter of its own.
-pub(crate) fn endpoints() {
+fn endpoints() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
@@ -100,13 +109,17 @@ pub(crate) fn endpoints() {
             record::each_end_has_its_close(&shown);
         };
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err() {
-            faults.push(format!("{}: {}", args.join(" "), crate::last_panic()));
+            faults.push(format!(
+                "{}: {}",
+                args.join(" "),
+                crate::harness::last_panic()
+            ));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));
 }
 
-pub(crate) fn events() {
+fn events() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
@@ -148,7 +161,7 @@ pub(crate) fn events() {
     }
 }
 
-pub(crate) fn summary() {
+fn summary() {
     let stage = Stage::open(&["-s", "--no-existing"]);
     let mut client = Actor::spawn(&stage.netns, "client");
     let mut server = Actor::spawn(&stage.netns, "server");
@@ -192,7 +205,7 @@ pub(crate) fn summary() {
 }
 
 /// `-n`: it ends by itself after so many records.
-pub(crate) fn count() {
+fn count() {
     let stage = Stage::open(&["-n", "7", "--no-existing"]);
     let mut client = Actor::spawn(&stage.netns, "client");
     let mut server = Actor::spawn(&stage.netns, "server");
@@ -213,7 +226,7 @@ pub(crate) fn count() {
 }
 
 /// `-d`: it ends by itself after a time.
-pub(crate) fn duration() {
+fn duration() {
     for (text, time) in [
         ("1", Duration::from_secs(1)),
         ("300ms", Duration::from_millis(300)),

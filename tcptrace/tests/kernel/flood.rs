@@ -7,11 +7,10 @@ use std::{
 };
 
 use crate::{
-    Scenario,
-    Scenario::Always,
     actor::Actor,
     check::{self, CLOCK_TOLERANCE_US},
     fate::{self, Fate},
+    harness::{Test, alone},
     netns::{Ip, Netns},
     peer::First,
     reasons::await_queue,
@@ -22,10 +21,10 @@ use crate::{
     wire::{SYN, Segment, Wire},
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    ("flood::forged_requests", Always(forged_requests)),
-    ("flood::unanswered_requests", Always(unanswered_requests)),
-    ("flood::nobody_accepts", Always(nobody_accepts)),
+pub(crate) const TESTS: &[Test] = &[
+    alone!(forged_requests),
+    alone!(unanswered_requests),
+    alone!(nobody_accepts),
 ];
 
 const EVENTS: &str = "socket,transition,accept,close,listener";

@@ -3,10 +3,16 @@
 use crate::{
     actor::{Actor, Held, Who},
     check::Pair,
+    harness::{Test, beside},
     netns::Ip,
     record::{self, Record},
     stage::{Exchange, Stage, Told},
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    beside!(child_closes_for_the_acceptor),
+    beside!(child_closes_for_the_client),
+];
 
 fn closed_by_child(told: &Told, held: &Held, child: &Who) {
     let ours = told.ours();
@@ -25,7 +31,7 @@ fn closed_by_child(told: &Told, held: &Held, child: &Who) {
     );
 }
 
-pub(crate) fn child_closes_for_the_acceptor() {
+fn child_closes_for_the_acceptor() {
     let stage = Stage::open(&[]);
     let mut client = Actor::spawn(&stage.netns, "client");
     let mut server = Actor::spawn(&stage.netns, "server");
@@ -46,7 +52,7 @@ pub(crate) fn child_closes_for_the_acceptor() {
     closed_by_child(&told, &far, &child.who);
 }
 
-pub(crate) fn child_closes_for_the_client() {
+fn child_closes_for_the_client() {
     let stage = Stage::open(&[]);
     let mut client = Actor::spawn(&stage.netns, "client");
     let mut server = Actor::spawn(&stage.netns, "server");

@@ -7,9 +7,8 @@ use aya::maps::{HashMap, Map, MapData};
 use tcptrace_common::config::{PAIR_WORDS, SOCK_WORDS};
 
 use crate::{
-    Impossible, Scenario,
-    Scenario::WherePossible,
     actor::Actor,
+    harness::{Impossible, Test, alone},
     leftovers,
     netns::{Ip, Netns},
     record::{self, Record},
@@ -18,10 +17,7 @@ use crate::{
     wait,
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    ("hidden::ends", WherePossible(ends)),
-    ("hidden::steps", WherePossible(steps)),
-];
+pub(crate) const TESTS: &[Test] = &[alone!(ends), alone!(steps)];
 
 const TRIES: usize = 8;
 

@@ -18,11 +18,18 @@ use rustix::{
 
 use crate::{
     actor::Actor,
+    harness::{Test, beside},
     netns::{Ip, Netns},
     stage::{Exchange, Stage},
     tracer::{self, Tracer},
     wait,
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    beside!(names_in_json),
+    beside!(names_in_a_piped_table),
+    beside!(names_in_a_terminal),
+];
 
 /// Each as long as the kernel lets a name be.
 const NAMES: [&[u8; 15]; 6] = [
@@ -49,7 +56,7 @@ fn connect_as_each(netns: &Netns) -> u16 {
     listener.local.port()
 }
 
-pub(crate) fn names_in_json() {
+fn names_in_json() {
     let stage = Stage::open(&[]);
     connect_as_each(&stage.netns);
     // Every line is parsed on the way.
@@ -106,7 +113,7 @@ fn make_until_shown(netns: &Netns, mut text: impl FnMut() -> String) {
     );
 }
 
-pub(crate) fn names_in_a_piped_table() {
+fn names_in_a_piped_table() {
     for args in [
         &["--wide"][..],
         &["--color", "always"],
@@ -135,7 +142,7 @@ pub(crate) fn names_in_a_piped_table() {
     }
 }
 
-pub(crate) fn names_in_a_terminal() {
+fn names_in_a_terminal() {
     let netns = Netns::new();
     let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     rustix::pty::grantpt(&ours).unwrap();

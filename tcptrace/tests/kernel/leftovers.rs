@@ -14,18 +14,16 @@ use aya::{
 };
 
 use crate::{
-    Scenario,
-    Scenario::Always,
     actor::Actor,
     confinement::Folder,
+    harness::{Test, alone},
     netns::{Ip, Netns},
     peer::First,
     record::Record,
     tracer, wait,
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] =
-    &[("leftovers::killed_under_load", Always(killed_under_load))];
+pub(crate) const TESTS: &[Test] = &[alone!(killed_under_load)];
 
 /// Kind and id: `prog`, `map` or `link`.
 type Ids = BTreeSet<(String, u32)>;
@@ -217,7 +215,7 @@ fn killed_under_load() {
     let (whole, _cut) = text.rsplit_once('\n').unwrap();
     let lines = whole.lines().map(Record::parse).count();
     let [programs, maps, links] = counts;
-    crate::figure!(
+    crate::harness::figure!(
         "killed after {lines} lines, under {made} connections: {programs} programs, {maps} maps \
          and {links} links were gone after {gone_after:.1?}"
     );

@@ -12,10 +12,9 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 use crate::{
-    Impossible, Outcome, Scenario,
-    Scenario::{Always, WherePossible},
     actor::Actor,
     check::{self, Pair},
+    harness::{Impossible, Outcome, Test, alone},
     loss::{self, until_undisturbed},
     netns::{Ip, Netns},
     peer::First,
@@ -25,13 +24,10 @@ use crate::{
     wait,
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    (
-        "limits::more_sockets_than_records",
-        Always(more_sockets_than_records),
-    ),
-    ("limits::few_files", Always(few_files)),
-    ("limits::small_cgroup", WherePossible(small_cgroup)),
+pub(crate) const TESTS: &[Test] = &[
+    alone!(more_sockets_than_records),
+    alone!(few_files),
+    alone!(small_cgroup),
 ];
 
 /// Those that have a record keep it to the end, and the others are counted.
@@ -114,7 +110,7 @@ fn more_sockets_than_records() {
             .filter(full)
             .filter_map(|lost| lost.int("count"))
             .sum();
-        crate::figure!(
+        crate::harness::figure!(
             "{COUNT} connections open at once with room for {ROOM} sockets: {} sockets told whole, \
              {cut} in part; {} transitions happened, {} were told, {lost} counted as map_full",
             early.len(),
@@ -195,7 +191,9 @@ fn few_files() {
     assert!(lowest <= 64, "{lowest} open files are needed");
     // What it may raise by itself is no limit.
     assert_eq!(works(&run(5, most)), whole);
-    crate::figure!("traces with {lowest} open files, of 128, 96, 64, 56, 48, 32, 24, 16, 8, 5");
+    crate::harness::figure!(
+        "traces with {lowest} open files, of 128, 96, 64, 56, 48, 32, 24, 16, 8, 5"
+    );
 }
 
 /// A memory cgroup, gone when the test is.
@@ -318,7 +316,7 @@ fn small_cgroup() -> Outcome {
     assert_eq!(records.lost(), 0, "{}", records.end().line);
     check::same_transitions(&lives, &records.within(netns.inode));
     assert_eq!(group.killed(), 0);
-    crate::figure!(
+    crate::harness::figure!(
         "in a cgroup of 64 MiB: all told, {} MiB used at most",
         group.most_mib()
     );
@@ -340,7 +338,7 @@ fn small_cgroup() -> Outcome {
             refused(&output, &["memory", "MiB", "MemoryMax="]);
         }
     }
-    crate::figure!(
+    crate::harness::figure!(
         "it starts with {} MiB and is refused with less",
         works.join(", ")
     );

@@ -2,15 +2,27 @@
 
 use std::{collections::BTreeSet, env, fs, process};
 
-use crate::{actor::Actor, check::Pair, netns::Ip, peer::First, stage::Stage};
+use crate::{
+    actor::Actor,
+    check::Pair,
+    harness::{Test, beside},
+    netns::Ip,
+    peer::First,
+    stage::Stage,
+};
 
-pub(crate) fn three_hundred_connections() {
+pub(crate) const TESTS: &[Test] = &[
+    beside!(read_by_helpers_alone),
+    beside!(three_hundred_connections),
+];
+
+fn three_hundred_connections() {
     many(&[]);
 }
 
 /// Where the kernel refuses the function that makes reading memory cheap, it is read as on older kernels.
 /// Here another has its name.
-pub(crate) fn read_by_helpers_alone() {
+fn read_by_helpers_alone() {
     let mut types = fs::read("/sys/kernel/btf/vmlinux").unwrap();
     let mut rename = |name: &[u8; 17], by: &[u8; 17]| {
         let found = types.windows(name.len()).position(|window| window == name);

@@ -5,12 +5,19 @@ use rustix::process::Signal;
 use crate::{
     actor::Actor,
     confinement,
+    harness::{Test, alone},
     netns::{Ip, Netns},
     peer::First,
     record::Records,
     tracer::Tracer,
     truth::{self, Step, Truth},
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    alone!(full_ring),
+    alone!(small_ring_in_a_burst),
+    alone!(reader_that_stops_reading),
+];
 
 /// Loss is not told per namespace, so what others on the host do counts too. At the edges of a
 /// run that is ambiguous; then it is played again.
@@ -97,7 +104,7 @@ fn reported_while_running(records: &Records) {
 const ONLY_TRANSITIONS: [&str; 3] = ["--events", "transition", "--no-existing"];
 
 /// The tracer stands still while forty times as much happens as the ring holds.
-pub(crate) fn full_ring() {
+fn full_ring() {
     until_undisturbed(|| {
         let netns = Netns::new();
         let mut server = Actor::spawn(&netns, "server");
@@ -132,7 +139,7 @@ pub(crate) fn full_ring() {
 }
 
 /// The tracer runs, and may or may not keep up.
-pub(crate) fn small_ring_in_a_burst() {
+fn small_ring_in_a_burst() {
     until_undisturbed(|| {
         let netns = Netns::new();
         let mut server = Actor::spawn(&netns, "server");
@@ -154,7 +161,7 @@ pub(crate) fn small_ring_in_a_burst() {
 }
 
 /// Seconds without a reader, under load.
-pub(crate) fn reader_that_stops_reading() {
+fn reader_that_stops_reading() {
     let for_ms = if confinement::in_guest() { 1500 } else { 5000 };
     until_undisturbed(|| {
         let netns = Netns::new();

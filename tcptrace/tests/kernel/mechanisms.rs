@@ -10,9 +10,9 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
-    Impossible, Outcome,
     actor::{Actor, Held, Listener},
     check::{self, Pair},
+    harness::{Impossible, Outcome, Test, beside},
     netns::{Ip, Netns},
     owners,
     peer::First,
@@ -21,6 +21,8 @@ use crate::{
     tracer::Tracer,
     truth::{self, Truth},
 };
+
+pub(crate) const TESTS: &[Test] = &[beside!(same_records)];
 
 /// As `--hooks` takes them, the best first.
 const KINDS: [&str; 4] = ["fentry", "kprobe", "kretprobe", "tracepoint"];
@@ -56,7 +58,7 @@ impl fmt::Display for Told {
     }
 }
 
-pub(crate) fn same_records() -> Outcome {
+fn same_records() -> Outcome {
     let netns = Netns::new();
     let cast = Cast::assemble(&netns);
     let truth = Truth::record();

@@ -7,10 +7,9 @@ use std::{
 };
 
 use crate::{
-    Scenario,
-    Scenario::Always,
     actor::Actor,
     check,
+    harness::{Test, beside},
     netns::{Ip, Netns},
     peer::First,
     reasons::meet_puppet,
@@ -22,13 +21,7 @@ use crate::{
     wire::{ACK, FIN, Puppet, RST, Wire},
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    (
-        "outcomes::failed_slow_and_roles",
-        Always(failed_slow_and_roles),
-    ),
-    ("outcomes::states", Always(states)),
-];
+pub(crate) const TESTS: &[Test] = &[beside!(failed_slow_and_roles), beside!(states)];
 
 /// What a connection's ends were.
 type Ends = (std::net::SocketAddr, std::net::SocketAddr);
@@ -168,7 +161,11 @@ fn failed_slow_and_roles() {
             accepts(&done, &lives, &shown);
         };
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err() {
-            faults.push(format!("{}: {}", args.join(" "), crate::last_panic()));
+            faults.push(format!(
+                "{}: {}",
+                args.join(" "),
+                crate::harness::last_panic()
+            ));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));

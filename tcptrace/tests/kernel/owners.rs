@@ -13,14 +13,30 @@ use rustix::{
 };
 
 use crate::{
-    Impossible, Outcome,
     actor::{Actor, Listener},
     check::{self, Pair},
+    harness::{Impossible, Outcome, Test, beside},
     netns::{Ip, Netns},
     peer::First,
     record::{self, Record},
     stage::{Exchange, Stage, part},
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    beside!(server_blocked_in_accept_before_start),
+    beside!(prefork_workers),
+    beside!(reuseport),
+    beside!(threads),
+    beside!(nonblocking_connect),
+    beside!(refused_connect),
+    beside!(socket_used_again),
+    beside!(fast_open),
+    beside!(io_uring_connect),
+    beside!(no_port_left),
+    beside!(mptcp_subflow_by_another),
+    beside!(io_uring_accept),
+    beside!(never_accepted),
+];
 
 /// A client and a server that listens.
 fn company(netns: &Netns) -> (Actor, Actor, Listener, SocketAddr) {
@@ -31,7 +47,7 @@ fn company(netns: &Netns) -> (Actor, Actor, Listener, SocketAddr) {
     (client, server, listener, addr)
 }
 
-pub(crate) fn server_blocked_in_accept_before_start() {
+fn server_blocked_in_accept_before_start() {
     let netns = Netns::new();
     let (mut client, mut server, listener, addr) = company(&netns);
     server.tell_accept(&listener, "");
@@ -49,7 +65,7 @@ pub(crate) fn server_blocked_in_accept_before_start() {
     told.check(&[pair], &[]);
 }
 
-pub(crate) fn prefork_workers() {
+fn prefork_workers() {
     let stage = Stage::open(&[]);
     let (mut client, mut parent, listener, addr) = company(&stage.netns);
     let mut workers = [parent.fork(), parent.fork()];
@@ -89,7 +105,7 @@ pub(crate) fn prefork_workers() {
     stage.end(0, &[]).check(&pairs, &[(addr, &parent.who)]);
 }
 
-pub(crate) fn reuseport() {
+fn reuseport() {
     let stage = Stage::open(&[]);
     let mut client = Actor::spawn(&stage.netns, "client");
     let mut servers = ["one", "two"].map(|comm| Actor::spawn(&stage.netns, comm));
@@ -125,7 +141,7 @@ pub(crate) fn reuseport() {
 
 /// The connection is the process's: its name is the main thread's, not that of the thread that
 /// made the call.
-pub(crate) fn threads() {
+fn threads() {
     let stage = Stage::open(&[]);
     let (mut client, mut server, listener, addr) = company(&stage.netns);
     let exchange = Exchange {
@@ -139,7 +155,7 @@ pub(crate) fn threads() {
     stage.end(0, &[]).check(&pairs, &[(addr, &server.who)]);
 }
 
-pub(crate) fn nonblocking_connect() {
+fn nonblocking_connect() {
     let stage = Stage::open(&[]);
     let (mut client, mut server, listener, addr) = company(&stage.netns);
     let exchange = Exchange {
@@ -154,7 +170,7 @@ pub(crate) fn nonblocking_connect() {
 }
 
 /// The kernel keeps the port of a socket's former life until the next one has its own.
-pub(crate) fn socket_used_again() {
+fn socket_used_again() {
     let stage = Stage::open(&[]);
     let (mut client, mut server, listener, addr) = company(&stage.netns);
     let free = client.listen(stage.netns.addr(Ip::V4, 0), "");
@@ -193,7 +209,7 @@ pub(crate) fn socket_used_again() {
     assert_ne!(first[0].local(), near.local, "{}", record::lines(&first));
 }
 
-pub(crate) fn refused_connect() {
+fn refused_connect() {
     let stage = Stage::open(&[]);
     let mut client = Actor::spawn(&stage.netns, "refused");
     let addrs = [Ip::V4, Ip::V6, Ip::Mapped].map(|ip| {
@@ -239,7 +255,7 @@ pub(crate) fn refused_connect() {
     }
 }
 
-pub(crate) fn fast_open() {
+fn fast_open() {
     let stage = Stage::open(&[]);
     let (mut client, mut server, listener, addr) = company(&stage.netns);
     // Both sides, without a cookie, and for every listener (Documentation/networking/ip-sysctl).
@@ -262,7 +278,7 @@ pub(crate) fn fast_open() {
 
 /// A socket keeps the port of its former life in its memory: if there is none left for the next one, that is
 /// not its port.
-pub(crate) fn no_port_left() {
+fn no_port_left() {
     let stage = Stage::open(&["--no-existing"]);
     let netns = &stage.netns;
     let addr = netns.addr(Ip::V4, 0);
@@ -319,7 +335,7 @@ pub(crate) fn no_port_left() {
 
 /// What somebody else adds to an MPTCP connection, and makes connect in the course of a system call of their
 /// own, is not theirs. Its first subflow is its process's.
-pub(crate) fn mptcp_subflow_by_another() -> Outcome {
+fn mptcp_subflow_by_another() -> Outcome {
     let ours = std::process::id();
     let added = Ipv4Addr::new(127, 0, 0, 5);
     let netns = Netns::new();
@@ -409,7 +425,7 @@ pub(crate) fn need_io_uring() -> Outcome {
     }
 }
 
-pub(crate) fn io_uring_connect() -> Outcome {
+fn io_uring_connect() -> Outcome {
     need_io_uring()?;
     let stage = Stage::open(&[]);
     let (mut client, mut server, listener, addr) = company(&stage.netns);
@@ -425,7 +441,7 @@ pub(crate) fn io_uring_connect() -> Outcome {
 }
 
 /// Where no hook sees who accepts through `io_uring`, the listening process stays the owner.
-pub(crate) fn io_uring_accept() -> Outcome {
+fn io_uring_accept() -> Outcome {
     need_io_uring()?;
     let stage = Stage::open(&[]);
     let (mut client, mut parent, listener, addr) = company(&stage.netns);
@@ -454,7 +470,7 @@ pub(crate) fn io_uring_accept() -> Outcome {
 }
 
 /// The listener goes while a connection waits for it.
-pub(crate) fn never_accepted() {
+fn never_accepted() {
     let stage = Stage::open(&[]);
     let (mut client, mut server, listener, addr) = company(&stage.netns);
     let near = client.connect(addr, "");

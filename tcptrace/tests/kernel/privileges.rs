@@ -8,12 +8,19 @@ use crate::{
     actor::Actor,
     check,
     confinement::{self, Folder},
+    harness::{Test, beside},
     netns::{Ip, Netns},
     peer::First,
     record::{self, Record},
     stage::{Exchange, Stage, part},
     tracer::{self, Tracer},
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    beside!(capabilities_missing),
+    beside!(bpf_and_perfmon_alone),
+    beside!(little_locked_memory),
+];
 
 const ENOUGH: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
 
@@ -29,7 +36,7 @@ fn try_with(folder: &Folder, args: &[&str], capabilities: CapabilitySet) -> Outp
 }
 
 /// Names what is missing and nothing else, in the trace and in `check`.
-pub(crate) fn capabilities_missing() {
+fn capabilities_missing() {
     let folder = Folder::new("capabilities");
     let cases = [
         (CapabilitySet::empty(), &["CAP_BPF", "CAP_PERFMON"][..]),
@@ -58,7 +65,7 @@ pub(crate) fn capabilities_missing() {
 }
 
 /// Everything but what `docs/limitations.md` says takes more.
-pub(crate) fn bpf_and_perfmon_alone() {
+fn bpf_and_perfmon_alone() {
     let folder = Folder::new("bpf-and-perfmon");
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
@@ -105,7 +112,7 @@ pub(crate) fn bpf_and_perfmon_alone() {
 }
 
 /// Kernels before 5.11 count maps as locked memory. Whoever may not lock enough is told so.
-pub(crate) fn little_locked_memory() {
+fn little_locked_memory() {
     let folder = Folder::new("locked-memory");
     let output = try_with(&folder, &["--json", "-d", "1"], ENOUGH);
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -15,6 +15,7 @@ use crate::{
     actor::Actor,
     check,
     confinement::{self, Folder, NOBODY},
+    harness::{Test, beside},
     netns::{Ip, Netns},
     peer::First,
     record::{Record, Records},
@@ -24,8 +25,19 @@ use crate::{
     wait,
 };
 
+pub(crate) const TESTS: &[Test] = &[
+    beside!(signals),
+    beside!(closed_pipe),
+    beside!(no_room_in_the_file),
+    beside!(fifo_without_reader),
+    beside!(pipe_that_does_not_block),
+    beside!(rotation),
+    beside!(without_root),
+    beside!(usage),
+];
+
 /// Everything that happened before the signal is printed, at the end of a busy moment too.
-pub(crate) fn signals() {
+fn signals() {
     for signal in [Signal::INT, Signal::TERM] {
         let stage = Stage::open(&["--no-existing"]);
         let mut client = Actor::spawn(&stage.netns, "client");
@@ -41,7 +53,7 @@ pub(crate) fn signals() {
     }
 }
 
-pub(crate) fn closed_pipe() {
+fn closed_pipe() {
     for args in [
         &["--json"][..],
         &[],
@@ -83,7 +95,7 @@ pub(crate) fn closed_pipe() {
 }
 
 /// What does not fit into a file any more is counted; the file ends with a whole line.
-pub(crate) fn no_room_in_the_file() {
+fn no_room_in_the_file() {
     // By the tracer, and by the shell.
     for opened in ["-o \"$log\"", "> \"$log\"", ">> \"$log\""] {
         no_room_in(opened);
@@ -132,7 +144,7 @@ fn no_room_in(opened: &str) {
 }
 
 /// A FIFO that nobody reads makes nobody wait who has had enough.
-pub(crate) fn fifo_without_reader() {
+fn fifo_without_reader() {
     let folder = Folder::new("fifo");
     let fifo = folder.0.join("fifo");
     let made = rustix::fs::mknodat(
@@ -160,7 +172,7 @@ pub(crate) fn fifo_without_reader() {
 }
 
 /// A pipe that somebody who shares it has set not to block.
-pub(crate) fn pipe_that_does_not_block() {
+fn pipe_that_does_not_block() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
@@ -188,7 +200,7 @@ pub(crate) fn pipe_that_does_not_block() {
 }
 
 /// `-o` with a log rotation in the middle: no line is lost or cut.
-pub(crate) fn rotation() {
+fn rotation() {
     let folder = Folder::new("rotation");
     let log = folder.0.join("log");
     let rotated = folder.0.join("log.1");
@@ -238,7 +250,7 @@ pub(crate) fn rotation() {
     check::same_transitions(&lives, &records.within(netns.inode));
 }
 
-pub(crate) fn without_root() {
+fn without_root() {
     let folder = Folder::new("without-root");
     let output = Command::new(folder.program())
         .args(["--json", "-d", "1"])
@@ -262,7 +274,7 @@ pub(crate) fn without_root() {
     assert_eq!(messages, 1, "more than one message: {stderr}");
 }
 
-pub(crate) fn usage() {
+fn usage() {
     let cases: [&[&str]; 14] = [
         &["--nonsense"],
         &["-p", "abc"],

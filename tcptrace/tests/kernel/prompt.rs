@@ -5,11 +5,14 @@ use std::{net::SocketAddr, time::Duration};
 use crate::{
     actor::Actor,
     check,
+    harness::{Test, alone},
     netns::{Ip, Netns},
     stage::Exchange,
     tracer::{Tracer, now_us},
     wait,
 };
+
+pub(crate) const TESTS: &[Test] = &[alone!(unanswered_connect), alone!(quiet_line)];
 
 /// From the event in the kernel to the line in the pipe.
 const PROMISED: Duration = Duration::from_millis(100);
@@ -26,7 +29,7 @@ fn prompt(mut delays: Vec<Duration>) {
 
 /// The kernel tells of `SYN_SENT` before it chooses the port, and of nothing else until the peer
 /// answers. Here no peer does.
-pub(crate) fn unanswered_connect() {
+fn unanswered_connect() {
     let netns = Netns::new();
     // The far end of the wire has another hardware address, so it throws away what it gets.
     netns.ip("link add near type veth peer name far\n\
@@ -72,7 +75,7 @@ pub(crate) fn unanswered_connect() {
     }
 }
 
-pub(crate) fn quiet_line() {
+fn quiet_line() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");

@@ -11,30 +11,29 @@ use std::{
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::{
-    Impossible, Outcome, Scenario,
-    Scenario::{Always, WherePossible},
     actor::{Actor, Held, Listener},
     check::CLOCK_TOLERANCE_US,
     fate::{self, Fate},
+    harness::{Impossible, Outcome, Test, beside},
     netns::{Ip, Netns},
     stage::{Exchange, Stage},
     wait,
     wire::{ACK, FIN, Puppet, RST, SYN, Wire},
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    ("reasons::closed_in_peace", Always(closed_in_peace)),
-    ("reasons::resets", Always(resets)),
-    ("reasons::killed", Always(killed)),
-    ("reasons::never_established", Always(never_established)),
-    ("reasons::no_route", Always(no_route)),
-    ("reasons::listener_closed", Always(listener_closed)),
-    ("reasons::full_accept_queue", Always(full_accept_queue)),
-    ("reasons::vanished_peer", Always(vanished_peer)),
-    ("reasons::fast_open", Always(fast_open)),
-    ("reasons::simultaneous_open", Always(simultaneous_open)),
-    ("reasons::slow_handshake", Always(slow_handshake)),
-    ("reasons::destroyed", WherePossible(destroyed)),
+pub(crate) const TESTS: &[Test] = &[
+    beside!(closed_in_peace),
+    beside!(resets),
+    beside!(killed),
+    beside!(never_established),
+    beside!(no_route),
+    beside!(listener_closed),
+    beside!(full_accept_queue),
+    beside!(vanished_peer),
+    beside!(fast_open),
+    beside!(simultaneous_open),
+    beside!(slow_handshake),
+    beside!(destroyed),
 ];
 
 /// A client, a server that listens, and the wire.

@@ -7,9 +7,18 @@ use std::{
 };
 
 use crate::{
-    Impossible, Outcome, confinement,
+    confinement,
+    harness::{Impossible, Outcome, Test, beside},
     tracer::{self, Tracer},
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    beside!(everything_taken),
+    beside!(missing_member),
+    beside!(missing_types),
+    beside!(hidden_types),
+    beside!(locked_down).locked_down(),
+];
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -28,7 +37,7 @@ fn with_types(path: &str) -> (Option<i32>, String) {
 }
 
 /// A member that is gone, as in a kernel that has renamed it.
-pub(crate) fn missing_member() {
+fn missing_member() {
     let real = fs::read(BTF).unwrap();
     let path = std::env::temp_dir().join(format!("tcptrace-btf-{}", std::process::id()));
     for member in [
@@ -55,7 +64,7 @@ pub(crate) fn missing_member() {
 }
 
 /// What is tried for the sake of older kernels is not needed on this one.
-pub(crate) fn everything_taken() -> Outcome {
+fn everything_taken() -> Outcome {
     let tracer = Tracer::start(&["-v"]);
     let start = tracer.await_start();
     let finished = tracer.finish();
@@ -73,7 +82,7 @@ pub(crate) fn everything_taken() -> Outcome {
     Ok(())
 }
 
-pub(crate) fn missing_types() {
+fn missing_types() {
     let (code, stderr) = with_types("/proc/nothing/here");
     assert_eq!(code, Some(3), "{stderr}");
     assert!(stderr.contains("CONFIG_DEBUG_INFO_BTF"), "{stderr}");
@@ -83,7 +92,7 @@ pub(crate) fn missing_types() {
 }
 
 /// The kernel's types are not where they should be.
-pub(crate) fn hidden_types() {
+fn hidden_types() {
     const FOLDER: &[&CStr] = &[c"/sys/kernel/btf"];
     refuses_without(
         FOLDER,
@@ -103,7 +112,7 @@ pub(crate) fn lockdown() -> Option<String> {
 /// In confidentiality mode nothing is tried, as far as the mode can be known: an attempt to mount
 /// tracefs there can crash the kernel. Where it cannot, a kernel that needs the forbidden helper
 /// refuses the programs, and another lets them read.
-pub(crate) fn locked_down() -> Outcome {
+fn locked_down() -> Outcome {
     const SECURITYFS: &[&CStr] = &[c"/sys/kernel/security"];
     const COMMAND_LINE: &[&CStr] = &[c"/proc/cmdline"];
     match lockdown().as_deref() {

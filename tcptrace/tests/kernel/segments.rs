@@ -3,9 +3,8 @@
 use std::net::SocketAddrV4;
 
 use crate::{
-    Scenario,
-    Scenario::Always,
     actor::{Actor, Held, Who},
+    harness::{Test, beside},
     netns::{Ip, Netns},
     reasons::meet_puppet,
     record::{self, Record},
@@ -13,13 +12,10 @@ use crate::{
     wire::{ACK, Puppet, SYN, Wire},
 };
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    ("segments::resets", Always(resets)),
-    ("segments::sent_again", Always(sent_again)),
-    (
-        "segments::sent_again_with_fast_open",
-        Always(sent_again_with_fast_open),
-    ),
+pub(crate) const TESTS: &[Test] = &[
+    beside!(resets),
+    beside!(sent_again),
+    beside!(sent_again_with_fast_open),
 ];
 
 /// What a record says besides its connection: `direction` and `state`, or `kind` and `state`.

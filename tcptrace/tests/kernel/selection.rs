@@ -3,6 +3,7 @@
 use crate::{
     actor::Actor,
     check,
+    harness::{Test, beside},
     netns::{Ip, Netns},
     peer::First,
     record::{self, Record},
@@ -10,6 +11,13 @@ use crate::{
     tracer::Tracer,
     truth::{self, Life, Truth},
 };
+
+pub(crate) const TESTS: &[Test] = &[
+    beside!(listener_passed_on),
+    beside!(one_worker_of_two),
+    beside!(client_process),
+    beside!(queue_of_a_neighbour),
+];
 
 /// What a tracer that was told to watch some processes showed, without listeners: workers hold
 /// their parent's, too.
@@ -33,7 +41,7 @@ fn exactly(records: &[&Record], lives: &[Life], of: &dyn Fn(&Life) -> bool) {
     record::each_end_has_its_close(&shown);
 }
 
-pub(crate) fn one_worker_of_two() {
+fn one_worker_of_two() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut parent = Actor::spawn(&netns, "parent");
@@ -123,7 +131,7 @@ pub(crate) fn one_worker_of_two() {
     }
 }
 
-pub(crate) fn client_process() {
+fn client_process() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut other = Actor::spawn(&netns, "other");
@@ -180,7 +188,7 @@ pub(crate) fn client_process() {
 
 /// The descriptor of a listener comes to a process that is watched, from one that is not: the first
 /// connection is known from its acceptance on, the next from their beginning.
-pub(crate) fn listener_passed_on() {
+fn listener_passed_on() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut parent = Actor::spawn(&netns, "parent");
@@ -242,7 +250,7 @@ pub(crate) fn listener_passed_on() {
 
 /// Two processes listen on one port, at different addresses, and one of them is asked for. What waits in
 /// the queue of the other is not its business, however it ends.
-pub(crate) fn queue_of_a_neighbour() {
+fn queue_of_a_neighbour() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut asked_for = Actor::spawn(&netns, "asked for");

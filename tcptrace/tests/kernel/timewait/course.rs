@@ -280,7 +280,11 @@ pub(super) fn check_all(told: &Told, courses: &[Course], stays: &[Stay]) {
     for course in courses {
         let check = std::panic::AssertUnwindSafe(|| course.check(told, stays));
         if std::panic::catch_unwind(check).is_err() {
-            faults.push(format!("{}: {}", course.scene, crate::last_panic()));
+            faults.push(format!(
+                "{}: {}",
+                course.scene,
+                crate::harness::last_panic()
+            ));
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));

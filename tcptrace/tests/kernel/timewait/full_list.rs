@@ -11,9 +11,9 @@ use tcptrace_common::{
 
 use super::{SOON, await_end, await_state};
 use crate::{
-    Impossible,
     actor::Actor,
     confinement,
+    harness::{Impossible, Test, alone},
     hidden::{self, ENDED_NS},
     leftovers,
     netns::Netns,
@@ -22,6 +22,8 @@ use crate::{
     wait,
     wire::{ACK, FIN, RST, Wire},
 };
+
+pub(crate) const TESTS: &[Test] = &[alone!(full_list)];
 
 /// Where a record has its connection, and since when it is in `TIME_WAIT` (`Pair`).
 const CONN: usize = 0;
@@ -57,7 +59,7 @@ impl Full {
 
 /// What ends then is told soon, and as what was seen. And in the end of the trace is told what nobody has told of,
 /// however much there is.
-pub(super) fn full_list() -> Result<(), Impossible> {
+fn full_list() -> Result<(), Impossible> {
     let netns = Netns::new();
     let wire = Wire::stretch(&netns);
     let tracer = Tracer::spawn_with(

@@ -4,8 +4,8 @@
 //! again and again while the connections live.
 
 mod course;
-mod full_list;
-mod storm;
+pub(crate) mod full_list;
+pub(crate) mod storm;
 
 use std::{
     net::SocketAddrV4,
@@ -13,10 +13,9 @@ use std::{
 };
 
 use crate::{
-    Scenario,
-    Scenario::{Always, WherePossible},
     actor::{Actor, Held, Listener},
     check::CLOCK_TOLERANCE_US,
+    harness::{Test, beside},
     netns::{Ip, Netns},
     reasons::meet_puppet,
     stage::{Exchange, Stage, Told},
@@ -26,24 +25,13 @@ use crate::{
 };
 use course::{Course, Watch, check_all};
 
-pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
-    ("timewait::namespace_ends", Always(namespace_ends)),
-    ("timewait::fin_wait2_goes_on", Always(fin_wait2_goes_on)),
-    ("timewait::cut_short", Always(cut_short)),
-    ("timewait::used_again", Always(used_again)),
-    ("timewait::none_allowed", Always(none_allowed)),
-    ("timewait::expiry", Always(expiry)),
-    ("timewait::storm", Always(storm::storm)),
-    (
-        "timewait::storm_under_watch",
-        WherePossible(storm::storm_under_watch),
-    ),
-    (
-        "timewait::storm_over_the_limit",
-        Always(storm::storm_over_the_limit),
-    ),
-    ("timewait::stopped_behind", Always(storm::stopped_behind)),
-    ("timewait::full_list", WherePossible(full_list::full_list)),
+pub(crate) const TESTS: &[Test] = &[
+    beside!(namespace_ends),
+    beside!(fin_wait2_goes_on),
+    beside!(cut_short),
+    beside!(used_again),
+    beside!(none_allowed),
+    beside!(expiry).waits(60),
 ];
 
 /// Until the tracer tells that `TIME_WAIT`, or what remained of `FIN_WAIT2`, is over.

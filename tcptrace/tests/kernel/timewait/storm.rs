@@ -16,9 +16,10 @@ use rustix::process::Signal;
 use tcptrace_common::config::{WATCH_LIST, WATCH_STOPS};
 
 use crate::{
-    Impossible,
     actor::Actor,
-    check, confinement, leftovers,
+    check, confinement,
+    harness::{Impossible, Test, alone},
+    leftovers,
     netns::{Ip, Netns},
     peer::First,
     record::{self, Record},
@@ -26,15 +27,22 @@ use crate::{
     truth::{self, Truth},
 };
 
+pub(crate) const TESTS: &[Test] = &[
+    alone!(within_the_limit),
+    alone!(under_watch),
+    alone!(over_the_limit),
+    alone!(stopped_behind),
+];
+
 /// As many come out as went in, and as the kernel counts.
-pub(super) fn storm() {
+fn within_the_limit() {
     let (sockets, entered) = storm_with("100000", |_| ());
     assert_eq!(entered, sockets / 2, "one end of each connection waits");
 }
 
 /// The moment at which a timer is stopped tells of no end before the timer is off, which is a little
 /// later: also one that is looked at in between comes out.
-pub(super) fn storm_under_watch() -> Result<(), Impossible> {
+fn under_watch() -> Result<(), Impossible> {
     let mut possible = false;
     storm_with("100000", |tracer| {
         let looker = Looker::beside(tracer);
@@ -51,7 +59,7 @@ pub(super) fn storm_under_watch() -> Result<(), Impossible> {
 }
 
 /// Most find no room to wait, and end at once.
-pub(super) fn storm_over_the_limit() {
+fn over_the_limit() {
     let (sockets, entered) = storm_with("100", |_| ());
     assert!(
         (100..sockets / 4).contains(&entered),
@@ -116,7 +124,7 @@ fn storm_with<Company>(limit: &str, company: impl FnOnce(&Tracer) -> Company) ->
 }
 
 /// Told to stop while it has thousands of time-wait sockets to look at, it looks at each.
-pub(super) fn stopped_behind() {
+fn stopped_behind() {
     let connections = if confinement::in_guest() {
         2_500
     } else {
