@@ -98,13 +98,7 @@ pub fn executable(package: &str, name: &str, options: &[&str]) -> Result<PathBuf
 /// Compiled as the user even if they run as root, so that target/ stays the user's.
 pub fn build_kernel_tests(built: &Built) -> Result<PathBuf> {
     let mut cargo = test_command(built);
-    cargo.args([
-        "--features",
-        "tcptrace/kernel-tests",
-        "--test",
-        "kernel",
-        "--no-run",
-    ]);
+    cargo.args(["--test", "kernel", "--no-run"]);
     workspace::cargo_messages(&mut cargo)?
         .iter()
         .filter(|message| message["target"]["name"] == "kernel")
