@@ -34,8 +34,8 @@ use toolchain::workspace::{self, Outcome as Step};
 /// One of each series that differs in what it offers to a tracer.
 const SERIES: [&str; 8] = ["5.10", "6.1", "6.12", "6.16", "6.18", "7.0", "7.2", "7.3"];
 
-/// What `cargo xtask test` boots: the oldest, those that most hosts run, and the newest.
-const USUAL: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
+/// What `--smoke` boots: the oldest and the newest.
+const SMOKE: [&str; 2] = ["5.10", "newest"];
 
 /// A kernel that lets nobody trace says so; this is told to the newest.
 const LOCKED_DOWN: &str = "lockdown=confidentiality";
@@ -84,15 +84,16 @@ struct Args {
     /// Write docs/kernels.md from what this run finds, unless a test fails
     #[arg(long)]
     write_docs: bool,
-    /// What `cargo xtask test` boots; a kernel that cannot be had is skipped
-    #[arg(long, hide = true)]
-    usual: bool,
+    /// Run only the short tests of what depends on the kernel; without VERSION, on the oldest kernel, the
+    /// newest, and the newest locked down, and a kernel that cannot be had is skipped
+    #[arg(long)]
+    smoke: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    workspace::conclude(&if args.usual {
-        usual(args.test.as_deref())
+    workspace::conclude(&if args.smoke && args.versions.is_empty() {
+        smoke(args.test.as_deref())
     } else {
         run(&args)
     })
@@ -119,6 +120,7 @@ fn run(args: &Args) -> Result<()> {
         .collect();
     let how = How {
         filter: args.test.as_deref(),
+        smoke: args.smoke,
         times: args.times,
         jobs: args.jobs,
         tries_kinds: args.write_docs,
@@ -139,16 +141,19 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Boots the usual kernels, and fails if any test fails on any.
-fn usual(filter: Option<&str>) -> Result<()> {
+/// Boots the kernels of [`SMOKE`], and fails if any test fails on any.
+fn smoke(filter: Option<&str>) -> Result<()> {
+    let start = Instant::now();
     setup::setup(Found::Hidden)?;
     let built = build::build(Profile::Release, None, Progress::Hidden)?;
-    workspace::summarize(matrix(&built, filter))
+    let steps = smoke_machines(&built, filter);
+    eprintln!("\n{} s in all", start.elapsed().as_secs());
+    workspace::summarize(steps)
 }
 
-/// Boots the usual kernels; how each went. One that cannot be had is skipped: an outage of a mirror
-/// is no fault of the project's.
-fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
+/// How each machine went. A kernel that cannot be had is skipped: an outage of a mirror is no fault of
+/// the project's.
+fn smoke_machines(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
     let skipped = |version: &str, why: &str| {
         let name = format!("Linux {version}");
         (name, Ok(Step::Skipped(why.to_owned())))
@@ -161,10 +166,10 @@ fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
         Ok(opened) => opened,
         Err(error) => {
             let why = format!("{error:#}");
-            return USUAL.map(|version| skipped(version, &why)).into();
+            return SMOKE.map(|version| skipped(version, &why)).into();
         }
     };
-    let (kernels, missing) = prepare_kernels(&archive, &USUAL);
+    let (kernels, missing) = prepare_kernels(&archive, &SMOKE);
     let best = |kernel| Machine {
         arch: Arch::Amd64,
         kernel,
@@ -183,6 +188,7 @@ fn matrix(built: &Built, filter: Option<&str>) -> Vec<(String, Result<Step>)> {
         .collect();
     let how = How {
         filter,
+        smoke: true,
         times: 1,
         jobs: None,
         tries_kinds: false,
@@ -221,6 +227,8 @@ fn step(run: &Run) -> (String, Result<Step>) {
 struct How<'args> {
     /// Only tests with this in their names
     filter: Option<&'args str>,
+    /// Only the short ones of what depends on the kernel
+    smoke: bool,
     /// How often each of them
     times: u16,
     /// [`None`]: as many machines as there are processors
@@ -239,11 +247,11 @@ fn run_on(
 ) -> Result<Vec<Run>> {
     let executable = build::build_kernel_tests(built)?;
     let tests = if built.target.is_none() {
-        tests(&executable, how.filter)?
+        tests(&executable, how)?
     } else {
         // What is compiled for another machine cannot be asked here.
         let here = build::build(Profile::Release, None, Progress::Shown)?;
-        tests(&build::build_kernel_tests(&here)?, how.filter)?
+        tests(&build::build_kernel_tests(&here)?, how)?
     };
     if tests.is_empty() {
         return Ok(Vec::new());
@@ -482,11 +490,13 @@ fn slowest(tests: &[&str], took: &[Duration]) -> String {
     named.join(", ")
 }
 
-fn tests(executable: &Path, filter: Option<&str>) -> Result<Vec<String>> {
-    let output = Command::new(executable)
-        .arg("--list")
-        .args(filter)
-        .output()?;
+fn tests(executable: &Path, how: How<'_>) -> Result<Vec<String>> {
+    let mut list = Command::new(executable);
+    list.arg("--list").args(how.filter);
+    if how.smoke {
+        list.env("TCPTRACE_TEST_SMOKE", "1");
+    }
+    let output = list.output()?;
     Ok(String::from_utf8(output.stdout)?
         .lines()
         .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))

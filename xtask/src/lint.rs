@@ -49,7 +49,12 @@ fn clippy() -> Result<Outcome> {
     for targets in ["--all-targets", "--test=kernel"] {
         workspace::run(
             workspace::cargo("clippy")
-                .args(["--workspace", "--exclude", "tcptrace-ebpf", "--all-features"])
+                .args([
+                    "--workspace",
+                    "--exclude",
+                    "tcptrace-ebpf",
+                    "--all-features",
+                ])
                 .args([targets, "--", "-D", "warnings"]),
         )?;
     }

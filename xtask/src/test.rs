@@ -17,9 +17,9 @@ use toolchain::workspace::{self, Outcome};
 pub(crate) struct Args {
     /// Run only tests with this in their names
     filter: Option<String>,
-    /// Stop before the virtual machines: test on the running kernel alone
-    #[arg(long)]
-    here: bool,
+    /// Changes nothing: other kernels are `cargo xtask vm`'s
+    #[arg(long = "here", hide = true)]
+    _here: bool,
 }
 
 /// Runs all tests, also after some have failed.
@@ -29,17 +29,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure_network_tools()?;
     let built = build::build(Profile::Release, None, Progress::Shown)?;
 
-    let mut steps = vec![
-        ("unit tests".to_owned(), unit_tests(args, &built)),
-        ("kernel tests".to_owned(), kernel_tests(args, &built)),
+    let steps = vec![
+        ("unit tests", unit_tests(args, &built)),
+        ("kernel tests", kernel_tests(args, &built)),
     ];
-    if args.here {
-        let why = "--here was given".to_owned();
-        steps.push(("other kernels".to_owned(), Ok(Outcome::Skipped(why))));
-    } else {
-        eprintln!("\n== kernel tests on other kernels");
-        steps.push(("other kernels".to_owned(), other_kernels(args)));
-    }
     eprintln!("\n{} s in all", start.elapsed().as_secs());
     workspace::summarize(steps)
 }
@@ -68,19 +61,9 @@ fn kernel_tests(args: &Args, built: &Built) -> Result<Outcome> {
         .arg(executable)
         .args(&args.filter)
         .current_dir(workspace::root().join("tcptrace"));
-    // Said once more in the summary: hundreds of lines about other kernels come in between.
+    // Said once more in the summary.
     workspace::run(&mut tests).or_else(|error| match fs::read_to_string(&failures)?.trim() {
         "" => Err(error),
         failed => bail!("\n{failed}"),
     })
-}
-
-fn other_kernels(args: &Args) -> Result<Outcome> {
-    let program = build::executable("kernel-vm", "kernel-vm", &[])?;
-    let mut machines = Command::new(program);
-    machines.arg("--usual");
-    if let Some(filter) = &args.filter {
-        machines.args(["--test", filter]);
-    }
-    workspace::run(&mut machines)
 }

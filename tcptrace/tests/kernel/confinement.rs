@@ -38,7 +38,10 @@ impl Folder {
     /// A copy of the program under test that anybody can run.
     pub(crate) fn program(&self) -> PathBuf {
         let copy = self.0.join("tcptrace");
-        fs::copy(tracer::binary(), &copy).unwrap();
+        // By another process: a file that this one has open for writing when some thread of it forks cannot
+        // be run until that child has done so too.
+        let status = Command::new("cp").arg(tracer::binary()).arg(&copy).status();
+        assert!(status.unwrap().success(), "cp {}", copy.display());
         for path in [&self.0, &copy] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }

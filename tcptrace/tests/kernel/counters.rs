@@ -16,11 +16,11 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(both_ends),
-    beside!(after_a_reset),
-    beside!(without_options),
-    beside!(retransmits),
-    beside!(open_at_start),
+    beside!(both_ends).smoke(),
+    beside!(after_a_reset).smoke(),
+    beside!(without_options).smoke(),
+    beside!(retransmits).smoke(),
+    beside!(open_at_start).smoke(),
 ];
 
 /// `struct tcp_info` of `linux/tcp.h`, which grows at its end only.

@@ -9,11 +9,11 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(shutdown_before_close),
-    beside!(simultaneous_close),
-    beside!(reset_by_linger),
-    beside!(reset_for_unread_data),
-    beside!(killed_process),
+    beside!(shutdown_before_close).smoke(),
+    beside!(simultaneous_close).smoke(),
+    beside!(reset_by_linger).smoke(),
+    beside!(reset_for_unread_data).smoke(),
+    beside!(killed_process).smoke(),
 ];
 
 /// A connection that stands, and what is around it.

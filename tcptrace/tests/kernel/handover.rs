@@ -10,8 +10,8 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(child_closes_for_the_acceptor),
-    beside!(child_closes_for_the_client),
+    beside!(child_closes_for_the_acceptor).smoke(),
+    beside!(child_closes_for_the_client).smoke(),
 ];
 
 fn closed_by_child(told: &Told, held: &Held, child: &Who) {

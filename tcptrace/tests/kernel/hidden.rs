@@ -17,7 +17,7 @@ use crate::{
     wait,
 };
 
-pub(crate) const TESTS: &[Test] = &[alone!(ends), alone!(steps)];
+pub(crate) const TESTS: &[Test] = &[alone!(ends).smoke(), alone!(steps).smoke()];
 
 const TRIES: usize = 8;
 

@@ -22,7 +22,7 @@ use crate::{
     truth::{self, Truth},
 };
 
-pub(crate) const TESTS: &[Test] = &[beside!(same_records)];
+pub(crate) const TESTS: &[Test] = &[beside!(same_records).smoke()];
 
 /// As `--hooks` takes them, the best first.
 const KINDS: [&str; 4] = ["fentry", "kprobe", "kretprobe", "tracepoint"];

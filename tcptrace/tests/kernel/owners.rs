@@ -23,19 +23,19 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(server_blocked_in_accept_before_start),
-    beside!(prefork_workers),
-    beside!(reuseport),
-    beside!(threads),
-    beside!(nonblocking_connect),
-    beside!(refused_connect),
-    beside!(socket_used_again),
-    beside!(fast_open),
-    beside!(io_uring_connect),
-    beside!(no_port_left),
-    beside!(mptcp_subflow_by_another),
-    beside!(io_uring_accept),
-    beside!(never_accepted),
+    beside!(server_blocked_in_accept_before_start).smoke(),
+    beside!(prefork_workers).smoke(),
+    beside!(reuseport).smoke(),
+    beside!(threads).smoke(),
+    beside!(nonblocking_connect).smoke(),
+    beside!(refused_connect).smoke(),
+    beside!(socket_used_again).smoke(),
+    beside!(fast_open).smoke(),
+    beside!(io_uring_connect).smoke(),
+    beside!(no_port_left).smoke(),
+    beside!(mptcp_subflow_by_another).smoke(),
+    beside!(io_uring_accept).smoke(),
+    beside!(never_accepted).smoke(),
 ];
 
 /// A client and a server that listens.

@@ -17,9 +17,9 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(capabilities_missing),
-    beside!(bpf_and_perfmon_alone),
-    beside!(little_locked_memory),
+    beside!(capabilities_missing).smoke(),
+    beside!(bpf_and_perfmon_alone).smoke(),
+    beside!(little_locked_memory).smoke(),
 ];
 
 const ENOUGH: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);

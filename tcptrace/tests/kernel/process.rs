@@ -15,7 +15,7 @@ use crate::{
     actor::Actor,
     check,
     confinement::{self, Folder, NOBODY},
-    harness::{Test, beside},
+    harness::{Test, alone, beside},
     netns::{Ip, Netns},
     peer::First,
     record::{Record, Records},
@@ -31,7 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     beside!(no_room_in_the_file),
     beside!(fifo_without_reader),
     beside!(pipe_that_does_not_block),
-    beside!(rotation),
+    alone!(rotation),
     beside!(without_root),
     beside!(usage),
 ];
@@ -215,7 +215,7 @@ fn rotation() {
     assert!(started.is_some(), "nothing in {}", log.display());
 
     server.tell_serve_until_told(&listener, First::Client);
-    let for_ms = if confinement::in_guest() { 600 } else { 1500 };
+    let for_ms = if confinement::in_guest() { 600 } else { 800 };
     client.tell(&format!("dial-for {} {for_ms} client", listener.local));
     let grown = |path: &Path, len: u64| fs::metadata(path).is_ok_and(|file| file.len() > len);
     wait::poll(Duration::from_secs(5), || grown(&log, 20_000).then_some(()));

@@ -22,18 +22,18 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(closed_in_peace),
-    beside!(resets),
-    beside!(killed),
-    beside!(never_established),
-    beside!(no_route),
-    beside!(listener_closed),
-    beside!(full_accept_queue),
-    beside!(vanished_peer),
-    beside!(fast_open),
-    beside!(simultaneous_open),
-    beside!(slow_handshake),
-    beside!(destroyed),
+    beside!(closed_in_peace).smoke(),
+    beside!(resets).smoke(),
+    beside!(killed).smoke(),
+    beside!(never_established).smoke(),
+    beside!(no_route).smoke(),
+    beside!(listener_closed).smoke(),
+    beside!(full_accept_queue).smoke(),
+    beside!(vanished_peer).smoke(),
+    beside!(fast_open).smoke(),
+    beside!(simultaneous_open).smoke(),
+    beside!(slow_handshake).smoke(),
+    beside!(destroyed).smoke(),
 ];
 
 /// A client, a server that listens, and the wire.

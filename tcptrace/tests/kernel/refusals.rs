@@ -13,11 +13,11 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(everything_taken),
-    beside!(missing_member),
-    beside!(missing_types),
-    beside!(hidden_types),
-    beside!(locked_down).locked_down(),
+    beside!(everything_taken).smoke(),
+    beside!(missing_member).smoke(),
+    beside!(missing_types).smoke(),
+    beside!(hidden_types).smoke(),
+    beside!(locked_down).smoke().locked_down(),
 ];
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";

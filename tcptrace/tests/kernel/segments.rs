@@ -13,9 +13,9 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(resets),
-    beside!(sent_again),
-    beside!(sent_again_with_fast_open),
+    beside!(resets).smoke(),
+    beside!(sent_again).smoke(),
+    beside!(sent_again_with_fast_open).smoke(),
 ];
 
 /// What a record says besides its connection: `direction` and `state`, or `kind` and `state`.

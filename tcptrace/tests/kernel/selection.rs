@@ -13,10 +13,10 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(listener_passed_on),
+    beside!(listener_passed_on).smoke(),
     beside!(one_worker_of_two),
-    beside!(client_process),
-    beside!(queue_of_a_neighbour),
+    beside!(client_process).smoke(),
+    beside!(queue_of_a_neighbour).smoke(),
 ];
 
 /// What a tracer that was told to watch some processes showed, without listeners: workers hold

@@ -26,12 +26,12 @@ use crate::{
 use course::{Course, Watch, check_all};
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(namespace_ends),
-    beside!(fin_wait2_goes_on),
-    beside!(cut_short),
-    beside!(used_again),
-    beside!(none_allowed),
-    beside!(expiry).waits(60),
+    beside!(namespace_ends).smoke(),
+    beside!(fin_wait2_goes_on).smoke(),
+    beside!(cut_short).smoke(),
+    beside!(used_again).smoke(),
+    beside!(none_allowed).smoke(),
+    beside!(expiry).smoke().waits(60),
 ];
 
 /// Until the tracer tells that `TIME_WAIT`, or what remained of `FIN_WAIT2`, is over.

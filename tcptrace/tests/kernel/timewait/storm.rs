@@ -70,7 +70,7 @@ fn over_the_limit() {
 /// A storm with so many time-wait sockets allowed, and with company; how many sockets there were, and how
 /// many waited.
 fn storm_with<Company>(limit: &str, company: impl FnOnce(&Tracer) -> Company) -> (usize, usize) {
-    let each: usize = if confinement::in_guest() { 500 } else { 1500 };
+    let each: usize = if confinement::in_guest() { 500 } else { 800 };
     let mut netns = Netns::new();
     netns.set("tcp_max_tw_buckets", limit);
     let truth = Truth::with_buffer(16 << 10);
@@ -128,7 +128,7 @@ fn stopped_behind() {
     let connections = if confinement::in_guest() {
         2_500
     } else {
-        10_000
+        4_000
     };
 
     let netns = Netns::new();
