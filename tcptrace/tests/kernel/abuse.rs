@@ -19,11 +19,11 @@ use crate::{
     harness::{Impossible, Outcome, Test, alone},
     leftovers,
     netns::{Ip, Netns},
+    oracle::{self, Oracle, Tally},
     peer::First,
     record::{self, Record, Records},
     stage::Exchange,
     tracer::{self, Tracer, now_us},
-    truth::{self, Tally, Truth},
     wait,
 };
 
@@ -107,7 +107,7 @@ fn await_lines(tracer: &Tracer, more: usize) {
 fn in_and_out_of_a_storm() {
     let netns = Netns::new();
     let mut storm = Storm::begin(&netns);
-    let truth = Truth::with_buffer(64 << 10);
+    let oracle = Oracle::with_buffer(64 << 10);
     // A file keeps nobody waiting.
     let folder = Folder::new("storm");
     let log = folder.0.join("log");
@@ -126,12 +126,12 @@ fn in_and_out_of_a_storm() {
     let interrupted_us = now_us();
     let interrupted = Instant::now();
     tracer.signal(Signal::INT);
-    truth.pause();
+    oracle.pause();
     let (_, status, stderr) = tracer.wait_text();
     let took = interrupted.elapsed();
     let made = storm.end();
     netns.settle(0);
-    let steps = truth.stop();
+    let steps = oracle.stop();
     // Whole lines, what the end says, no life twice and none with a hole.
     let text = fs::read_to_string(&log).unwrap();
     assert!(
@@ -152,7 +152,7 @@ fn in_and_out_of_a_storm() {
     if check::lacks(&records, CLIENTS) {
         return;
     }
-    // The truth ends with the interrupt, the trace a little later.
+    // The oracle ends with the interrupt, the trace a little later.
     ours.retain(|record| record.mono_us() <= interrupted_us);
     // Of one that had only begun, ftrace has no port.
     let mut steps_of: BTreeMap<&str, usize> = BTreeMap::new();
@@ -160,7 +160,7 @@ fn in_and_out_of_a_storm() {
         *steps_of.entry(record.conn()).or_default() += 1;
     }
     ours.retain(|record| !record.is("transition", "SYN_SENT") || steps_of[record.conn()] > 1);
-    let lives = truth::lives_in(&steps, &netns, &[]);
+    let lives = oracle::lives_in(&steps, &netns, &[]);
     let pieces = check::pieces(&lives, &ours);
     let start_us = records.start().mono_us();
     let until_us = interrupted_us - check::CLOCK_TOLERANCE_US;
@@ -198,7 +198,7 @@ fn in_and_out_of_a_storm() {
 /// Both tell everything, and one does not miss the other.
 fn two_tracers() {
     let netns = Netns::new();
-    let truth = Truth::with_buffer(64 << 10);
+    let oracle = Oracle::with_buffer(64 << 10);
     // An emulated processor takes minutes for what a storm brings in the time of so many lines.
     let lines = if confinement::in_guest() { 500 } else { 10_000 };
     let first = Tracer::start(&["--no-existing", "--buffer", "64M"]);
@@ -215,7 +215,7 @@ fn two_tracers() {
         server.unlisten(listener);
     }
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     let second = second.finish().fine();
     for records in [&first, &second] {
         for record in records.within(netns.inode) {
@@ -563,7 +563,7 @@ fn a_processor_goes_away() -> Outcome {
     }
     let netns = Netns::new();
     let processor = Processor;
-    let truth = Truth::with_buffer(64 << 10);
+    let oracle = Oracle::with_buffer(64 << 10);
     let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
@@ -602,7 +602,7 @@ fn a_processor_goes_away() -> Outcome {
             record.is("transition", "TIME_WAIT") && record.is_of(near)
         });
     }
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     let records: Records = tracer.finish().fine();
     assert_eq!(records.lost(), 0, "{}", records.end().line);
     let ours = records.within(netns.inode);

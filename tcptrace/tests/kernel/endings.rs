@@ -97,7 +97,7 @@ fn shutdown_before_close() {
 }
 
 /// Both ends close, each before it has seen the other do so; whether the kernel sees it so too is
-/// a matter of luck, which the truth tells.
+/// a matter of luck, which the oracle tells.
 fn simultaneous_close() {
     let stage = Stage::open(&["--no-existing"]);
     let mut client = Actor::spawn(&stage.netns, "client");

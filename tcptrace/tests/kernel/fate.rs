@@ -1,13 +1,13 @@
-//! How a connection should be said to have ended, and what the truth says of its times.
+//! How a connection should be said to have ended, and what the oracle says of its times.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
     actor::{Held, Who},
     check::{self, CLOCK_TOLERANCE_US},
+    oracle::Life,
     record::{self, Record},
     stage::Told,
-    truth::Life,
 };
 
 /// What the `close` record of one end should say.

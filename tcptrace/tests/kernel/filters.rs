@@ -7,11 +7,11 @@ use crate::{
     check,
     harness::{Test, alone, beside},
     netns::{Ip, Netns},
+    oracle::{self, Life, Oracle},
     peer::First,
     record,
     stage::{Exchange, Stage},
     tracer::{Tracer, now_us},
-    truth::{self, Life, Truth},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -75,7 +75,7 @@ fn endpoints() {
         ),
     ];
 
-    let truth = Truth::record();
+    let oracle = Oracle::record();
     let tracers: Vec<_> = cases
         .iter()
         .map(|(args, _)| {
@@ -97,7 +97,7 @@ fn endpoints() {
     }
     netns.settle(0);
     // Making the ports known was before the recording.
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
 
     let mut faults = Vec::new();
     for ((args, wanted), tracer) in cases.iter().zip(tracers) {

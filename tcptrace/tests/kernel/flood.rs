@@ -128,7 +128,7 @@ fn forged_requests() {
         "the tracer grew by {grown_kib} KiB"
     );
     let ours = told.ours();
-    let known: BTreeSet<_> = told.lives.iter().map(crate::truth::Life::ends).collect();
+    let known: BTreeSet<_> = told.lives.iter().map(crate::oracle::Life::ends).collect();
     assert_eq!(known.len(), told.lives.len());
     let lines: Vec<_> = ours
         .iter()

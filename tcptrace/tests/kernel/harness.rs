@@ -132,19 +132,10 @@ impl Test {
 /// A test that runs alone locks it.
 static COMPANY: RwLock<()> = RwLock::new(());
 
-/// What tests have measured, to be printed when all have ended: a line among the results would
-/// tear them apart.
-pub(crate) static FIGURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
 static TOOK: Mutex<Vec<(Duration, &str)>> = Mutex::new(Vec::new());
 
-macro_rules! figure {
-    ($($text:tt)*) => {
-        $crate::harness::FIGURES.lock().unwrap().push(format!($($text)*))
-    };
-}
-
-pub(crate) use figure;
+pub(crate) use testkit::figure;
+use testkit::figure::FIGURES;
 
 /// Runs those that the command line asks for: first side by side those that may, then the others,
 /// one at a time.

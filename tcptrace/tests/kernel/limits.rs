@@ -17,10 +17,10 @@ use crate::{
     harness::{Impossible, Outcome, Test, alone},
     loss::{self, until_undisturbed},
     netns::{Ip, Netns},
+    oracle::{self, Oracle},
     peer::First,
     record::{self, Record, Records},
     tracer::{self, Tracer},
-    truth::{self, Truth},
     wait,
 };
 
@@ -40,7 +40,7 @@ fn more_sockets_than_records() {
         let mut client = Actor::spawn(&netns, "client");
         let mut server = Actor::spawn(&netns, "server");
         let listener = server.listen(netns.addr(Ip::V4, 0), "");
-        let truth = Truth::with_buffer(16 << 10);
+        let oracle = Oracle::with_buffer(16 << 10);
         let room = ROOM.to_string();
         let tracer = Tracer::start(&["--no-existing", "--max-sockets", &room]);
         server.tell_take(&listener, COUNT);
@@ -51,9 +51,9 @@ fn more_sockets_than_records() {
         server.release();
         netns.settle(0);
         let records = tracer.finish().fine();
-        let steps = truth.stop();
+        let steps = oracle.stop();
 
-        let lives = truth::lives_in(&steps, &netns, &[]);
+        let lives = oracle::lives_in(&steps, &netns, &[]);
         let ours = records.within(netns.inode);
         let pieces = check::pieces(&lives, &ours);
         let mut early = BTreeSet::new();
@@ -301,7 +301,7 @@ fn small_cgroup() -> Outcome {
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
-    let truth = Truth::record();
+    let oracle = Oracle::record();
     let mut command = tracer::command(&tracer::binary(), &["--json"]);
     group.enter(&mut command);
     let tracer = Tracer::run(command);
@@ -311,7 +311,7 @@ fn small_cgroup() -> Outcome {
     client.clients();
     server.clients();
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     let records = tracer.finish().fine();
     assert_eq!(records.lost(), 0, "{}", records.end().line);
     check::same_transitions(&lives, &records.within(netns.inode));

@@ -7,10 +7,10 @@ use crate::{
     confinement,
     harness::{Test, alone},
     netns::{Ip, Netns},
+    oracle::{self, Oracle, Step},
     peer::First,
     record::Records,
     tracer::Tracer,
-    truth::{self, Step, Truth},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -28,7 +28,7 @@ pub(crate) enum Counted {
     Disturbed(String),
 }
 
-/// Emitted and lost transitions against the truth, from the start line to the interrupt. The truth
+/// Emitted and lost transitions against the oracle, from the start line to the interrupt. The oracle
 /// goes on for longer, so that it knows of what others did up to then.
 pub(crate) fn count(records: &Records, steps: &[Step], netns: &Netns) -> Counted {
     count_or_more(records, steps, netns, 0)
@@ -52,7 +52,7 @@ pub(crate) fn count_or_more(
     if (happened..=happened + twice).contains(&(emitted + lost)) {
         return Counted::Exactly;
     }
-    let ours: usize = truth::lives_in(steps, netns, &[])
+    let ours: usize = oracle::lives_in(steps, netns, &[])
         .iter()
         .map(|life| life.steps.len())
         .sum();
@@ -110,7 +110,7 @@ fn full_ring() {
         let mut server = Actor::spawn(&netns, "server");
         let mut client = Actor::spawn(&netns, "client");
         let listener = server.listen(netns.addr(Ip::V4, 0), "");
-        let truth = Truth::record();
+        let oracle = Oracle::record();
         let mut args = vec!["--buffer", "4K", "--fail-on-loss"];
         args.extend(ONLY_TRANSITIONS);
         let tracer = Tracer::start(&args);
@@ -122,7 +122,7 @@ fn full_ring() {
         netns.settle(0);
         tracer.signal(Signal::CONT);
         let records = tracer.finish().ended_with(4);
-        let steps = truth.stop();
+        let steps = oracle.stop();
         assert!(
             records.lost() > 0,
             "nothing was lost: {}",
@@ -145,7 +145,7 @@ fn small_ring_in_a_burst() {
         let mut server = Actor::spawn(&netns, "server");
         let mut client = Actor::spawn(&netns, "client");
         let listener = server.listen(netns.addr(Ip::V6, 0), "");
-        let truth = Truth::with_buffer(16 << 10);
+        let oracle = Oracle::with_buffer(16 << 10);
         let mut args = vec!["--buffer", "4K"];
         args.extend(ONLY_TRANSITIONS);
         let tracer = Tracer::start(&args);
@@ -155,7 +155,7 @@ fn small_ring_in_a_burst() {
         server.clients();
         netns.settle(0);
         let records = tracer.finish().fine();
-        let steps = truth.stop();
+        let steps = oracle.stop();
         count(&records, &steps, &netns)
     });
 }
@@ -168,7 +168,7 @@ fn reader_that_stops_reading() {
         let mut server = Actor::spawn(&netns, "server");
         let mut client = Actor::spawn(&netns, "client");
         let listener = server.listen(netns.addr(Ip::V4, 0), "");
-        let truth = Truth::with_buffer(128 << 10);
+        let oracle = Oracle::with_buffer(128 << 10);
         let mut args = vec!["--buffer", "64K", "--fail-on-loss"];
         args.extend(ONLY_TRANSITIONS);
         let tracer = Tracer::start(&args);
@@ -181,7 +181,7 @@ fn reader_that_stops_reading() {
         server.stop_serving();
         netns.settle(0);
         let records = tracer.finish();
-        let steps = truth.stop();
+        let steps = oracle.stop();
         let lost = records.records.lost();
         let records = records.ended_with(if lost > 0 { 4 } else { 0 });
         assert!(

@@ -13,10 +13,7 @@
 
 mod abuse;
 mod accepts;
-mod actor;
-mod check;
 mod clock;
-mod confinement;
 mod container;
 mod counters;
 mod edges;
@@ -34,23 +31,17 @@ mod limits;
 mod loopback;
 mod loss;
 mod mechanisms;
-mod netns;
 mod outcomes;
 mod owners;
-mod peer;
 mod privileges;
 mod process;
 mod prompt;
 mod reasons;
-mod record;
 mod refusals;
 mod segments;
 mod selection;
 mod stage;
 mod timewait;
-mod tracer;
-mod truth;
-mod wait;
 mod wire;
 
 use std::process::ExitCode;
@@ -58,6 +49,8 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 use harness::Test;
+// By their short names, as everything here uses them.
+pub(crate) use testkit::{actor, check, confinement, netns, oracle, peer, record, tracer, wait};
 
 /// The tests of all modules.
 const TESTS: &[&[Test]] = &[
@@ -107,12 +100,12 @@ fn main() -> ExitCode {
             );
             return ExitCode::FAILURE;
         }
-        truth::see_lockdown();
+        oracle::see_lockdown();
         if !harness::is_confidential() {
-            truth::prepare();
+            oracle::prepare();
         }
     }
     let conclusion = harness::run(arguments, TESTS.iter().copied().flatten().copied());
-    truth::clean_up();
+    oracle::clean_up();
     conclusion.exit_code()
 }

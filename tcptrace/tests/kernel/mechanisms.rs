@@ -14,12 +14,12 @@ use crate::{
     check::{self, Pair},
     harness::{Impossible, Outcome, Test, beside},
     netns::{Ip, Netns},
+    oracle::{self, Oracle},
     owners,
     peer::First,
     record::{self, Record, Records},
     stage::{Exchange, part},
     tracer::Tracer,
-    truth::{self, Truth},
 };
 
 pub(crate) const TESTS: &[Test] = &[beside!(same_records).smoke()];
@@ -61,7 +61,7 @@ impl fmt::Display for Told {
 fn same_records() -> Outcome {
     let netns = Netns::new();
     let cast = Cast::assemble(&netns);
-    let truth = Truth::record();
+    let oracle = Oracle::record();
     // One after the other: an emulated verifier takes seconds for each.
     let tracers = KINDS.map(|kind| {
         let tracer = Tracer::spawn_with(kind, &["--json"]);
@@ -89,7 +89,7 @@ fn same_records() -> Outcome {
     netns.settle(0);
     // Those who were forked end by themselves, and listeners with them.
     netns.await_no_listeners();
-    let steps = truth.stop();
+    let steps = oracle.stop();
     let told: Vec<_> = tracers
         .into_iter()
         .map(|(start, tracer)| Told {
@@ -98,7 +98,7 @@ fn same_records() -> Outcome {
         })
         .collect();
 
-    let lives = truth::lives_in(&steps, &netns, &[]);
+    let lives = oracle::lives_in(&steps, &netns, &[]);
     for told in &told {
         assert_eq!(told.records.lost(), 0, "{told}");
         let ours = told.records.within(netns.inode);
@@ -144,7 +144,7 @@ fn compare(one: &Told, other: &Told, specials: &[Special], netns: u64) {
     assert_eq!(ends[0], ends[1], "the connections by {one}, and by {other}");
     for (&ends, records) in &stories[0] {
         let others = &stories[1][&ends];
-        // What either of them cannot know is compared with the truth alone.
+        // What either of them cannot know is compared with the oracle alone.
         let unseen = specials.iter().any(|special| {
             let seen = [one, other].map(|told| (special.is_seen)(&told.start));
             special.is_side(ends) && seen.contains(&false)

@@ -11,12 +11,12 @@ use crate::{
     check,
     harness::{Test, beside},
     netns::{Ip, Netns},
+    oracle::{self, Life, Oracle},
     peer::First,
     reasons::meet_puppet,
     record::{self, Record},
     stage::{Exchange, part},
     tracer::Tracer,
-    truth::{self, Life, Truth},
     wait,
     wire::{ACK, FIN, Puppet, RST, Wire},
 };
@@ -137,13 +137,13 @@ fn failed_slow_and_roles() {
 
     let netns = Netns::new();
     let wire = Wire::stretch(&netns);
-    let truth = Truth::record();
+    let oracle = Oracle::record();
     let tracers: Vec<_> = CASES
         .iter()
         .map(|(args, _)| Tracer::start(&[&["--no-existing"], *args].concat()))
         .collect();
     let done = act(&netns, &wire);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
 
     let mut faults = Vec::new();
     for ((args, wanted), tracer) in CASES.iter().zip(tracers) {

@@ -17,11 +17,11 @@ use crate::{
     confinement::{self, Folder, NOBODY},
     harness::{Test, alone, beside},
     netns::{Ip, Netns},
+    oracle::{self, Oracle},
     peer::First,
     record::{Record, Records},
     stage::{Exchange, Stage},
     tracer::{self, Tracer},
-    truth::{self, Truth},
     wait,
 };
 
@@ -177,7 +177,7 @@ fn pipe_that_does_not_block() {
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
-    let truth = Truth::record();
+    let oracle = Oracle::record();
     let tracer = Tracer::start(&["--no-existing", "--buffer", "32M"]);
     let pidfd = rustix::process::pidfd_open(
         Pid::from_raw(i32::try_from(tracer.pid()).unwrap()).unwrap(),
@@ -192,7 +192,7 @@ fn pipe_that_does_not_block() {
     client.clients();
     server.clients();
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     tracer.pause_reading(false);
     let records = tracer.finish().fine();
     assert_eq!(records.lost(), 0);
@@ -208,7 +208,7 @@ fn rotation() {
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
-    let truth = Truth::with_buffer(64 << 10);
+    let oracle = Oracle::with_buffer(64 << 10);
     let tracer = Tracer::spawn(&["--json", "--no-existing", "-o", log.to_str().unwrap()]);
     let has_text = |path: &Path| fs::metadata(path).is_ok_and(|file| file.len() > 0);
     let started = wait::poll(Duration::from_secs(20), || has_text(&log).then_some(()));
@@ -225,7 +225,7 @@ fn rotation() {
     client.answer();
     server.stop_serving();
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     tracer.signal(Signal::INT);
     let (stdout, status, stderr) = tracer.wait_text();
     assert_eq!(status.code(), Some(0), "{stderr}");

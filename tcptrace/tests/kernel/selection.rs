@@ -5,11 +5,11 @@ use crate::{
     check,
     harness::{Test, beside},
     netns::{Ip, Netns},
+    oracle::{self, Life, Oracle},
     peer::First,
     record::{self, Record},
     stage::Exchange,
     tracer::Tracer,
-    truth::{self, Life, Truth},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -50,7 +50,7 @@ fn one_worker_of_two() {
     let mut workers = [parent.fork(), parent.fork()];
     let [one, two] = workers.each_ref().map(|worker| worker.who.pid.to_string());
 
-    let truth = Truth::record();
+    let oracle = Oracle::record();
     let tracers = [
         Tracer::start(&["-p", &one]),
         Tracer::start(&["-p", &format!("{one},{two}")]),
@@ -82,7 +82,7 @@ fn one_worker_of_two() {
     }
 
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     let [only_one, list, repeated] = tracers.map(|tracer| tracer.finish().fine());
     for records in [&only_one, &list, &repeated] {
         assert_eq!(records.lost(), 0);
@@ -136,7 +136,7 @@ fn client_process() {
     let mut client = Actor::spawn(&netns, "client");
     let mut other = Actor::spawn(&netns, "other");
     let mut server = Actor::spawn(&netns, "server");
-    let truth = Truth::record();
+    let oracle = Oracle::record();
     let tracers =
         [&client, &server].map(|actor| Tracer::start(&["-p", &actor.who.pid.to_string()]));
 
@@ -161,7 +161,7 @@ fn client_process() {
     assert_eq!(client.result(), Err("ECONNREFUSED".to_owned()));
 
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     let [of_client, of_server] = tracers.map(|tracer| tracer.finish().fine());
     let of_client = of_client.within(netns.inode);
     exactly(&of_client, &lives, &|life| {
@@ -193,7 +193,7 @@ fn listener_passed_on() {
     let mut client = Actor::spawn(&netns, "client");
     let mut parent = Actor::spawn(&netns, "parent");
     let mut heir = Actor::spawn(&netns, "heir");
-    let truth = Truth::record();
+    let oracle = Oracle::record();
     let tracer = Tracer::start(&["-p", &heir.who.pid.to_string()]);
     let listener = parent.listen(netns.addr(Ip::V4, 0), "");
     let addr = listener.local;
@@ -209,7 +209,7 @@ fn listener_passed_on() {
     exchange.run(&mut client, &mut parent, &listener, addr);
 
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     let records = tracer.finish().fine();
     assert_eq!(records.lost(), 0);
     let shown = records.within(netns.inode);

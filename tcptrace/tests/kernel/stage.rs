@@ -1,4 +1,4 @@
-//! What most scenarios have in common: a namespace, the truth, and a tracer over both.
+//! What most scenarios have in common: a namespace, the oracle, and a tracer over both.
 
 use std::net::SocketAddr;
 
@@ -8,16 +8,16 @@ use crate::{
     actor::{Actor, Held, Listener, Who},
     check::{self, Pair},
     netns::Netns,
+    oracle::{self, Life, Oracle, Step},
     peer::First,
     record::{self, Record, Records},
     tracer::Tracer,
-    truth::{self, Life, Step, Truth},
 };
 
 pub(crate) struct Stage {
     pub(crate) netns: Netns,
     /// Until nothing more is asked of it
-    truth: Option<Truth>,
+    oracle: Option<Oracle>,
     steps: Vec<Step>,
     pub(crate) tracer: Tracer,
 }
@@ -33,33 +33,33 @@ impl Stage {
         Self::with(netns, || Tracer::start(args))
     }
 
-    /// With room for so much more of the truth, KiB for each processor.
+    /// With room for so much more of the oracle's records, KiB for each processor.
     pub(crate) fn open_for(kib_per_cpu: usize, args: &[&str]) -> Self {
-        Self::of(Netns::new(), Truth::with_buffer(kib_per_cpu), || {
+        Self::of(Netns::new(), Oracle::with_buffer(kib_per_cpu), || {
             Tracer::start(args)
         })
     }
 
     /// With a tracer that is attached when `start` returns.
     pub(crate) fn with(netns: Netns, start: impl FnOnce() -> Tracer) -> Self {
-        Self::of(netns, Truth::record(), start)
+        Self::of(netns, Oracle::record(), start)
     }
 
-    fn of(netns: Netns, truth: Truth, start: impl FnOnce() -> Tracer) -> Self {
+    fn of(netns: Netns, oracle: Oracle, start: impl FnOnce() -> Tracer) -> Self {
         let tracer = start();
         Self {
             netns,
-            truth: Some(truth),
+            oracle: Some(oracle),
             steps: Vec::new(),
             tracer,
         }
     }
 
-    /// Ends the recording of the truth before the trace: it is of the whole host, and others may
+    /// Ends the oracle's recording before the trace: it is of the whole host, and others may
     /// fill it up.
     pub(crate) fn know_enough(&mut self) {
-        if let Some(truth) = self.truth.take() {
-            self.steps = truth.stop();
+        if let Some(oracle) = self.oracle.take() {
+            self.steps = oracle.stop();
         }
     }
 
@@ -85,7 +85,7 @@ impl Stage {
         self.tracer.signal(signal);
         self.know_enough();
         let records = self.tracer.wait().fine();
-        let lives = truth::lives_in(&self.steps, &self.netns, wildcards);
+        let lives = oracle::lives_in(&self.steps, &self.netns, wildcards);
         assert!(!lives.is_empty(), "the test did nothing");
         Told {
             records,

@@ -17,10 +17,11 @@ use crate::{
     check::CLOCK_TOLERANCE_US,
     harness::{Test, beside},
     netns::{Ip, Netns},
+    oracle,
     reasons::meet_puppet,
     stage::{Exchange, Stage, Told},
     tracer::Tracer,
-    truth, wait,
+    wait,
     wire::{ACK, FIN, Puppet, RST, Wire},
 };
 use course::{Course, Watch, check_all};
@@ -278,7 +279,7 @@ fn fin_wait2_goes_on() {
             .unwrap();
         // Before `tcp:tcp_send_reset` tells of time-wait sockets as well, as it does where it gives
         // its reason, nobody knows whether it was their RST or ours.
-        let unknown = reason == "reset_received" && !truth::tells_reset_reason();
+        let unknown = reason == "reset_received" && !oracle::tells_reset_reason();
         let reason = if unknown { "unknown" } else { reason };
         assert_eq!(close.text("reason"), Some(reason), "{}", close.line);
     }

@@ -21,10 +21,10 @@ use crate::{
     harness::{Impossible, Test, alone},
     leftovers,
     netns::{Ip, Netns},
+    oracle::{self, Oracle},
     peer::First,
     record::{self, Record},
     tracer::Tracer,
-    truth::{self, Truth},
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -73,7 +73,7 @@ fn storm_with<Company>(limit: &str, company: impl FnOnce(&Tracer) -> Company) ->
     let each: usize = if confinement::in_guest() { 500 } else { 800 };
     let mut netns = Netns::new();
     netns.set("tcp_max_tw_buckets", limit);
-    let truth = Truth::with_buffer(16 << 10);
+    let oracle = Oracle::with_buffer(16 << 10);
     let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
     let company = company(&tracer);
     let mut actors = Vec::new();
@@ -91,7 +91,7 @@ fn storm_with<Company>(limit: &str, company: impl FnOnce(&Tracer) -> Company) ->
         server.unlisten(listener);
     }
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     let entered = lives.iter().filter(|life| life.time_waits()).count();
     let sockets = lives.iter().filter(|life| !life.is_listener()).count();
     assert_eq!(sockets, 4 * each, "two ends of each connection");
@@ -133,7 +133,7 @@ fn stopped_behind() {
 
     let netns = Netns::new();
     netns.set("tcp_max_tw_buckets", "100000");
-    let truth = Truth::with_buffer(16 << 10);
+    let oracle = Oracle::with_buffer(16 << 10);
     let tracer = Tracer::start(&["--no-existing", "--buffer", "64M"]);
     tracer.signal(Signal::STOP);
     let mut client = Actor::spawn(&netns, "client");
@@ -145,7 +145,7 @@ fn stopped_behind() {
     assert_eq!(server.clients().len(), connections);
     server.unlisten(&listener);
     netns.settle(0);
-    let lives = truth::lives_in(&truth.stop(), &netns, &[]);
+    let lives = oracle::lives_in(&oracle.stop(), &netns, &[]);
     tracer.signal(Signal::INT);
     tracer.signal(Signal::CONT);
     let records = tracer.wait().fine();

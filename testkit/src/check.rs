@@ -8,13 +8,13 @@ use std::{
 
 use crate::{
     actor::{Held, Who},
+    oracle::{Life, Step},
     record::{self, Record, Records},
-    truth::{Life, Step},
 };
 
 /// How far the tracer's time of an event may be from ftrace's: both hooks run one after the
 /// other, but a virtual machine can be stopped between them.
-pub(crate) const CLOCK_TOLERANCE_US: u64 = 50_000;
+pub const CLOCK_TOLERANCE_US: u64 = 50_000;
 
 /// Around `accept()` returning, either owner is right: the record of the acceptance and a
 /// transition on another CPU do not wait for each other.
@@ -83,7 +83,7 @@ fn path<'step>(steps: impl Iterator<Item = (&'step str, &'step str)>) -> String 
 
 /// The transitions the tracer shows are those that happened, one for one: for each connection the
 /// same steps, in order, at the same time.
-pub(crate) fn same_transitions(truth: &[Life], records: &[&Record]) {
+pub fn same_transitions(truth: &[Life], records: &[&Record]) {
     // A socket that is used again keeps its cookie; each life leaves CLOSE.
     let mut lives: BTreeMap<&str, usize> = BTreeMap::new();
     let mut connections: BTreeMap<(&str, usize), Vec<&Record>> = BTreeMap::new();
@@ -170,14 +170,14 @@ pub(crate) fn same_transitions(truth: &[Life], records: &[&Record]) {
 
 /// How much of a life was told: so many steps, from this one on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Piece {
-    pub(crate) from: usize,
-    pub(crate) steps: usize,
+pub struct Piece {
+    pub from: usize,
+    pub steps: usize,
 }
 
 impl Piece {
     /// Whether it is all of the life. A time-wait socket may still wait for the peer's FIN.
-    pub(crate) fn is_whole(self, life: &Life) -> bool {
+    pub fn is_whole(self, life: &Life) -> bool {
         let last = usize::from(life.time_waits());
         self.from == 0 && self.steps + last >= life.steps.len()
     }
@@ -185,7 +185,7 @@ impl Piece {
 
 /// What is told of a connection is a piece of its life without a gap, and is told once. One piece
 /// for each life.
-pub(crate) fn pieces(truth: &[Life], records: &[&Record]) -> Vec<Piece> {
+pub fn pieces(truth: &[Life], records: &[&Record]) -> Vec<Piece> {
     let mut by_ends: BTreeMap<Ends, Vec<usize>> = BTreeMap::new();
     for (at, life) in truth.iter().enumerate() {
         by_ends.entry(ends_of_life(life)).or_default().push(at);
@@ -263,19 +263,19 @@ fn name((local, remote, path): &Story) -> String {
 
 /// Who is behind a connection between two processes of a test.
 #[derive(Clone, Debug)]
-pub(crate) struct Pair {
-    pub(crate) client: SocketAddr,
-    pub(crate) server: SocketAddr,
-    pub(crate) dialer: Who,
-    pub(crate) listener: Who,
+pub struct Pair {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    pub dialer: Who,
+    pub listener: Who,
     /// [`None`]: nobody accepted
-    pub(crate) acceptor: Option<Who>,
+    pub acceptor: Option<Who>,
     /// Cookies of the client's and the server's socket, where known
-    pub(crate) cookies: [Option<String>; 2],
+    pub cookies: [Option<String>; 2],
 }
 
 impl Pair {
-    pub(crate) fn new(client: &Held, dialer: &Who, server: &Held, acceptor: &Who) -> Self {
+    pub fn new(client: &Held, dialer: &Who, server: &Held, acceptor: &Who) -> Self {
         Self {
             client: client.local,
             server: client.remote,
@@ -287,12 +287,7 @@ impl Pair {
     }
 
     /// A connection of which only the ends are known.
-    pub(crate) fn dialed(
-        client: SocketAddr,
-        server: SocketAddr,
-        dialer: &Who,
-        acceptor: &Who,
-    ) -> Self {
+    pub fn dialed(client: SocketAddr, server: SocketAddr, dialer: &Who, acceptor: &Who) -> Self {
         Self {
             client,
             server: SocketAddr::new(server.ip().to_canonical(), server.port()),
@@ -304,13 +299,13 @@ impl Pair {
     }
 
     /// The listening process is not the accepting one.
-    pub(crate) fn listened_by(mut self, listener: &Who) -> Self {
+    pub fn listened_by(mut self, listener: &Who) -> Self {
         self.listener = listener.clone();
         self
     }
 
     /// Whether the record is about either of its sockets.
-    pub(crate) fn is_of(&self, record: &Record) -> bool {
+    pub fn is_of(&self, record: &Record) -> bool {
         let sides = |remote| self.matches(record.local(), remote).contains(&true);
         record.remote().is_some_and(sides)
     }
@@ -324,7 +319,7 @@ impl Pair {
 }
 
 /// The accept hook in use, as the start record names it.
-pub(crate) fn accept_hook(start: &Record) -> &str {
+pub fn accept_hook(start: &Record) -> &str {
     start
         .get("hooks")
         .and_then(|hooks| hooks.get("accept"))
@@ -334,7 +329,7 @@ pub(crate) fn accept_hook(start: &Record) -> &str {
 
 /// Whether the tracer can name who accepts through `io_uring`: by the hooks inside the kernel's
 /// accept, not by those at the end of the system call.
-pub(crate) fn sees_io_uring_accept(start: &Record) -> bool {
+pub fn sees_io_uring_accept(start: &Record) -> bool {
     let hook = accept_hook(start);
     ["__inet_accept", "sock_graft", "inet_csk_accept"]
         .iter()
@@ -343,14 +338,14 @@ pub(crate) fn sees_io_uring_accept(start: &Record) -> bool {
 
 /// Whether the tracer can name who sits in `accept()` since before it was started: not where it
 /// learns of the return from a function that was entered before.
-pub(crate) fn sees_blocked_accept(start: &Record) -> bool {
+pub fn sees_blocked_accept(start: &Record) -> bool {
     let hook = accept_hook(start);
     !hook.is_empty() && hook != "none" && !hook.starts_with("kretprobe")
 }
 
 /// Every record about a connection names the process whose connection it is: on the client's side
 /// the one that connected, on the server's the listening one and then the accepting one.
-pub(crate) fn owners(pairs: &[Pair], records: &[&Record]) {
+pub fn owners(pairs: &[Pair], records: &[&Record]) {
     let mut sides: BTreeMap<(SocketAddr, SocketAddr), Vec<&Record>> = BTreeMap::new();
     for record in records {
         if let Some(remote) = record.remote() {
@@ -392,7 +387,7 @@ pub(crate) fn owners(pairs: &[Pair], records: &[&Record]) {
 }
 
 /// Whether this kernel is too old to give cookies to tracing programs: before 5.12.
-pub(crate) fn own_ids() -> bool {
+pub fn own_ids() -> bool {
     kernel_version() < (5, 12)
 }
 
@@ -409,7 +404,7 @@ fn kernel_version() -> (u32, u32) {
 /// a task can be preempted in a tracepoint, and enough of them keep all of our programs busy. Then it
 /// is told how much. `beginning`: so many clients may have been between their first step and their port
 /// when the trace ended.
-pub(crate) fn lacks(records: &Records, beginning: u64) -> bool {
+pub fn lacks(records: &Records, beginning: u64) -> bool {
     let of_cause = |cause| {
         let lost = records.of("lost");
         let lost = lost.filter(|record| record.text("cause") == Some(cause));
@@ -426,7 +421,7 @@ pub(crate) fn lacks(records: &Records, beginning: u64) -> bool {
         records.end().line
     );
     if hidden > 0 {
-        crate::harness::figure!(
+        crate::figure!(
             "the kernel hid {hidden} of some {transitions} transitions, and it was told"
         );
     }
@@ -435,7 +430,7 @@ pub(crate) fn lacks(records: &Records, beginning: u64) -> bool {
 
 /// What the kernel has hidden was counted: as much at least as `records` lack of what happened.
 /// `ours` are those in the namespace of the lives.
-pub(crate) fn lost_is_counted(truth: &[Life], records: &Records, ours: &[&Record]) {
+pub fn lost_is_counted(truth: &[Life], records: &Records, ours: &[&Record]) {
     let happened: usize = truth.iter().map(|life| life.steps.len()).sum();
     let told = ours
         .iter()
@@ -449,7 +444,7 @@ pub(crate) fn lost_is_counted(truth: &[Life], records: &Records, ours: &[&Record
 }
 
 /// The records of a socket that connected.
-pub(crate) fn client_side(dialer: &Who, records: &[&Record]) {
+pub fn client_side(dialer: &Who, records: &[&Record]) {
     for record in records {
         assert_eq!(record.role(), "client", "{}", record::lines(records));
         names(record, "connect", dialer, records);
@@ -457,7 +452,7 @@ pub(crate) fn client_side(dialer: &Who, records: &[&Record]) {
 }
 
 /// The records of a socket that a listener made.
-pub(crate) fn server_side(pair: &Pair, records: &[&Record]) {
+pub fn server_side(pair: &Pair, records: &[&Record]) {
     let accepts: Vec<_> = records
         .iter()
         .filter(|record| record.event() == "accept")
@@ -495,7 +490,7 @@ pub(crate) fn server_side(pair: &Pair, records: &[&Record]) {
 }
 
 /// The record names this owner, known in this way.
-pub(crate) fn names(record: &Record, source: &str, who: &Who, context: &[&Record]) {
+pub fn names(record: &Record, source: &str, who: &Who, context: &[&Record]) {
     let named = (
         record.source(),
         record.int("pid"),

@@ -19,9 +19,9 @@ use crate::{netns::Netns, peer::First, wait};
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A process that does as it is told.
-pub(crate) struct Actor {
+pub struct Actor {
     /// Its pid, and its name unless [`Actor::rename`] changed it
-    pub(crate) who: Who,
+    pub who: Who,
     /// [`None`]: its parent is a peer, which it does not survive
     child: Option<Child>,
     control: BufReader<UnixStream>,
@@ -31,10 +31,10 @@ pub(crate) struct Actor {
 
 /// The owner a record should name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Who {
-    pub(crate) pid: u32,
-    pub(crate) comm: String,
-    pub(crate) uid: u32,
+pub struct Who {
+    pub pid: u32,
+    pub comm: String,
+    pub uid: u32,
 }
 
 impl fmt::Display for Who {
@@ -45,23 +45,23 @@ impl fmt::Display for Who {
 
 /// A connected socket of an [`Actor`].
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub struct Held {
     id: String,
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
     /// In hexadecimal, as `ss -e` shows it
-    pub(crate) cookie: String,
+    pub cookie: String,
 }
 
 /// A listening socket of an [`Actor`], or of its parent.
 #[derive(Clone, Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     id: String,
-    pub(crate) local: SocketAddr,
+    pub local: SocketAddr,
 }
 
 impl Actor {
-    pub(crate) fn spawn(netns: &Netns, comm: &str) -> Self {
+    pub fn spawn(netns: &Netns, comm: &str) -> Self {
         const FORKS: usize = 3;
         let (controls, theirs): (Vec<_>, Vec<OwnedFd>) = (0..=FORKS)
             .map(|_| UnixStream::pair().unwrap())
@@ -105,7 +105,7 @@ impl Actor {
     }
 
     /// Tells it what to do, without waiting until it is done.
-    pub(crate) fn tell(&mut self, command: &str) {
+    pub fn tell(&mut self, command: &str) {
         self.control
             .get_mut()
             .write_all(format!("{command}\n").as_bytes())
@@ -113,7 +113,7 @@ impl Actor {
     }
 
     /// What came of the oldest command not yet asked for: the text after `ok` or `err`.
-    pub(crate) fn result(&mut self) -> Result<String, String> {
+    pub fn result(&mut self) -> Result<String, String> {
         let mut answer = String::new();
         match self.control.read_line(&mut answer) {
             Ok(0) => panic!("peer {} ended", self.who),
@@ -129,19 +129,19 @@ impl Actor {
         }
     }
 
-    pub(crate) fn answer(&mut self) -> String {
+    pub fn answer(&mut self) -> String {
         match self.result() {
             Ok(text) => text,
             Err(error) => panic!("peer {} failed: {error}", self.who),
         }
     }
 
-    pub(crate) fn ask(&mut self, command: &str) -> String {
+    pub fn ask(&mut self, command: &str) -> String {
         self.tell(command);
         self.answer()
     }
 
-    pub(crate) fn rename(&mut self, comm: &[u8]) {
+    pub fn rename(&mut self, comm: &[u8]) {
         let mut command = "comm ".to_owned();
         for byte in comm {
             write!(command, "{byte:02x}").unwrap();
@@ -149,13 +149,13 @@ impl Actor {
         self.ask(&command);
     }
 
-    pub(crate) fn become_user(&mut self, uid: u32) {
+    pub fn become_user(&mut self, uid: u32) {
         self.ask(&format!("setuid {uid}"));
         self.who.uid = uid;
     }
 
     /// `flags`: `reuseport`, `dual`, `backlog=NUMBER`.
-    pub(crate) fn listen(&mut self, addr: SocketAddr, flags: &str) -> Listener {
+    pub fn listen(&mut self, addr: SocketAddr, flags: &str) -> Listener {
         let answer = self.ask(&format!("listen {addr} {flags}"));
         let (id, local) = answer.split_once(' ').unwrap();
         Listener {
@@ -165,7 +165,7 @@ impl Actor {
     }
 
     /// Another's listener, by a descriptor of its own.
-    pub(crate) fn inherit(&mut self, other: &mut Self, listener: &Listener) -> Listener {
+    pub fn inherit(&mut self, other: &mut Self, listener: &Listener) -> Listener {
         let descriptor = other.ask(&format!("descriptor {}", listener.id));
         let answer = self.ask(&format!("inherit {} {descriptor}", other.who.pid));
         let (id, local) = answer.split_once(' ').unwrap();
@@ -175,28 +175,28 @@ impl Actor {
         }
     }
 
-    pub(crate) fn unlisten(&mut self, listener: &Listener) {
+    pub fn unlisten(&mut self, listener: &Listener) {
         self.ask(&format!("unlisten {}", listener.id));
     }
 
     /// `how`: nothing, `thread NAME` or `uring`. Ask [`Actor::held`] for the connection.
-    pub(crate) fn tell_accept(&mut self, listener: &Listener, how: &str) {
+    pub fn tell_accept(&mut self, listener: &Listener, how: &str) {
         self.tell(&format!("accept {} {how}", listener.id));
     }
 
-    pub(crate) fn accept(&mut self, listener: &Listener) -> Held {
+    pub fn accept(&mut self, listener: &Listener) -> Held {
         self.tell_accept(listener, "");
         self.held()
     }
 
     /// `how`: nothing, `thread NAME`, `nonblocking`, `fastopen`, `uring` or `from ADDR`.
-    pub(crate) fn connect(&mut self, addr: SocketAddr, how: &str) -> Held {
+    pub fn connect(&mut self, addr: SocketAddr, how: &str) -> Held {
         self.tell(&format!("connect {addr} {how}"));
         self.held()
     }
 
     /// Leaves the connect under way: [`Actor::finish`] waits for what comes of it.
-    pub(crate) fn begin(&mut self, addr: SocketAddr) -> Held {
+    pub fn begin(&mut self, addr: SocketAddr) -> Held {
         let answer = self.ask(&format!("connect {addr} begin"));
         let words: Vec<&str> = answer.split(' ').collect();
         let [id, local, cookie] = words[..] else {
@@ -205,67 +205,67 @@ impl Actor {
         held(&format!("{id} {local} {addr} {cookie}"))
     }
 
-    pub(crate) fn finish(&mut self, held: &Held) -> Result<String, String> {
+    pub fn finish(&mut self, held: &Held) -> Result<String, String> {
         self.tell(&format!("finish {}", held.id));
         self.result()
     }
 
     /// Connects an open socket once more.
-    pub(crate) fn reconnect(&mut self, held: &Held, addr: SocketAddr) -> Held {
+    pub fn reconnect(&mut self, held: &Held, addr: SocketAddr) -> Held {
         self.tell(&format!("reconnect {} {addr}", held.id));
         self.held()
     }
 
     /// `option`: `keepalive` after so many seconds and once, `user-timeout-ms`, `nodelay`.
-    pub(crate) fn set(&mut self, held: &Held, option: &str, value: u32) {
+    pub fn set(&mut self, held: &Held, option: &str, value: u32) {
         self.ask(&format!("set {} {option} {value}", held.id));
     }
 
     /// [`Actor::act`] with a number of bytes.
-    pub(crate) fn act_on(&mut self, verb: &str, held: &Held, bytes: usize) {
+    pub fn act_on(&mut self, verb: &str, held: &Held, bytes: usize) {
         self.ask(&format!("{verb} {} {bytes}", held.id));
     }
 
-    pub(crate) fn held(&mut self) -> Held {
+    pub fn held(&mut self) -> Held {
         held(&self.answer())
     }
 
     /// `verb`: `send` or `receive` a byte, be `readable`, receive `eof`, `shutdown` its direction, `linger` on
     /// for no time, meet an `error`, `disconnect`.
-    pub(crate) fn act(&mut self, verb: &str, held: &Held) -> String {
+    pub fn act(&mut self, verb: &str, held: &Held) -> String {
         self.ask(&format!("{verb} {}", held.id))
     }
 
     /// Closes its end of a connection that this end closes first, or second.
-    pub(crate) fn close(&mut self, held: &Held) {
+    pub fn close(&mut self, held: &Held) {
         self.act("close", held);
     }
 
-    pub(crate) fn tell_close(&mut self, held: &Held) {
+    pub fn tell_close(&mut self, held: &Held) {
         self.tell(&format!("close {}", held.id));
     }
 
-    pub(crate) fn tell_serve(&mut self, listener: &Listener, count: usize, first: First) {
+    pub fn tell_serve(&mut self, listener: &Listener, count: usize, first: First) {
         self.tell(&format!("serve {} {count} {}", listener.id, first.word()));
     }
 
     /// Connections that stay open until [`Actor::release`]; their [`Actor::clients`].
-    pub(crate) fn tell_hold(&mut self, addr: SocketAddr, count: usize) {
+    pub fn tell_hold(&mut self, addr: SocketAddr, count: usize) {
         self.tell(&format!("hold {addr} {count}"));
     }
 
     /// The other side of [`Actor::tell_hold`].
-    pub(crate) fn tell_take(&mut self, listener: &Listener, count: usize) {
+    pub fn tell_take(&mut self, listener: &Listener, count: usize) {
         self.tell(&format!("take {} {count}", listener.id));
     }
 
     /// Closes all its connections, the oldest first.
-    pub(crate) fn release(&mut self) {
+    pub fn release(&mut self) {
         self.ask("release");
     }
 
     /// Its result are the [`Actor::clients`], after one of them has dismissed it.
-    pub(crate) fn tell_serve_until_dismissed(&mut self, listener: &Listener, first: First) {
+    pub fn tell_serve_until_dismissed(&mut self, listener: &Listener, first: First) {
         self.tell(&format!(
             "serve-until-dismissed {} {}",
             listener.id,
@@ -274,13 +274,13 @@ impl Actor {
     }
 
     /// Makes one of the servers on this address accept no more.
-    pub(crate) fn dismiss(&mut self, addr: SocketAddr, first: First) -> Vec<SocketAddr> {
+    pub fn dismiss(&mut self, addr: SocketAddr, first: First) -> Vec<SocketAddr> {
         self.tell(&format!("dismiss {addr} {}", first.word()));
         self.clients()
     }
 
     /// For a listener nobody else accepts from.
-    pub(crate) fn tell_serve_until_told(&mut self, listener: &Listener, first: First) {
+    pub fn tell_serve_until_told(&mut self, listener: &Listener, first: First) {
         self.tell(&format!(
             "serve-until-told {} {}",
             listener.id,
@@ -289,30 +289,30 @@ impl Actor {
     }
 
     /// Ends [`Actor::tell_serve_until_told`]; whom it served.
-    pub(crate) fn stop_serving(&mut self) -> Vec<SocketAddr> {
+    pub fn stop_serving(&mut self) -> Vec<SocketAddr> {
         self.tell("enough");
         self.clients()
     }
 
-    pub(crate) fn tell_dial(&mut self, addr: SocketAddr, count: usize, first: First) {
+    pub fn tell_dial(&mut self, addr: SocketAddr, count: usize, first: First) {
         self.tell(&format!("dial {addr} {count} {}", first.word()));
     }
 
     /// The clients' ends that `serve` and `dial` answer with.
-    pub(crate) fn clients(&mut self) -> Vec<SocketAddr> {
+    pub fn clients(&mut self) -> Vec<SocketAddr> {
         let answer = self.answer();
         let clients = answer.split(',').filter(|client| !client.is_empty());
         clients.map(|client| client.parse().unwrap()).collect()
     }
 
     /// A child with copies of all its sockets. Its name is its parent's.
-    pub(crate) fn fork(&mut self) -> Self {
+    pub fn fork(&mut self) -> Self {
         self.fork_as("fork")
     }
 
     /// A child that lives on when its parent ends. It must not be left waiting for anything but
     /// its next command.
-    pub(crate) fn fork_orphan(&mut self) -> Self {
+    pub fn fork_orphan(&mut self) -> Self {
         self.fork_as("fork orphan")
     }
 
@@ -327,7 +327,7 @@ impl Actor {
     }
 
     /// Waits until the process sleeps inside `accept` or `accept4`.
-    pub(crate) fn await_blocked_in_accept(&self) {
+    pub fn await_blocked_in_accept(&self) {
         let path = format!("/proc/{}/syscall", self.who.pid);
         let mut last = String::new();
         let blocked = wait::poll(Duration::from_secs(10), || {
@@ -345,7 +345,7 @@ impl Actor {
     }
 
     /// Ends the process as a crash would: the kernel closes what it had open.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         self.end();
     }
 

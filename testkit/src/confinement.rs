@@ -17,26 +17,26 @@ use rustix::{
 use crate::tracer;
 
 /// The user and group `nobody`.
-pub(crate) const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// Whether this is a virtual machine of `cargo xtask vm`, whose clock and processors are the tests'
 /// alone.
-pub(crate) fn in_guest() -> bool {
+pub fn in_guest() -> bool {
     std::env::var_os("TCPTRACE_TEST_TTY").is_some()
 }
 
 /// A folder that is gone when the test is.
-pub(crate) struct Folder(pub(crate) PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    pub(crate) fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("tcptrace-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
     /// A copy of the program under test that anybody can run.
-    pub(crate) fn program(&self) -> PathBuf {
+    pub fn program(&self) -> PathBuf {
         let copy = self.0.join("tcptrace");
         // By another process: a file that this one has open for writing when some thread of it forks cannot
         // be run until that child has done so too.
@@ -56,7 +56,7 @@ impl Drop for Folder {
 }
 
 /// Makes the command start as `nobody`, with these capabilities and this much memory to lock.
-pub(crate) fn with_capabilities(
+pub fn with_capabilities(
     command: &mut Command,
     capabilities: CapabilitySet,
     lockable: Option<u64>,
@@ -89,7 +89,7 @@ pub(crate) fn with_capabilities(
 }
 
 /// Makes the command start where these folders are empty and these files say nothing.
-pub(crate) fn without<'command>(
+pub fn without<'command>(
     command: &'command mut Command,
     folders: &'static [&CStr],
     files: &'static [&CStr],
@@ -110,7 +110,7 @@ pub(crate) fn without<'command>(
 
 /// Starts the command as the first process of a PID namespace, with a `/proc` that shows no
 /// process outside.
-pub(crate) fn spawn_as_container(command: &mut Command) -> io::Result<Child> {
+pub fn spawn_as_container(command: &mut Command) -> io::Result<Child> {
     let see_own_processes = || {
         leave_mounts()?;
         rustix::mount::mount(c"proc", c"/proc", c"proc", MountFlags::empty(), None)?;
@@ -131,7 +131,7 @@ pub(crate) fn spawn_as_container(command: &mut Command) -> io::Result<Child> {
 }
 
 /// Gives this process, which must have one thread, a table of mounts of its own.
-pub(crate) fn leave_mounts() -> io::Result<()> {
+pub fn leave_mounts() -> io::Result<()> {
     // SAFETY: there is no other thread; a copy of the mount table changes nothing for this one.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;

@@ -22,7 +22,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// `TCPTRACE_BIN`, or the release build beside the test executable.
-pub(crate) fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("TCPTRACE_BIN") {
         return path.into();
     }
@@ -34,7 +34,7 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 /// The program under test at this path, with the accept hooks that all tests are to use.
-pub(crate) fn command(program: &Path, args: &[&str]) -> Command {
+pub fn command(program: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args);
     if let Some(hooks) = std::env::var_os("TCPTRACE_TEST_HOOKS") {
@@ -66,7 +66,7 @@ struct Shared {
 }
 
 /// A running tracer.
-pub(crate) struct Tracer {
+pub struct Tracer {
     child: Child,
     shared: Arc<Shared>,
     stdout: Option<JoinHandle<()>>,
@@ -75,15 +75,15 @@ pub(crate) struct Tracer {
 }
 
 /// What it said, to its end.
-pub(crate) struct Finished {
-    pub(crate) records: Records,
-    pub(crate) status: ExitStatus,
-    pub(crate) stderr: String,
+pub struct Finished {
+    pub records: Records,
+    pub status: ExitStatus,
+    pub stderr: String,
 }
 
 impl Tracer {
     /// Returns when the first line has come: what happens from now on is seen.
-    pub(crate) fn start(args: &[&str]) -> Self {
+    pub fn start(args: &[&str]) -> Self {
         let mut json = vec!["--json"];
         json.extend(args);
         let tracer = Self::spawn(&json);
@@ -92,7 +92,7 @@ impl Tracer {
     }
 
     /// Waits until it is attached; its first line.
-    pub(crate) fn await_start(&self) -> Record {
+    pub fn await_start(&self) -> Record {
         let start = self.wait_for("the start line", PATIENCE, |record| {
             record.event() == "start"
         });
@@ -100,23 +100,23 @@ impl Tracer {
     }
 
     /// In whatever format; when it is attached is for the caller to find out.
-    pub(crate) fn spawn(args: &[&str]) -> Self {
+    pub fn spawn(args: &[&str]) -> Self {
         Self::run(command(&binary(), args))
     }
 
     /// With these kinds of accept hooks alone.
-    pub(crate) fn spawn_with(hooks: &str, args: &[&str]) -> Self {
+    pub fn spawn_with(hooks: &str, args: &[&str]) -> Self {
         let mut command = Command::new(binary());
         command.args(args).args(["--hooks", hooks]);
         Self::run(command)
     }
 
     /// In whatever confinement the command makes for itself.
-    pub(crate) fn run(command: Command) -> Self {
+    pub fn run(command: Command) -> Self {
         Self::run_by(command, Command::spawn)
     }
 
-    pub(crate) fn run_by(
+    pub fn run_by(
         mut command: Command,
         spawn: impl FnOnce(&mut Command) -> io::Result<Child>,
     ) -> Self {
@@ -155,7 +155,7 @@ impl Tracer {
 
     /// The first line that fits, and how long after its event it came. Fails the test when the
     /// time is over or the tracer ends before.
-    pub(crate) fn wait_for(
+    pub fn wait_for(
         &self,
         what: &str,
         time: Duration,
@@ -178,7 +178,7 @@ impl Tracer {
     }
 
     /// [`Tracer::wait_for`], for a test that has more to say when nothing comes.
-    pub(crate) fn look_for(
+    pub fn look_for(
         &self,
         time: Duration,
         fits: impl Fn(&Record) -> bool,
@@ -188,7 +188,7 @@ impl Tracer {
 
     /// [`Tracer::look_for`], among the lines with this text in them: to read all takes long where there
     /// are many.
-    pub(crate) fn find(
+    pub fn find(
         &self,
         time: Duration,
         text: &str,
@@ -217,14 +217,14 @@ impl Tracer {
 
     /// Its standard error, if it has ended by itself: a child that has closed its output is on
     /// its way out.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    pub fn last_words(&self) -> Option<String> {
         let ended = || self.stderr.as_ref()?.is_finished().then_some(());
         wait::poll(Duration::from_millis(500), ended)?;
         Some(self.shared.errors.lock().unwrap().clone())
     }
 
     /// Raw text so far, for the formats that are not JSON.
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let output = self.shared.output.lock().unwrap();
         let mut text = String::new();
         for line in &output.lines {
@@ -235,22 +235,22 @@ impl Tracer {
     }
 
     /// How many lines it has written so far.
-    pub(crate) fn lines(&self) -> usize {
+    pub fn lines(&self) -> usize {
         self.shared.output.lock().unwrap().lines.len()
     }
 
     /// Stops, or resumes, reading its output.
-    pub(crate) fn pause_reading(&self, paused: bool) {
+    pub fn pause_reading(&self, paused: bool) {
         *self.shared.paused.lock().unwrap() = paused;
         self.shared.resumed.notify_all();
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Its own memory, without what it shares with files and the kernel.
-    pub(crate) fn anonymous_kib(&self) -> u64 {
+    pub fn anonymous_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(&path).unwrap();
         let line = status
@@ -260,19 +260,19 @@ impl Tracer {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Interrupts it as Ctrl-C does. What happened before must be in the output.
-    pub(crate) fn finish(self) -> Finished {
+    pub fn finish(self) -> Finished {
         self.signal(Signal::INT);
         self.wait()
     }
 
     /// Waits until it ends by itself.
-    pub(crate) fn wait(self) -> Finished {
+    pub fn wait(self) -> Finished {
         let (text, status, stderr) = self.wait_text();
         Finished {
             records: Records::parse(&text),
@@ -282,7 +282,7 @@ impl Tracer {
     }
 
     /// [`Tracer::wait`] for formats that are not JSON.
-    pub(crate) fn wait_text(mut self) -> (String, ExitStatus, String) {
+    pub fn wait_text(mut self) -> (String, ExitStatus, String) {
         let status = wait::poll(PATIENCE, || self.child.try_wait().unwrap());
         let Some(status) = status else {
             panic!("tcptrace {}: does not end", self.args.join(" "));
@@ -307,11 +307,11 @@ impl Drop for Tracer {
 
 impl Finished {
     /// It ended as after Ctrl-C, and every promise about its output was kept.
-    pub(crate) fn fine(self) -> Records {
+    pub fn fine(self) -> Records {
         self.ended_with(0)
     }
 
-    pub(crate) fn ended_with(self, code: i32) -> Records {
+    pub fn ended_with(self, code: i32) -> Records {
         assert_eq!(
             self.status.code(),
             Some(code),
@@ -348,7 +348,7 @@ fn read_lines(stdout: impl io::Read, shared: &Shared) {
 }
 
 /// `CLOCK_MONOTONIC`, the clock of `mono_us`.
-pub(crate) fn now_us() -> u64 {
+pub fn now_us() -> u64 {
     let now = rustix::time::clock_gettime(ClockId::Monotonic);
     now.tv_sec.cast_unsigned() * 1_000_000 + now.tv_nsec.cast_unsigned() / 1000
 }

@@ -16,24 +16,24 @@ use std::{
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::{truth, wait};
+use crate::{oracle, wait};
 
 static COUNT: AtomicU16 = AtomicU16::new(0);
 
 /// A namespace with a loopback device that carries addresses nobody else on the host uses.
-pub(crate) struct Netns {
+pub struct Netns {
     file: File,
     /// Its inode: how the tracer names it
-    pub(crate) inode: u64,
+    pub inode: u64,
     /// A loopback address that tells this scenario's connections from all others in host-wide
     /// traces, which say nothing of namespaces
-    pub(crate) v4: Ipv4Addr,
+    pub v4: Ipv4Addr,
     /// The same for IPv6
-    pub(crate) v6: Ipv6Addr,
+    pub v6: Ipv6Addr,
 }
 
 impl Netns {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
         let [top, upper, high, low] = pid.to_be_bytes();
@@ -63,7 +63,7 @@ impl Netns {
     }
 
     /// Runs a batch of `ip` commands inside.
-    pub(crate) fn ip(&self, batch: &str) {
+    pub fn ip(&self, batch: &str) {
         let mut ip = Command::new("ip");
         ip.args(["-batch", "-"]).stdin(Stdio::piped());
         let mut child = self.enter(&mut ip).spawn().expect("the command ip");
@@ -78,7 +78,7 @@ impl Netns {
     }
 
     /// Makes the command start inside.
-    pub(crate) fn enter<'command>(&self, command: &'command mut Command) -> &'command mut Command {
+    pub fn enter<'command>(&self, command: &'command mut Command) -> &'command mut Command {
         let file = self.file.try_clone().unwrap();
         let enter = move || join(&file);
         // SAFETY: between fork and exec only setns is called, which is a system call.
@@ -86,7 +86,7 @@ impl Netns {
     }
 
     /// The address to listen on for each way of speaking TCP, and to connect to.
-    pub(crate) fn addr(&self, ip: Ip, port: u16) -> SocketAddr {
+    pub fn addr(&self, ip: Ip, port: u16) -> SocketAddr {
         let ip = match ip {
             Ip::V4 => IpAddr::V4(self.v4),
             Ip::V6 => IpAddr::V6(self.v6),
@@ -97,7 +97,7 @@ impl Netns {
 
     /// Waits until no connection is on its way to anywhere: besides listeners and pairs in
     /// `TIME_WAIT`, only `open` sockets exist.
-    pub(crate) fn settle(&self, open: usize) {
+    pub fn settle(&self, open: usize) {
         let mut last = Vec::new();
         let settled = wait::poll(Duration::from_secs(20), || {
             last = self.sockets();
@@ -113,7 +113,7 @@ impl Netns {
 
     /// Waits until nobody listens any more: a process that was forked, and ends by itself, may hold a
     /// listener a little longer.
-    pub(crate) fn await_no_listeners(&self) {
+    pub fn await_no_listeners(&self) {
         let listens = || self.table().iter().any(|entry| entry.state == "LISTEN");
         let closed = wait::poll(Duration::from_secs(20), || (!listens()).then_some(()));
         assert!(closed.is_some(), "somebody still listens in the namespace");
@@ -128,12 +128,12 @@ impl Netns {
     }
 
     /// What `/proc/net/tcp` and `tcp6` list.
-    pub(crate) fn table(&self) -> Vec<Entry> {
+    pub fn table(&self) -> Vec<Entry> {
         self.inside(table)
     }
 
     /// How many requests of a listener wait for their last ACK.
-    pub(crate) fn half_open(&self, listener: SocketAddr) -> u64 {
+    pub fn half_open(&self, listener: SocketAddr) -> u64 {
         let table = self.table();
         let requests = table
             .iter()
@@ -142,7 +142,7 @@ impl Netns {
     }
 
     /// One of the counters in `/proc/net/netstat`, under `TcpExt`.
-    pub(crate) fn counter(&self, name: &str) -> u64 {
+    pub fn counter(&self, name: &str) -> u64 {
         let text = self
             .inside(|| std::fs::read_to_string("/proc/thread-self/net/netstat"))
             .unwrap();
@@ -156,7 +156,7 @@ impl Netns {
     }
 
     /// How many sockets there are besides those in `TIME_WAIT`, which may be too many to list.
-    pub(crate) fn in_use(&self) -> u64 {
+    pub fn in_use(&self) -> u64 {
         let text = self
             .inside(|| std::fs::read_to_string("/proc/thread-self/net/sockstat"))
             .unwrap();
@@ -168,7 +168,7 @@ impl Netns {
     }
 
     /// Runs something in a thread of the namespace.
-    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let enter = || {
             join(&self.file).unwrap();
             work()
@@ -177,7 +177,7 @@ impl Netns {
     }
 
     /// Starts a thread in the namespace, which keeps it alive.
-    pub(crate) fn spawn<T: Send + 'static>(
+    pub fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
@@ -189,12 +189,12 @@ impl Netns {
     }
 
     /// Lets go of the namespace. It ends when nobody else has it.
-    pub(crate) fn destroy(&mut self) {
+    pub fn destroy(&mut self) {
         self.file = File::open("/dev/null").unwrap();
     }
 
     /// Sets a value of `/proc/sys/net/ipv4`.
-    pub(crate) fn set(&self, name: &str, value: &str) {
+    pub fn set(&self, name: &str, value: &str) {
         let path = format!("/proc/sys/net/ipv4/{name}");
         self.inside(|| std::fs::write(&path, value))
             .unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -203,13 +203,13 @@ impl Netns {
 
 /// One line of `/proc/net/tcp`.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) state: &'static str,
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
+pub struct Entry {
+    pub state: &'static str,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
     /// Of a listener, how many connections wait to be accepted
-    pub(crate) unread: u64,
-    pub(crate) line: String,
+    pub unread: u64,
+    pub line: String,
 }
 
 impl Entry {
@@ -218,7 +218,7 @@ impl Entry {
         let state = u32::from_str_radix(words[3], 16).unwrap();
         let (_, unread) = words[4].split_once(':').unwrap();
         Self {
-            state: truth::state(state),
+            state: oracle::state(state),
             local: addr(words[1]),
             remote: addr(words[2]),
             unread: u64::from_str_radix(unread, 16).unwrap(),
@@ -243,7 +243,7 @@ fn addr(text: &str) -> SocketAddr {
 }
 
 /// Of the namespace that the calling thread is in.
-pub(crate) fn table() -> Vec<Entry> {
+pub fn table() -> Vec<Entry> {
     ["tcp", "tcp6"]
         .into_iter()
         .flat_map(|name| {
@@ -261,7 +261,7 @@ fn join(file: &File) -> io::Result<()> {
 
 /// What a socket speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ip {
+pub enum Ip {
     V4,
     V6,
     /// IPv4 through IPv6 sockets

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Asks again until there is an answer; [`None`] when the time is over.
-pub(crate) fn poll<T>(time: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn poll<T>(time: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + time;
     loop {
         let answer = ask();

@@ -15,19 +15,19 @@ const SCHEMA_CHECKS: u32 = 3;
 
 /// What users are told of the format.
 static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
-    let schema = include_str!("../../../docs/events.schema.json");
+    let schema = include_str!("../../docs/events.schema.json");
     jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap()
 });
 
 /// One line.
 #[derive(Clone, Debug)]
-pub(crate) struct Record {
+pub struct Record {
     value: Value,
-    pub(crate) line: String,
+    pub line: String,
 }
 
 impl Record {
-    pub(crate) fn parse(line: &str) -> Self {
+    pub fn parse(line: &str) -> Self {
         let value = serde_json::from_str(line)
             .unwrap_or_else(|error| panic!("not JSON: {error}: {line:?}"));
         Self {
@@ -36,22 +36,22 @@ impl Record {
         }
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+    pub fn get(&self, key: &str) -> Option<&Value> {
         self.value.get(key)
     }
 
-    pub(crate) fn fields(&self) -> &Map<String, Value> {
+    pub fn fields(&self) -> &Map<String, Value> {
         self.value.as_object().unwrap()
     }
 
-    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+    pub fn text(&self, key: &str) -> Option<&str> {
         let value = self.get(key)?;
         let text = value.as_str();
         assert!(text.is_some(), "{key} is not a string: {}", self.line);
         text
     }
 
-    pub(crate) fn int(&self, key: &str) -> Option<u64> {
+    pub fn int(&self, key: &str) -> Option<u64> {
         let value = self.get(key)?;
         let int = value.as_u64();
         assert!(int.is_some(), "{key} is not a whole number: {}", self.line);
@@ -68,48 +68,48 @@ impl Record {
             .unwrap_or_else(|| panic!("no {key}: {}", self.line))
     }
 
-    pub(crate) fn event(&self) -> &str {
+    pub fn event(&self) -> &str {
         self.need_text("event")
     }
 
-    pub(crate) fn mono_us(&self) -> u64 {
+    pub fn mono_us(&self) -> u64 {
         self.need_int("mono_us")
     }
 
-    pub(crate) fn conn(&self) -> &str {
+    pub fn conn(&self) -> &str {
         self.need_text("conn")
     }
 
-    pub(crate) fn role(&self) -> &str {
+    pub fn role(&self) -> &str {
         self.need_text("role")
     }
 
-    pub(crate) fn source(&self) -> &str {
+    pub fn source(&self) -> &str {
         self.need_text("pid_source")
     }
 
-    pub(crate) fn is_about_a_connection(&self) -> bool {
+    pub fn is_about_a_connection(&self) -> bool {
         !matches!(self.event(), "start" | "lost" | "end")
     }
 
-    pub(crate) fn is(&self, event: &str, new: &str) -> bool {
+    pub fn is(&self, event: &str, new: &str) -> bool {
         self.event() == event && self.text("new") == Some(new)
     }
 
     /// With port 0 if it never had one.
-    pub(crate) fn local(&self) -> SocketAddr {
+    pub fn local(&self) -> SocketAddr {
         self.end("laddr", "lport")
     }
 
     /// Whether it is about this socket. The tests use no address twice.
-    pub(crate) fn is_of(&self, held: &Held) -> bool {
+    pub fn is_of(&self, held: &Held) -> bool {
         self.role() != "listener"
             && self.local() == held.local
             && self.remote() == Some(held.remote)
     }
 
     /// [`None`] for listeners.
-    pub(crate) fn remote(&self) -> Option<SocketAddr> {
+    pub fn remote(&self) -> Option<SocketAddr> {
         self.get("raddr").map(|_| self.end("raddr", "rport"))
     }
 
@@ -211,37 +211,37 @@ fn is_timestamp(text: &str) -> bool {
 }
 
 /// All lines of a run.
-pub(crate) struct Records {
-    pub(crate) all: Vec<Record>,
+pub struct Records {
+    pub all: Vec<Record>,
 }
 
 impl Records {
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         Self {
             all: text.lines().map(Record::parse).collect(),
         }
     }
 
-    pub(crate) fn of(&self, event: &str) -> impl Iterator<Item = &Record> {
+    pub fn of(&self, event: &str) -> impl Iterator<Item = &Record> {
         self.all
             .iter()
             .filter(move |record| record.event() == event)
     }
 
-    pub(crate) fn start(&self) -> &Record {
+    pub fn start(&self) -> &Record {
         &self.all[0]
     }
 
-    pub(crate) fn end(&self) -> &Record {
+    pub fn end(&self) -> &Record {
         self.all.last().unwrap()
     }
 
-    pub(crate) fn lost(&self) -> u64 {
+    pub fn lost(&self) -> u64 {
         self.end().need_int("lost")
     }
 
     /// The records about connections in a network namespace.
-    pub(crate) fn within(&self, netns: u64) -> Vec<&Record> {
+    pub fn within(&self, netns: u64) -> Vec<&Record> {
         self.all
             .iter()
             .filter(|record| record.is_about_a_connection() && record.need_int("netns") == netns)
@@ -264,7 +264,7 @@ impl Records {
     }
 
     /// What docs/events.md promises of every run.
-    pub(crate) fn keep_their_promises(&self) {
+    pub fn keep_their_promises(&self) {
         assert!(self.all.len() >= 2, "no start or no end: {:?}", self.all);
         for record in &self.all {
             record.keeps_its_promises();
@@ -418,7 +418,7 @@ fn lives_one_life(records: &[&Record], whole: bool) {
 }
 
 /// Every connection whose socket came to `CLOSE` was closed, once.
-pub(crate) fn each_end_has_its_close(records: &[&Record]) {
+pub fn each_end_has_its_close(records: &[&Record]) {
     let mut ends: HashMap<&str, (usize, usize)> = HashMap::new();
     for record in records {
         let counts = ends.entry(record.conn()).or_default();
@@ -448,7 +448,7 @@ pub(crate) fn each_end_has_its_close(records: &[&Record]) {
     }
 }
 
-pub(crate) fn lines(records: &[&Record]) -> String {
+pub fn lines(records: &[&Record]) -> String {
     let lines: Vec<_> = records.iter().map(|record| record.line.as_str()).collect();
     lines.join("\n")
 }

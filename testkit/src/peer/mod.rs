@@ -32,13 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who closes first, in commands that make many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum First {
+pub enum First {
     Client,
     Server,
 }
 
 impl First {
-    pub(crate) fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Server => "server",
@@ -55,7 +55,7 @@ impl First {
 }
 
 /// Runs a peer. `args`: the control socket's descriptor, then spare ones for forked children.
-pub(crate) fn main(args: &[String]) -> ExitCode {
+pub fn main(args: &[String]) -> ExitCode {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
     // As services are. The scheduler shares the processors between sessions first: on 6.18, a storm from
     // the session of the tracer and the harness kept kernel threads, which both wait for, from running
