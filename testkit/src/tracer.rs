@@ -163,18 +163,23 @@ impl Tracer {
     ) -> Option<(Record, Duration)> {
         let found = self.look_for(time, fits);
         if found.is_none() {
-            let stderr = self.last_words().unwrap_or_default();
-            let text = self.text();
-            let lines: Vec<_> = text.lines().collect();
-            panic!(
-                "tcptrace {}: {what}: the tracer ended or was waited for in vain\nlast lines of \
-                 {}:\n{}\n{stderr}",
-                self.args.join(" "),
-                lines.len(),
-                lines[lines.len().saturating_sub(8)..].join("\n"),
-            );
+            self.fail(what);
         }
         found
+    }
+
+    /// Says what was waited for in vain, and the last lines that came.
+    pub fn fail(&self, what: &str) -> ! {
+        let stderr = self.last_words().unwrap_or_default();
+        let text = self.text();
+        let lines: Vec<_> = text.lines().collect();
+        panic!(
+            "tcptrace {}: {what}: the tracer ended or was waited for in vain\nlast lines of \
+             {}:\n{}\n{stderr}",
+            self.args.join(" "),
+            lines.len(),
+            lines[lines.len().saturating_sub(8)..].join("\n"),
+        );
     }
 
     /// [`Tracer::wait_for`], for a test that has more to say when nothing comes.

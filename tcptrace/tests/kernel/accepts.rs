@@ -23,10 +23,7 @@ use crate::{
     wait,
 };
 
-pub(crate) const TESTS: &[Test] = &[
-    alone!(against_resets),
-    alone!(open_connections_in_a_storm),
-];
+pub(crate) const TESTS: &[Test] = &[alone!(against_resets), alone!(open_connections_in_a_storm)];
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -94,7 +91,7 @@ fn open_connections_in_a_storm() {
 fn against_resets() {
     // The emulated machines have one processor, on which nothing meets.
     let single = thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
-    let each = if single { 200 } else { 10_000 };
+    let each = if single { 200 } else { 3_000 };
     let own = std::process::id().to_string();
     accepts_in_place(each, &[]);
     // With these, nothing of a connection is told before it is accepted.
