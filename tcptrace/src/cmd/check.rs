@@ -184,7 +184,7 @@ fn time_wait_quality(hooks: &Hooks) -> (Quality, Option<String>) {
         TimeWait::Timer => (
             Quality::Partial,
             Some(
-                "a FIN that comes after close() is known to the kernel's tick, and told later"
+                "a FIN that comes after close() is known to the kernel's tick, and reported later"
                     .to_owned(),
             ),
         ),
@@ -212,20 +212,20 @@ fn accept_quality(accept: Mechanism) -> (Quality, Option<String>) {
 }
 
 fn problems(report: &Report, hooks: &Hooks) -> Vec<String> {
-    // Reading tracefs matters only where nothing else tells who accepts.
+    // Reading tracefs matters only where nothing else shows who accepts.
     let matters = |capability: &Capability| {
         capability.name != READ_TRACEFS || hooks.accept == Mechanism::None
     };
-    let held = |capability: &Capability| report.capabilities.get(capability.name) == Some(&true);
+    let has = |capability: &Capability| report.capabilities.get(capability.name) == Some(&true);
     capability::CAPABILITIES
         .iter()
-        .filter(|capability| matters(capability) && !held(capability))
+        .filter(|capability| matters(capability) && !has(capability))
         .map(|capability| {
             format!(
                 "{} is missing, needed to {}: run it with sudo, or give it to the file: {}",
                 capability.name,
                 capability.purpose,
-                capability::setcap(|given| matters(given) || held(given))
+                capability::setcap(|given| matters(given) || has(given))
             )
         })
         .collect()
@@ -239,13 +239,13 @@ fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
         report.version, report.kernel
     )?;
     writeln!(out)?;
-    let verdict = if report.can_trace {
+    let answer = if report.can_trace {
         "works here"
     } else {
         "does not work here"
     };
     let head = |name: &str, value: &str| format!("  {name:<19} {value}");
-    writeln!(out, "{}", head("tracing", verdict))?;
+    writeln!(out, "{}", head("tracing", answer))?;
     let types = format!("{} ({})", yes(report.btf), kernel::BTF_PATH);
     writeln!(out, "{}", head("kernel types", &types))?;
     let tracefs = if report.tracefs {

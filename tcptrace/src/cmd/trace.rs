@@ -149,12 +149,12 @@ fn finish(settings: &Settings, totals: &Totals) -> ExitCode {
             let plural = if number == 1 { "" } else { "s" };
             format!("{} {one}{plural}", text::count(number))
         };
-        let mut told = number_of(end.connections, "connection");
+        let mut seen = number_of(end.connections, "connection");
         if settings.records.shows(EMIT_TRANSITION) {
-            told = format!("{} of {told}", number_of(end.transitions, "transition"));
+            seen = format!("{} of {seen}", number_of(end.transitions, "transition"));
         }
         let summary = format!(
-            "tcptrace: {told} in {}, {lost}",
+            "tcptrace: {seen} in {}, {lost}",
             text::duration(end.duration_us),
         );
         // Standard error may be closed; there is nowhere left to say so.

@@ -13,7 +13,7 @@ use zerocopy::IntoBytes as _;
 
 use super::{Connection, Direction, Reason, Role, State, TcpOption, path};
 
-/// The end of a connection, with what is known of the whole of it.
+/// The end of a connection, with what is known of its life.
 #[derive(Clone, Copy, Debug)]
 pub struct Close {
     pub(super) head: Connection,
@@ -55,7 +55,7 @@ impl Close {
         seen.map(|step| State(step.state()))
     }
 
-    /// Whether its last transition went unseen and is counted as lost.
+    /// Whether its last transition was missed and is counted as lost.
     pub const fn is_deduced(&self) -> bool {
         self.path.head.flags & FLAG_DEDUCED != 0
     }
@@ -65,7 +65,7 @@ impl Close {
         (self.path.head.peer_pid != 0).then_some(self.path.head.peer_pid)
     }
 
-    /// From the first step to the end; none if either went unseen
+    /// From the first step to the end; none if either was missed
     pub fn duration_us(&self) -> Option<u64> {
         let first = self.path().first()?;
         (first.mono_ns() != 0 && !self.is_deduced())
@@ -94,8 +94,8 @@ impl Close {
     }
 
     /// Each state it was in and for how long, µs, in the order they were entered; a state entered
-    /// before we came is left out, and one whose end went unseen. `close()` after `shutdown()` reports the present state once
-    /// more: its two parts are one.
+    /// before we came is left out, and one whose end was missed. `close()` after `shutdown()` reports the
+    /// present state once more: its two parts are one.
     pub fn states(&self) -> impl Iterator<Item = (State, u64)> {
         let path = self.path();
         let mut states = [(State(0), 0_u64); PATH_LEN];

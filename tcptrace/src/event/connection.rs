@@ -136,12 +136,12 @@ impl Connection {
         State(self.0.new)
     }
 
-    /// The time that the record tells of; none if its beginning went unseen
+    /// The time span of the record; none if its beginning was missed
     pub(super) fn span_us(&self) -> Option<u64> {
         (self.0.span_ns != SPAN_UNKNOWN).then_some(self.0.span_ns / 1000)
     }
 
-    /// Whether the kernel gave no direct sight of what the record tells of
+    /// Whether what the record reports was inferred, not seen
     pub(super) const fn is_inferred(&self) -> bool {
         self.0.flags & FLAG_INFERRED != 0
     }

@@ -51,7 +51,7 @@ impl Transition {
         self.head.newstate()
     }
 
-    /// Time in the old state; none if its beginning went unseen
+    /// Time in the old state; none if its beginning was missed
     pub fn in_old_us(&self) -> Option<u64> {
         self.head.span_us()
     }
@@ -85,7 +85,7 @@ impl Accept {
         &self.head
     }
 
-    /// Time in the accept queue; none if its beginning went unseen
+    /// Time in the accept queue; none if its beginning was missed
     pub fn wait_us(&self) -> Option<u64> {
         self.head.span_us()
     }

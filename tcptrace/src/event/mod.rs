@@ -1,6 +1,6 @@
 //! What a record of the ring means. Pure: bytes in, values out.
 //!
-//! [`Event::decode`] makes events of a record: one, or several where steps have waited for it. A
+//! [`Event::decode`] makes events of a record: one, or several where steps were deferred until it. A
 //! connection's last record gives a [`Transition`], then a [`Close`].
 
 mod close;

@@ -1,5 +1,5 @@
-//! The path of a connection: every state that it entered, as one record tells it, and the events that
-//! have waited for that record.
+//! The path of a connection: every state that it entered, as one record has it, and the events that were
+//! deferred until that record.
 
 use tcptrace_common::{
     record::{
@@ -80,8 +80,8 @@ fn owned(path: &PathRecord, mut record: Record) -> Transition {
     }
 }
 
-/// A step that had to wait for the last one.
-pub(super) fn waited(path: &PathRecord, index: usize) -> Transition {
+/// A step that was deferred until the last one.
+pub(super) fn deferred(path: &PathRecord, index: usize) -> Transition {
     let mut record = path.head;
     let steps = steps(path);
     let (step, before) = (

@@ -1,7 +1,7 @@
 //! Filters: which connections are wanted.
 //!
-//! A filter is one unit in one file: its flags and their help, the parser, what the kernel side is
-//! told of it, what it says of a connection here, and its tests. To add one, write its file, and
+//! A filter is one unit in one file: its flags and their help, the parser, how it
+//! configures the kernel side, how it decides here, and its tests. To add one, write its file, and
 //! name it in the three lists of this one: [`FilterArgs`], [`Filters`], and [`Filters::parse`].
 //!
 //! The kernel side decides for the trace, as early as it can. `list` asks [`Filters::matches`].
@@ -36,14 +36,14 @@ pub trait Filter {
     /// Appends its name and what was typed, if it was asked for: `filters` of the `start` record.
     fn typed(&self, typed: &mut BTreeMap<&'static str, String>);
 
-    /// Tells the kernel side, before it is loaded. Nothing to do where the agent decides.
+    /// Configures the kernel side, before it is loaded. Nothing to do where the agent decides.
     fn configure(&self, _kernel: &mut KernelFilters) {}
 
     /// Whether this connection is wanted, as far as this filter is concerned.
     fn matches(&self, subject: &Subject<'_>) -> bool;
 }
 
-/// What the kernel side is told of the filters before it is loaded.
+/// What configures the kernel side's filters before it is loaded.
 #[derive(Debug)]
 pub struct KernelFilters {
     /// The programs' read-only configuration

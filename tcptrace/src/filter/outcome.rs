@@ -61,8 +61,8 @@ impl Outcome {
         }
     }
 
-    /// Tells the kernel side: with `--failed` it keeps back what it knows of a connection until its end,
-    /// and [`Outcome::may_have_failed`] decides; `--slower-than` is decided there.
+    /// Configures the kernel side: with `--failed` it defers all records of a connection until its end, and
+    /// [`Outcome::may_have_failed`] decides; `--slower-than` is decided there.
     pub fn configure(&self, kernel: &mut KernelFilters) {
         kernel.config.failed = u8::from(self.failed);
         kernel.config.slower_ns = self.slower.map_or(0, |slower| {

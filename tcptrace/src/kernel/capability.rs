@@ -52,7 +52,7 @@ pub const CAPABILITIES: [Capability; 5] = [
         name: READ_TRACEFS,
         bit: 2,
         required: false,
-        purpose: "read tracefs, without which this kernel does not tell who accepts",
+        purpose: "read tracefs, without which this kernel does not show who accepts",
     },
 ];
 

@@ -119,9 +119,9 @@ impl Group {
         let stat = fs::read_to_string(self.folder.join("memory.stat")).unwrap_or_default();
         let [files, shared] = names.map(|name| value(&stat, name));
         // What files are cached in gives way.
-        let held = self.number(used).unwrap_or(0);
-        let held = held.saturating_sub(files.saturating_sub(shared));
-        (limit < UNLIMITED).then(|| limit.saturating_sub(held))
+        let used = self.number(used).unwrap_or(0);
+        let used = used.saturating_sub(files.saturating_sub(shared));
+        (limit < UNLIMITED).then(|| limit.saturating_sub(used))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel counts for a whole network namespace: `/proc/net/netstat`.
+//! What the kernel counts for each network namespace: `/proc/net/netstat`.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use super::netns::{self, Namespace};
 
-/// What several listeners of one namespace are told within this time is one number.
+/// Listeners of one namespace that ask within this time get one number together.
 const SAME_LOOK: Duration = Duration::from_millis(500);
 
 /// SYN cookies sent, by namespace, since the last look at it.

@@ -59,13 +59,13 @@ impl Settings {
                     "--failed knows a connection by its end; add transition or close to --events",
                 ));
             }
-            // Its totals tell whether a connection has failed.
+            // The close record shows whether a connection has failed.
             records.emit |= EMIT_CLOSE;
         }
         let only_listeners = records.print == EMIT_LISTENER && !records.sockets;
         if only_listeners && !filters.roles.contains(Role::Listener) {
             return Err(Error::usage(
-                "--events listener tells of listeners, and --role leaves them out",
+                "--events listener is about listeners, and --role leaves them out",
             ));
         }
         let view = View::new(&args.view);
@@ -92,7 +92,7 @@ impl Settings {
         typed
     }
 
-    /// Tells the kernel side what it has to filter by.
+    /// Configures the kernel side: filters and kinds of records.
     pub fn configure(&self, kernel: &mut KernelFilters) {
         self.filters.configure(kernel);
         self.outcome.configure(kernel);

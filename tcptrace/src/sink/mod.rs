@@ -99,9 +99,9 @@ pub trait Sink {
     fn lost(&mut self, lost: &Lost, out: &mut Vec<u8>);
     /// What comes after the last record.
     fn end(&mut self, end: &End, out: &mut Vec<u8>);
-    /// The difference between the wall clock and `CLOCK_MONOTONIC`, ns; told before each batch.
+    /// The difference between the wall clock and `CLOCK_MONOTONIC`, ns; set before each batch.
     fn set_clock(&mut self, wall_minus_mono_ns: i64);
-    /// The columns of the terminal that shows the lines, told before each batch; none where there is no
+    /// The columns of the terminal that shows the lines, set before each batch; none where there is no
     /// terminal.
     fn set_width(&mut self, _columns: Option<usize>, _out: &mut Vec<u8>) {}
 }

@@ -23,7 +23,7 @@ use crate::{
 /// Events that one message carries at most: each message may wake the thread.
 const MESSAGE_EVENTS: usize = 512;
 
-/// What the consumer is told.
+/// A call of the consumer.
 #[expect(clippy::large_enum_variant, reason = "nearly all are events")]
 enum Item {
     Start(Box<Start>),
@@ -204,9 +204,9 @@ mod tests {
         decoded.unwrap()
     }
 
-    /// Counts what it is told; waits at each flush until it may go on.
+    /// Counts its calls; waits at each flush until it may go on.
     struct Counter {
-        told: Arc<Mutex<(u64, Vec<&'static str>)>>,
+        calls: Arc<Mutex<(u64, Vec<&'static str>)>>,
         gate: Receiver<()>,
     }
 
@@ -215,18 +215,18 @@ mod tests {
             "counter"
         }
         fn start(&mut self, _start: &Start) {
-            self.told.lock().unwrap().1.push("start");
+            self.calls.lock().unwrap().1.push("start");
         }
         fn begin_batch(&mut self, _wall_minus_mono_ns: i64) {}
         fn event(&mut self, _event: &Event) -> bool {
-            self.told.lock().unwrap().0 += 1;
+            self.calls.lock().unwrap().0 += 1;
             true
         }
         fn lost(&mut self, _lost: &Lost) {
-            self.told.lock().unwrap().1.push("lost");
+            self.calls.lock().unwrap().1.push("lost");
         }
         fn end(&mut self, _end: &End) {
-            self.told.lock().unwrap().1.push("end");
+            self.calls.lock().unwrap().1.push("end");
         }
         fn flush(&mut self) -> Result<Flow, Error> {
             let _closed = self.gate.recv();
@@ -236,10 +236,10 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted_and_nobody_waits() {
-        let told = Arc::new(Mutex::new((0, Vec::new())));
+        let calls = Arc::new(Mutex::new((0, Vec::new())));
         let (open, gate) = sync_channel(100);
         let counter = Counter {
-            told: Arc::clone(&told),
+            calls: Arc::clone(&calls),
             gate,
         };
         let mut queued = Queued::new(Box::new(counter), 10).unwrap();
@@ -259,14 +259,14 @@ mod tests {
         }
         drop(open);
         assert_eq!(queued.finish(Duration::from_mins(1)), 0);
-        assert_eq!(*told.lock().unwrap(), (10, vec!["end"]));
+        assert_eq!(*calls.lock().unwrap(), (10, vec!["end"]));
     }
 
     #[test]
     fn what_is_not_delivered_in_time_is_counted() {
-        let told = Arc::default();
+        let calls = Arc::default();
         let (_open, gate) = sync_channel(0);
-        let counter = Counter { told, gate };
+        let counter = Counter { calls, gate };
         let mut queued = Queued::new(Box::new(counter), 10).unwrap();
         queued.event(&event());
         assert_eq!(queued.finish(Duration::from_millis(1)), 1);

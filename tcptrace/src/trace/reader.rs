@@ -23,7 +23,7 @@ use crate::{
     sink::{Start, text},
 };
 
-/// Then the loop looks up: on a busy host the ring may never be empty.
+/// Batches in one turn at most: on a busy host the ring may never be empty.
 const BATCHES_PER_TURN: usize = 64;
 
 /// How often losses are looked for.
@@ -32,7 +32,7 @@ const LOSS_TURN: Duration = Duration::from_millis(100);
 /// How long consumers may take to deliver what they have when the trace is over.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// What the rest of the agent tells the loop.
+/// Orders to the loop from the rest of the agent.
 #[derive(Debug, Default)]
 pub struct Control {
     /// Report what has happened and end

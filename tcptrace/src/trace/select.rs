@@ -21,7 +21,7 @@ pub(super) struct Selection {
 pub(super) struct Choice {
     /// It is reported
     pub(super) is_shown: bool,
-    /// With it a connection is first heard of
+    /// It is the first of its connection
     pub(super) begins: bool,
 }
 
@@ -47,9 +47,9 @@ impl Selection {
             Event::Transition(_) => (shows(EMIT_TRANSITION), is_first),
             Event::Accept(_) => (shows(EMIT_ACCEPT), is_first),
             Event::Close(close) => {
-                // Without transitions, a connection is first heard of when it closes, unless it was listed.
-                let was_listed = self.records.sockets && close.connection().is_partial();
-                let is_unheard = !shows(EMIT_TRANSITION) && !was_listed;
+                // Without transitions, the first record of a connection is its close, unless the snapshot had it.
+                let was_in_snapshot = self.records.sockets && close.connection().is_partial();
+                let is_unheard = !shows(EMIT_TRANSITION) && !was_in_snapshot;
                 // A deduced end has no transition that could be the first.
                 return Choice {
                     is_shown: shows(EMIT_CLOSE) && self.states.selects(event),

@@ -79,7 +79,7 @@ impl Source {
         record(&mut self.recorder, bytes);
     }
 
-    /// Has the kernel side look at what it must be asked for. `active`: records have come.
+    /// Has the kernel side do what it does only when it is asked. `active`: records have come.
     pub(super) fn ask(&mut self, active: bool) -> Due {
         self.tracer.flush_held(kernel::mono_ns());
         let time_waits = self.tracer.look_at_time_wait();
@@ -140,15 +140,15 @@ impl Source {
             }
         }
         self.tracer.detach();
-        let mut unseen = None;
+        let mut to_poll = None;
         let mut waiting = 0;
         loop {
             // What waits is sent a part at a time.
             let left = self.tracer.flush_all_held();
-            unseen = Some(self.tracer.look_for_the_last_time(unseen));
+            to_poll = Some(self.tracer.look_for_the_last_time(to_poll));
             let (records, goes_on) = read(self, state)?;
             let none_comes = left == 0 || left == waiting;
-            let is_all = records == 0 && unseen == Some(0) && none_comes;
+            let is_all = records == 0 && to_poll == Some(0) && none_comes;
             if is_all || !goes_on {
                 return Ok(left);
             }
@@ -161,7 +161,7 @@ impl Source {
         if let Some(recorder) = self.recorder.take()
             && let Err(why) = recorder.finish()
         {
-            log::warn!("the recording of the ring is not whole: {why}");
+            log::warn!("the recording of the ring is not complete: {why}");
         }
     }
 }

@@ -101,7 +101,7 @@ impl Supervisor {
         }
     }
 
-    /// What the loop is told.
+    /// Orders to the loop.
     pub fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
     }
