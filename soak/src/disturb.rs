@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::checker::Stops;
 use super::mono_us;
 use super::random::Random;
-use super::story::Stops;
 use toolchain::workspace;
 
 /// A tracer that has not ended by then does not end.

@@ -9,18 +9,18 @@
     reason = "saying what happens is this program's job"
 )]
 
+mod checker;
 mod claim;
 mod disturb;
 mod health;
 mod line;
 mod maps;
+mod oracle;
 mod peer;
 mod random;
-mod scene;
-mod story;
 mod stream;
 mod trial;
-mod truth;
+mod workload;
 
 use std::env;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ use toolchain::build::{self, Profile, Progress};
 use toolchain::setup::{self, Found};
 use toolchain::workspace;
 
-/// Trace a long and rough mixture of connections, and check all that is told; needs root
+/// Trace a long and rough mixture of connections, and check every record; needs root
 #[derive(Debug, clap::Parser)]
 #[command(
     name = "cargo xtask soak",
@@ -72,7 +72,7 @@ enum Part {
     Trial(trial::Plan),
     /// One network namespace and what goes on in it
     #[command(hide = true)]
-    Scene(scene::Plan),
+    Workload(workload::Plan),
 }
 
 fn main() -> ExitCode {
@@ -84,7 +84,7 @@ fn run(args: &Args) -> Result<()> {
     match &args.part {
         None => prepare_and_try(args),
         Some(Part::Trial(plan)) => trial::run(plan),
-        Some(Part::Scene(plan)) => scene::play(*plan),
+        Some(Part::Workload(plan)) => workload::play(*plan),
     }
 }
 

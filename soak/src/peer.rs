@@ -59,10 +59,10 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// `run`: the process that directs the soak; `scene`: the number of the namespace in it.
-    pub(super) fn new(run: u32, scene: u16) -> Self {
+    /// `run`: the process that directs the soak; `workload`: the number of the namespace in it.
+    pub(super) fn new(run: u32, workload: u16) -> Self {
         let [_, _, high, low] = run.to_be_bytes();
-        let [_, second] = (192 + scene % 64).to_be_bytes();
+        let [_, second] = (192 + workload % 64).to_be_bytes();
         let [_, upper, middle, lower] = run.to_be_bytes();
         Self {
             v4: Ipv4Addr::new(127, second, high, low),
@@ -71,7 +71,7 @@ impl Addresses {
                 0x6f61,
                 0x6b00 | u16::from(upper),
                 u16::from_be_bytes([middle, lower]),
-                scene,
+                workload,
                 0,
                 0,
                 1,

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::checker::{Checker, Numbers};
 use super::claim::{self, Claim};
-use super::story::{Numbers, Story};
 
 /// As much as the tracer writes at once.
 const BATCH: usize = 256 << 10;
@@ -32,7 +32,7 @@ impl Claims {
     }
 
     /// Hands on all that have been made by now.
-    fn drain(&mut self, story: &mut Story) -> Result<()> {
+    fn drain(&mut self, checker: &mut Checker) -> Result<()> {
         let mut bytes = vec![0; 1 << 16];
         loop {
             let len = match self.pipe.read(&mut bytes) {
@@ -46,7 +46,7 @@ impl Claims {
             self.begun.extend_from_slice(&bytes[..len]);
             let (claims, rest) = self.begun.as_chunks::<{ claim::LEN }>();
             for claim in claims {
-                story.claim(Claim::decode(claim));
+                checker.claim(Claim::decode(claim));
             }
             self.begun = rest.to_vec();
         }
@@ -61,9 +61,9 @@ pub(super) fn read(
     mut lines: ChildStdout,
     mut keep: Option<File>,
     mut claims: Claims,
-    mut story: Story,
+    mut checker: Checker,
     numbers: &Arc<Mutex<Numbers>>,
-) -> Result<Story> {
+) -> Result<Checker> {
     let mut text = Vec::with_capacity(2 * BATCH);
     let mut bytes = vec![0; BATCH];
     loop {
@@ -72,10 +72,10 @@ pub(super) fn read(
             PollFd::new(&claims.pipe, PollFlags::IN),
         ];
         poll(&mut fds, None)?;
-        let told = !fds[0].revents().is_empty();
-        if told {
+        let ready = !fds[0].revents().is_empty();
+        if ready {
             let len = lines.read(&mut bytes)?;
-            claims.drain(&mut story)?;
+            claims.drain(&mut checker)?;
             if len == 0 {
                 break;
             }
@@ -83,17 +83,17 @@ pub(super) fn read(
                 keep.write_all(&bytes[..len])?;
             }
             text.extend_from_slice(&bytes[..len]);
-            let whole = text.iter().rposition(|byte| *byte == b'\n');
-            let rest = text.split_off(whole.map_or(0, |at| at + 1));
-            story.read(str::from_utf8(&text)?);
+            let last_newline = text.iter().rposition(|byte| *byte == b'\n');
+            let rest = text.split_off(last_newline.map_or(0, |at| at + 1));
+            checker.read(str::from_utf8(&text)?);
             text = rest;
-            *numbers.lock().unwrap_or_else(PoisonError::into_inner) = story.numbers;
+            *numbers.lock().unwrap_or_else(PoisonError::into_inner) = checker.numbers;
         } else {
-            claims.drain(&mut story)?;
+            claims.drain(&mut checker)?;
         }
     }
     if !text.is_empty() {
-        story.read(str::from_utf8(&text)?);
+        checker.read(str::from_utf8(&text)?);
     }
-    Ok(story)
+    Ok(checker)
 }

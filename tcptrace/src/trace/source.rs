@@ -89,7 +89,10 @@ impl Source {
         let slow = self.tracer.report_slow();
         Due {
             soon,
-            after: [time_waits, listeners, missed, slow].into_iter().flatten().min(),
+            after: [time_waits, listeners, missed, slow]
+                .into_iter()
+                .flatten()
+                .min(),
         }
     }
 

@@ -30,7 +30,7 @@ const MOST_BRIEF: usize = 4;
 /// Where the next process of a PID namespace gets its number from.
 const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
 
-/// What a scene is told.
+/// What a workload is to do.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Plan {
     /// Where its chance begins
@@ -44,7 +44,7 @@ pub(super) struct Plan {
     pub(super) run: u32,
 }
 
-/// How a scene ends.
+/// How a workload ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     /// Clients first, each when it has done
@@ -55,7 +55,7 @@ enum Ending {
     CutOff,
 }
 
-/// Plays one scene until it is over, or standard input is.
+/// Plays one workload until it is over, or standard input is.
 pub(super) fn play(plan: Plan) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // For the workers of servers that are killed.
@@ -64,14 +64,14 @@ pub(super) fn play(plan: Plan) -> Result<()> {
     let addresses = Addresses::new(plan.run, plan.number);
     prepare_namespace(addresses)?;
     if !random.one_in(3) {
-        return Scene::new(plan, addresses, random, false).play();
+        return Workload::new(plan, addresses, random, false).play();
     }
     // As the first process of a PID namespace, whose end is everybody's.
     // SAFETY: there is one thread, and it stays in its own PID namespace.
     unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?;
     let first = fork(|| {
-        if let Err(why) = Scene::new(plan, addresses, random, true).play() {
-            say(&format!("scene {}: {why:#}", plan.number));
+        if let Err(why) = Workload::new(plan, addresses, random, true).play() {
+            say(&format!("workload {}: {why:#}", plan.number));
         }
     })?;
     waitpid(Some(first), WaitOptions::empty())?;
@@ -142,7 +142,7 @@ fn say(what: &str) {
 }
 
 /// The director of a namespace's processes.
-struct Scene {
+struct Workload {
     plan: Plan,
     addresses: Addresses,
     random: Random,
@@ -159,7 +159,7 @@ struct Scene {
     born: u64,
 }
 
-impl Scene {
+impl Workload {
     fn new(plan: Plan, addresses: Addresses, mut random: Random, in_pid_namespace: bool) -> Self {
         Self {
             plan,
@@ -245,7 +245,7 @@ impl Scene {
         }
     }
 
-    /// They end by themselves at [`Scene::end`].
+    /// They end by themselves at [`Workload::end`].
     fn let_clients_end(&mut self) -> Result<()> {
         let limit = self.end + Duration::from_secs(8);
         while Instant::now() < limit {

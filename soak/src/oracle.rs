@@ -25,7 +25,7 @@ const BUFFER_KIB: &str = "256";
 
 /// What every kernel shows to ftrace, but not to BPF programs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hidden {
+pub(super) struct Missed {
     /// `CLOCK_MONOTONIC`
     pub(super) at_us: u64,
     pub(super) what: What,
@@ -41,7 +41,7 @@ pub(super) enum What {
 
 /// A running count.
 #[derive(Debug)]
-pub(super) struct Truth {
+pub(super) struct Oracle {
     all: Instance,
     over_init: Instance,
     /// Ends of time-wait sockets, of the same kind
@@ -51,7 +51,7 @@ pub(super) struct Truth {
 #[derive(Debug)]
 struct Instance(PathBuf);
 
-impl Truth {
+impl Oracle {
     /// Mounts tracefs at `folder`, seen by this process and its children alone, and begins.
     pub(super) fn begin(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
@@ -87,8 +87,8 @@ impl Truth {
         self.all.count()
     }
 
-    /// What interrupted the first process: a kernel may have hidden it.
-    pub(super) fn hidden(&self) -> Result<Vec<Hidden>> {
+    /// What interrupted the first process: a kernel may have missed it.
+    pub(super) fn missed(&self) -> Result<Vec<Missed>> {
         let [transitions, expiries] = [&self.over_init, &self.timers]
             .map(|instance| fs::read_to_string(instance.0.join("trace")));
         let trace = transitions? + &expiries?;
@@ -147,7 +147,7 @@ impl Drop for Instance {
 }
 
 /// As `task-pid [cpu] flags seconds.microseconds: inet_sock_set_state: … sport=1 dport=2 …`.
-fn parse(line: &str) -> Option<Hidden> {
+fn parse(line: &str) -> Option<Missed> {
     let (head, what) = if let Some((head, fields)) = line.split_once(": inet_sock_set_state: ") {
         let port = |name: &str| {
             let mut fields = fields.split(' ').filter_map(|field| field.split_once('='));
@@ -159,7 +159,7 @@ fn parse(line: &str) -> Option<Hidden> {
     };
     let (seconds, micros) = head.rsplit(' ').next()?.split_once('.')?;
     let at_us = seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?;
-    Some(Hidden { at_us, what })
+    Some(Missed { at_us, what })
 }
 
 /// The address of a function of the kernel.
@@ -198,9 +198,9 @@ mod tests {
     fn a_line_of_ftrace() {
         let line = " init-1       [001] ..s2. 24655.278025: inet_sock_set_state: family=AF_INET \
                     protocol=IPPROTO_TCP sport=49946 dport=7000 saddr=127.0.0.1 daddr=127.1.1.1";
-        let hidden = parse(line).unwrap();
-        assert_eq!(hidden.at_us, 24_655_278_025);
-        assert_eq!(hidden.what, What::Transition([49946, 7000]));
+        let missed = parse(line).unwrap();
+        assert_eq!(missed.at_us, 24_655_278_025);
+        assert_eq!(missed.what, What::Transition([49946, 7000]));
         let line = " init-1       [000] ..s1.   100.000001: timer_expire_entry: timer=00000000c0ffee00 \
                     function=tw_timer_handler now=4294950000 baseclk=4294950000";
         assert_eq!(parse(line).unwrap().what, What::Expiry);
