@@ -18,7 +18,7 @@ mod vm;
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -199,6 +199,7 @@ fn prepare_and_measure(args: &Args) -> Result<()> {
     trials
         .arg(&programs.tcptrace)
         .arg(&programs.floor)
+        .arg(&programs.counter)
         .arg(&programs.object)
         .arg(&programs.folder)
         .stdout(Stdio::piped());
@@ -225,22 +226,31 @@ fn ensure_peer(program: &str, package: &str) {
     }
 }
 
-/// Compiles the agent and the floor.
+/// Compiles all that is measured or measures.
 fn build() -> Result<Programs> {
-    let built = build::build(Profile::Release, None, Progress::Shown)?;
-    let floor = build::executable("bench", "floor", &["--release", "--features", "floor"])?;
-    let folder = workspace::root().join("target/bench");
-    fs::create_dir_all(&folder)?;
+    let folder = folder()?;
     Ok(Programs {
-        tcptrace: built.tcptrace,
-        floor,
+        tcptrace: build::build(Profile::Release, None, Progress::Shown)?.tcptrace,
+        floor: build_floor()?,
+        counter: build::executable("bench", "count", &["--release", "--features", "count"])?,
         object: build_object(&folder)?,
         folder,
     })
 }
 
+fn build_floor() -> Result<PathBuf> {
+    build::executable("bench", "floor", &["--release", "--features", "floor"])
+}
+
+/// Where this program puts files.
+fn folder() -> Result<PathBuf> {
+    let folder = workspace::root().join("target/bench");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
 /// Compiles the floor's eBPF side, as `tcptrace/build.rs` does tcptrace's.
-fn build_object(folder: &Path) -> Result<std::path::PathBuf> {
+fn build_object(folder: &Path) -> Result<PathBuf> {
     let compiler = BpfCompiler::find()?;
     let linker = bpf_toolchain::find_linker(workspace::root())?.canonicalize()?;
     let libraries = bpf_toolchain::linker_libraries(&compiler, folder)

@@ -31,7 +31,9 @@ pub(super) struct Programs {
     pub(super) tcptrace: PathBuf,
     /// The floor's loader
     pub(super) floor: PathBuf,
-    /// The floor's compiled eBPF side
+    /// What counts transitions
+    pub(super) counter: PathBuf,
+    /// The compiled eBPF side of both
     pub(super) object: PathBuf,
     /// For files of this run
     pub(super) folder: PathBuf,

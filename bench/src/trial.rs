@@ -314,11 +314,9 @@ struct Counter(Dialogue);
 impl Counter {
     fn start(programs: &Programs) -> Result<Self> {
         let mut counter = Self(Dialogue::start(
-            Command::new(&programs.floor).arg(&programs.object).args([
-                "count".to_owned(),
-                PORT.to_string(),
-                PORT_MASK.to_string(),
-            ]),
+            Command::new(&programs.counter)
+                .arg(&programs.object)
+                .args([PORT.to_string(), PORT_MASK.to_string()]),
         )?);
         counter.ask()?;
         Ok(counter)

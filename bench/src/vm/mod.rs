@@ -21,8 +21,9 @@ use kernel_vm::guest::{Clock, Machine};
 use kernel_vm::host;
 use kernel_vm::initramfs::Initramfs;
 use kernel_vm::kernel::Kernel;
+use toolchain::build::{self, Profile, Progress};
+use toolchain::setup::{self, Found};
 
-use crate::tool::Programs;
 use guest::{ORDER, Order, RESULT, Row, Tool};
 
 pub(crate) use guest::run as guest;
@@ -98,7 +99,17 @@ type Rows = Vec<Row>;
 /// Boots each kernel, measures, and says it all as tables.
 pub(crate) fn run(choice: &Choice, write_docs: bool) -> Result<()> {
     let start = Instant::now();
-    let programs = crate::build()?;
+    setup::setup(Found::Hidden)?;
+    let tcptrace = match &choice.binary {
+        Some(binary) => binary.clone(),
+        None => build::build(Profile::Release, None, Progress::Shown)?.tcptrace,
+    };
+    let folder = crate::folder()?;
+    let programs = Programs {
+        floor: crate::build_floor()?,
+        object: crate::build_object(&folder)?,
+        folder,
+    };
     let archive = host::open_archive(Arch::Amd64)?;
     let emulator = Emulator::find(Arch::Amd64, &archive)?;
     let wanted = choice.vm.as_deref().unwrap_or_default();
@@ -107,7 +118,6 @@ pub(crate) fn run(choice: &Choice, write_docs: bool) -> Result<()> {
     } else {
         wanted.iter().map(String::as_str).collect()
     };
-    let tcptrace = choice.binary.as_ref().unwrap_or(&programs.tcptrace);
     let mut text = String::new();
     let mut dearer = Vec::new();
     for version in versions {
@@ -117,7 +127,7 @@ pub(crate) fn run(choice: &Choice, write_docs: bool) -> Result<()> {
             emulator: &emulator,
             kernel: &kernel(&archive, version)?,
         };
-        let rows = bench.measure(tcptrace, "now")?;
+        let rows = bench.measure(&tcptrace, "now")?;
         let before = match &choice.before {
             None => None,
             Some(before) => Some(bench.measure(before, "before")?),
@@ -146,6 +156,16 @@ pub(crate) fn run(choice: &Choice, write_docs: bool) -> Result<()> {
 
 fn kernel(archive: &Archive, version: &str) -> Result<Kernel> {
     Kernel::prepare(archive, version).with_context(|| format!("Linux {version}"))
+}
+
+/// What runs in the guest beside tcptrace.
+struct Programs {
+    /// The floor's loader
+    floor: PathBuf,
+    /// Its compiled eBPF side
+    object: PathBuf,
+    /// For files of this run
+    folder: PathBuf,
 }
 
 struct Bench<'run> {
