@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::report::{Fact, Run};
+use super::run::{Fact, Run};
 
 const HEAD: &str = "\
 # Kernels
