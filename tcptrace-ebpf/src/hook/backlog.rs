@@ -23,7 +23,8 @@ pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
     };
     // SAFETY: a live record; only read.
     let sock = unsafe { &*pointer };
-    if sock.state() != tcp::LISTEN || !sock.is_shown() || sock.tuple.whole == 0 {
+    // Also where connections are chosen by what becomes of them.
+    if sock.state() != tcp::LISTEN || sock.selected == 0 || sock.tuple.whole == 0 {
         return 0;
     }
     // SAFETY: a live record; what is told is this program's alone.

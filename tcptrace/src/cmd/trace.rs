@@ -149,9 +149,14 @@ fn finish(settings: &Settings, totals: &Totals) -> ExitCode {
             let plural = if number == 1 { "" } else { "s" };
             format!("{} {one}{plural}", text::count(number))
         };
-        let mut seen = number_of(end.connections, "connection");
+        let connections = end.connections.saturating_sub(end.listeners);
+        let mut seen = number_of(connections, "connection");
         if settings.records.shows(EMIT_TRANSITION) {
             seen = format!("{} of {seen}", number_of(end.transitions, "transition"));
+        }
+        if end.listeners > 0 {
+            seen.push_str(", ");
+            seen.push_str(&number_of(end.listeners, "listener"));
         }
         let summary = format!(
             "tcptrace: {seen} in {}, {lost}",

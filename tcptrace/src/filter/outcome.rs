@@ -70,13 +70,16 @@ impl Outcome {
         });
     }
 
-    /// Whether a record is the end of a connection that failed, or not to be understood.
+    /// Whether a record is the end of a connection that failed, tells of trouble that has no end yet, or is
+    /// not to be understood.
     pub fn may_have_failed(record: &[u8]) -> bool {
         let mut failed = false;
         let understood = Event::decode(record, |event| {
-            if let Event::Close(close) = event {
-                failed = close.reason().is_failure();
-            }
+            failed |= match event {
+                Event::Close(close) => close.reason().is_failure(),
+                Event::Listener(_) | Event::Slow(_) => true,
+                _ => false,
+            };
             true
         });
         failed || understood.is_err()

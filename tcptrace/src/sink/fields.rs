@@ -327,6 +327,7 @@ pub fn lost(lost: &Lost, to: &mut impl Fields) {
 pub fn end(end: &End, to: &mut impl Fields) {
     to.number(field!("transitions"), end.transitions);
     to.number(field!("connections"), end.connections);
+    to.number(field!("listeners"), end.listeners);
     to.number(field!("lost"), end.lost);
     to.number(field!("duration_us"), end.duration_us);
 }

@@ -72,8 +72,10 @@ pub struct End {
     pub mono_ns: u64,
     /// State changes shown
     pub transitions: u64,
-    /// Connections seen
+    /// Connections seen, listeners included
     pub connections: u64,
+    /// Of these, listeners
+    pub listeners: u64,
     /// Sum of all `Lost::count`
     pub lost: u64,
     /// How long it was, µs

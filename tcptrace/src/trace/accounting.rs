@@ -6,7 +6,7 @@ use tcptrace_common::config::{EMIT_CLOSE, EMIT_TRANSITION};
 use super::consumer::Outputs;
 use crate::{
     bpf::Losses,
-    event::{Event, LossCause},
+    event::{Event, LossCause, Role},
     settings::Records,
     sink::{End, Lost},
 };
@@ -22,7 +22,9 @@ pub(super) struct Accounting {
     /// Of `records`, those that are written
     pub(super) written: u64,
     transitions: u64,
-    pub(super) connections: u64,
+    connections: u64,
+    /// Of `connections`, those that listen
+    listeners: u64,
     lost: u64,
     lost_beside: u64,
     anything_lost: bool,
@@ -55,12 +57,19 @@ impl Accounting {
             written: 0,
             transitions: 0,
             connections: 0,
+            listeners: 0,
             lost: 0,
             lost_beside: 0,
             anything_lost: false,
             malformed: 0,
             reported: Losses::default(),
         }
+    }
+
+    /// Counts a connection that is heard of for the first time.
+    pub(super) fn begins(&mut self, role: Role) {
+        self.connections += 1;
+        self.listeners += u64::from(role == Role::Listener);
     }
 
     /// Counts an event that is reported.
@@ -132,6 +141,7 @@ impl Accounting {
             mono_ns: end_ns,
             transitions: self.transitions,
             connections: self.connections,
+            listeners: self.listeners,
             lost: self.lost,
             duration_us: (end_ns - begin_ns) / 1000,
         }

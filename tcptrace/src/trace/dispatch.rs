@@ -42,7 +42,9 @@ impl Dispatch {
     /// Takes an event; whether another is wanted.
     fn event(&mut self, event: &Event) -> bool {
         let choice = self.selection.choose(event);
-        self.accounting.connections += u64::from(choice.begins);
+        if choice.begins {
+            self.accounting.begins(event.connection().role());
+        }
         if !choice.is_shown {
             return true;
         }

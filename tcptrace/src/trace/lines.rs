@@ -69,8 +69,11 @@ impl<S: Sink + Send> Consumer for LineOutput<S> {
     }
 
     fn reopen(&mut self) -> Result<(), Error> {
-        if self.output.reopen()? {
-            self.sink.header(&mut self.lines);
+        match self.output.reopen() {
+            Ok(true) => self.sink.header(&mut self.lines),
+            Ok(false) => {}
+            // The file that was open is there still: no line is lost for want of a new one.
+            Err(why) => log::warn!("cannot reopen the output: {why:#}; the old file is written on"),
         }
         Ok(())
     }
