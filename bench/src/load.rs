@@ -1,6 +1,6 @@
 //! The load: short connections between two processes, in a network namespace of their own.
 //!
-//! The client is told what to do line by line and answers each, so that nothing of it happens
+//! The client is given its orders line by line and answers each, so that nothing of it happens
 //! before the tracer is ready: `ready`; `open` for the connections that stay, `opened`; `go`, the
 //! numbers as JSON; then it keeps the namespace, and the sockets in `TIME_WAIT`, until it is let go.
 //! Of an endless load it says with each `count` what it has done by then, until `end`.
@@ -8,7 +8,7 @@
 use std::env;
 use std::fs;
 use std::io::{self, BufRead, Lines, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -25,11 +25,11 @@ use toolchain::workspace;
 
 /// Ports of servers: a multiple of 64, and the 63 after it.
 pub(super) const PORT: u16 = 7744;
-/// What tells those ports from others.
+/// The bits that those ports have in common.
 pub(super) const PORT_MASK: u16 = !63;
 
 /// Threads on either side.
-const THREADS: u16 = 4;
+pub(super) const THREADS: u16 = 4;
 
 /// Connections of an endless load to one address: fewer than there are local ports.
 const PORTS_USED: u32 = 20_000;
@@ -40,7 +40,7 @@ const MOST_PARTS: u64 = 15;
 /// Open files that a process needs besides its connections.
 const OTHER_FILES: u64 = 100;
 
-/// What to do, of each kind as many as told.
+/// What to do, of each kind as many as said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct Plan {
     /// Short connections
@@ -76,7 +76,7 @@ impl Plan {
     }
 
     /// The port for those of one thread's connections that stay.
-    fn hold_port(self, thread: u16) -> u16 {
+    pub(super) fn hold_port(self, thread: u16) -> u16 {
         PORT + (1 + self.part) * THREADS + thread
     }
 
@@ -104,7 +104,7 @@ impl Plan {
     }
 
     /// Of `number`, how many are the business of one thread.
-    fn share(number: u32, thread: u16) -> u32 {
+    pub(super) fn share(number: u32, thread: u16) -> u32 {
         let threads = u32::from(THREADS);
         number / threads + u32::from(u32::from(thread) < number % threads)
     }
@@ -243,7 +243,7 @@ fn prepare_namespace() -> Result<()> {
 }
 
 /// Raises the limit of open files as far as this process may, and returns it.
-fn allow_files() -> Result<u64> {
+pub(super) fn allow_files() -> Result<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")?;
@@ -275,6 +275,12 @@ pub(super) struct Progress {
 struct Measured {
     connects_ns: Vec<u64>,
     cpu_ns: u64,
+}
+
+pub(super) fn say(word: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{word}")?;
+    stdout.flush()
 }
 
 /// Runs a thread for each share, and puts together what they return.
@@ -339,11 +345,6 @@ fn ask(mut stream: &TcpStream) -> Result<()> {
     stream.read_exact(&mut [0]).context("receive")
 }
 
-fn answer(mut stream: &TcpStream) -> Result<()> {
-    stream.read_exact(&mut [0]).context("receive")?;
-    stream.write_all(b"!").context("send")
-}
-
 /// Opens connections that stay.
 fn hold(plan: Plan) -> Result<Vec<Vec<TcpStream>>> {
     on_threads(move |thread| {
@@ -373,58 +374,4 @@ fn close(held: Vec<Vec<TcpStream>>) -> Result<u64> {
         .into_iter()
         .map(|thread| thread.join().expect("a thread of the load panicked"))
         .sum()
-}
-
-/// The server: `ready` once it listens, `closed` for each thread whose last connection is gone.
-pub(super) fn server(plan: Plan) -> Result<()> {
-    allow_files()?;
-    if plan.connections > 0 || plan.endless {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
-        for _ in 0..THREADS {
-            let listener = listener.try_clone()?;
-            thread::spawn(move || serve(&listener));
-        }
-    }
-    for thread in 0..THREADS {
-        let number = Plan::share(plan.hold, thread);
-        if number > 0 {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, plan.hold_port(thread)))?;
-            thread::spawn(move || hold_until_closed(&listener, number));
-        }
-    }
-    say("ready")?;
-    io::copy(&mut io::stdin(), &mut io::sink())?;
-    Ok(())
-}
-
-fn say(word: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{word}")?;
-    stdout.flush()
-}
-
-fn serve(listener: &TcpListener) -> Result<()> {
-    loop {
-        let (mut stream, _peer) = listener.accept()?;
-        answer(&stream)?;
-        // The client closes first.
-        stream.read_exact(&mut [0]).unwrap_or_default();
-    }
-}
-
-fn hold_until_closed(listener: &TcpListener, number: u32) -> Result<()> {
-    let mut streams = Vec::new();
-    for _ in 0..number {
-        let (stream, _peer) = listener.accept()?;
-        answer(&stream)?;
-        streams.push(stream);
-    }
-    for mut stream in streams {
-        stream.read_exact(&mut [0]).unwrap_or_default();
-    }
-    say("closed")?;
-    // Its processor time is counted as long as it lives.
-    loop {
-        thread::park();
-    }
 }

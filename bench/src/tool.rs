@@ -85,7 +85,7 @@ pub(super) const ALL: [Tool; 14] = [
     tool("floor-empty", Source::Floor("empty"), Prints::Nothing),
     tool("floor-ring-lazy", Source::Floor("ring"), Prints::Nothing),
     tool("floor-hooks", Source::Floor("hooks"), Prints::Nothing),
-    // Its lines have no ports, so nobody can tell which are of the load.
+    // Its lines have no ports, so nobody knows which are of the load.
     tool("floor-print", Source::Floor("print"), Prints::Nothing),
     tool(
         "tcptrace --json",
@@ -139,7 +139,7 @@ impl Tool {
         !matches!(self.source, Source::Nobody)
     }
 
-    /// Whether it takes turns with others beside one load: what has to be told apart by a few per cent.
+    /// Whether it takes turns with others beside one load: what has to be distinguished by a few per cent.
     pub(super) fn takes_turns(self) -> bool {
         self.name == "none" || !matches!(self.source, Source::Nobody | Source::Peer(..))
     }
@@ -174,9 +174,9 @@ impl Tool {
         })
     }
 
-    /// Whether a line tells of something that the load has done and its kernel hook has seen.
+    /// Whether a line is about something that the load has done and its kernel hook has seen.
     pub(super) fn counts(self, line: &str) -> bool {
-        // Nobody but us tells of these: what was open, accepts, totals, and ends of TIME_WAIT.
+        // Nobody but us reports these: what was open, accepts, totals, and ends of TIME_WAIT.
         let of_ours = self.prints == Prints::Transitions
             && [
                 "\"event\":\"socket\"",

@@ -54,10 +54,10 @@ pub(super) struct Sample {
     pub(super) runs: f64,
     /// Runs that the recursion guard skipped
     pub(super) misses: u64,
-    /// What there was to be told
+    /// What there was to be reported
     pub(super) expected: u64,
-    /// What was told
-    pub(super) told: u64,
+    /// What was reported
+    pub(super) reported: u64,
     /// What the tool said it lost; none if it said nothing of losses
     pub(super) admitted: Option<u64>,
     /// From SIGINT to its end, ms
@@ -130,7 +130,7 @@ pub(super) fn measure(
             };
             let mut lines = File::open(&path)?;
             lines.seek(SeekFrom::Start(ours_from))?;
-            sample.told = count_lines(tool, lines)?;
+            sample.reported = count_lines(tool, lines)?;
         }
     }
     load.order("end")?;
@@ -196,15 +196,15 @@ fn admitted(tool: Tool, said: &str) -> Option<u64> {
 }
 
 fn count_lines(tool: Tool, lines: File) -> Result<u64> {
-    let mut told = 0;
+    let mut reported = 0;
     let mut lines = BufReader::with_capacity(1 << 20, lines);
     let mut line = Vec::new();
     loop {
         line.clear();
         if lines.read_until(b'\n', &mut line)? == 0 {
-            return Ok(told);
+            return Ok(reported);
         }
-        told += u64::from(tool.counts(&String::from_utf8_lossy(&line)));
+        reported += u64::from(tool.counts(&String::from_utf8_lossy(&line)));
     }
 }
 

@@ -52,7 +52,7 @@ impl Turns {
     }
 }
 
-/// Starts a load, and lets each of `tools` have its turns beside it, in an order that `round` tells.
+/// Starts a load, and lets each of `tools` have its turns beside it, in an order that `round` gives.
 pub(super) fn measure(tools: &[Tool], programs: &Programs, round: usize) -> Result<Vec<Turns>> {
     let mut load = start_load(Plan {
         endless: true,

@@ -24,6 +24,7 @@ use kernel_vm::kernel::Kernel;
 use toolchain::build::{self, Profile, Progress};
 use toolchain::setup::{self, Found};
 
+use crate::{page, programs};
 use guest::{ORDER, Order, RESULT, Row, Tool};
 
 pub(crate) use guest::run as guest;
@@ -93,7 +94,7 @@ impl Choice {
     }
 }
 
-/// What one kernel has told of one tcptrace.
+/// All rows of one kernel and one tcptrace.
 type Rows = Vec<Row>;
 
 /// Boots each kernel, measures, and says it all as tables.
@@ -104,10 +105,10 @@ pub(crate) fn run(choice: &Choice, write_docs: bool) -> Result<()> {
         Some(binary) => binary.clone(),
         None => build::build(Profile::Release, None, Progress::Shown)?.tcptrace,
     };
-    let folder = crate::folder()?;
-    let programs = Programs {
-        floor: crate::build_floor()?,
-        object: crate::build_object(&folder)?,
+    let folder = programs::folder()?;
+    let guest = Programs {
+        floor: programs::build_floor()?,
+        object: programs::build_object(&folder)?,
         folder,
     };
     let archive = host::open_archive(Arch::Amd64)?;
@@ -123,7 +124,7 @@ pub(crate) fn run(choice: &Choice, write_docs: bool) -> Result<()> {
     for version in versions {
         let bench = Bench {
             choice,
-            programs: &programs,
+            programs: &guest,
             emulator: &emulator,
             kernel: &kernel(&archive, version)?,
         };
@@ -146,7 +147,7 @@ pub(crate) fn run(choice: &Choice, write_docs: bool) -> Result<()> {
     }
     eprintln!("{} s in all", start.elapsed().as_secs());
     if write_docs {
-        crate::write_docs(crate::Section::Vm, &text)?;
+        page::write_docs(page::Section::Vm, &text)?;
     }
     if !dearer.is_empty() {
         bail!("dearer by more than 1 %: {}", dearer.join(", "));

@@ -1,28 +1,31 @@
 //! Trials to Markdown.
 
+mod turns;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::tool::{Prints, Tool};
-use super::trial::{Promptness, Sample};
-use super::turns::Turns;
+use crate::tool::{Prints, Tool};
+use crate::trial::{Promptness, Sample};
+
+pub(crate) use turns::turns;
 
 /// All trials of one tool with one load, round by round.
 #[derive(Clone, Debug)]
-pub(super) struct Series {
+pub(crate) struct Series {
     /// Which tool
-    pub(super) tool: Tool,
+    pub(crate) tool: Tool,
     /// Its trials, one for each round; none where it failed
-    pub(super) samples: Vec<Option<Sample>>,
+    pub(crate) samples: Vec<Option<Sample>>,
 }
 
 /// Several tools with one load.
 #[derive(Clone, Debug)]
-pub(super) struct Comparison {
+pub(crate) struct Comparison {
     /// What the load was
-    pub(super) load: String,
+    pub(crate) load: String,
     /// One for each tool
-    pub(super) series: Vec<Series>,
+    pub(crate) series: Vec<Series>,
 }
 
 /// The middle one, and the least and greatest.
@@ -119,7 +122,7 @@ fn added(own: &Sample, base: &Sample) -> f64 {
 }
 
 /// Everything about one load at full speed.
-pub(super) fn speed(comparison: &Comparison) -> String {
+pub(crate) fn speed(comparison: &Comparison) -> String {
     let mut text = table(&[
         "tool",
         "1000 conn/s",
@@ -167,7 +170,7 @@ pub(super) fn speed(comparison: &Comparison) -> String {
 }
 
 /// tcptrace as multiples of the floor.
-pub(super) fn against_floor(comparison: &Comparison) -> String {
+pub(crate) fn against_floor(comparison: &Comparison) -> String {
     let mut text = table(&["figure", "of", "beside", "ratio"]);
     let Some(base) = comparison.base() else {
         return text;
@@ -221,114 +224,8 @@ pub(super) fn against_floor(comparison: &Comparison) -> String {
     text
 }
 
-/// The mean of what was measured again and again, and its standard error.
-#[derive(Clone, Copy, Debug)]
-struct Mean {
-    mean: f64,
-    error: f64,
-}
-
-impl Mean {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "no number here is anywhere near 2^53"
-    )]
-    fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let values: Vec<f64> = values.into_iter().collect();
-        let number = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / number;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        Self {
-            mean,
-            error: (squares / (number - 1.0) / number).sqrt(),
-        }
-    }
-
-    /// A multiple of another; the errors are taken to be independent.
-    fn over(self, other: Self) -> Self {
-        let mean = self.mean / other.mean;
-        let error = (self.error / self.mean).hypot(other.error / other.mean);
-        Self {
-            mean,
-            error: (mean * error).abs(),
-        }
-    }
-
-    fn text(self, digits: usize) -> String {
-        format!("{:.digits$} ± {:.digits$}", self.mean, self.error)
-    }
-}
-
-/// Tools that took turns, load by load; the first is none.
-pub(super) fn turns(tools: &[(Tool, Vec<Turns>)]) -> String {
-    let mut text = table(&[
-        "tool",
-        "1000 conn/s",
-        "× none",
-        "load µs/conn",
-        "agent µs/conn",
-        "added µs/transition, with agent",
-    ]);
-    let named = |name: &str| {
-        let of_name = tools.iter().find(|(tool, _)| tool.name == name);
-        of_name.map(|(_, turns)| turns.as_slice())
-    };
-    let Some(base) = named("none") else {
-        return text;
-    };
-    let beside = |own: &[Turns], base: &[Turns], of: fn(Turns, Turns) -> f64| {
-        Mean::of(own.iter().zip(base).map(|(own, base)| of(*own, *base)))
-    };
-    let throughput = |own: Turns, base: Turns| own.throughput() / base.throughput();
-    let added = |own: Turns, base: Turns| (own.load_us() + own.agent_us() - base.load_us()) / 10.0;
-    for (tool, turns) in tools {
-        let each = |of: fn(Turns) -> f64| Mean::of(turns.iter().map(|turns| of(*turns)));
-        row(
-            &mut text,
-            &[
-                tool.name.to_owned(),
-                each(|turns| turns.throughput() / 1e3).text(1),
-                beside(turns, base, throughput).text(3),
-                each(Turns::load_us).text(1),
-                each(Turns::agent_us).text(2),
-                beside(turns, base, added).text(2),
-            ],
-        );
-    }
-    text += "\n";
-    text += &table(&["figure", "of", "beside", "ratio"]);
-    for [own, floor] in [
-        ["tcptrace --json", "floor-ring-lazy"],
-        ["floor-hooks", "floor-ring-lazy"],
-        ["tcptrace --json", "floor-hooks"],
-        ["tcptrace -p IDLE", "floor-empty"],
-    ] {
-        if let (Some(mine), Some(least)) = (named(own), named(floor)) {
-            let ratio = beside(mine, least, throughput).text(3);
-            row(
-                &mut text,
-                &["throughput", own, floor, &ratio].map(str::to_owned),
-            );
-        }
-    }
-    for [own, floor] in [
-        ["tcptrace --json", "floor-print"],
-        ["floor-hooks", "floor-print"],
-        ["tcptrace -p IDLE", "floor-empty"],
-    ] {
-        if let (Some(mine), Some(least)) = (named(own), named(floor)) {
-            let ratio = beside(mine, base, added)
-                .over(beside(least, base, added))
-                .text(2);
-            let figure = "added, with agent";
-            row(&mut text, &[figure, own, floor, &ratio].map(str::to_owned));
-        }
-    }
-    text
-}
-
 /// What the kernel counts of the programs.
-pub(super) fn programs(comparison: &Comparison) -> String {
+pub(crate) fn programs(comparison: &Comparison) -> String {
     let mut text = table(&[
         "tool",
         "ns/transition",
@@ -362,12 +259,12 @@ fn admitted(series: &Series) -> Option<u64> {
 }
 
 /// Lines to a file beside the kernel's count, load by load.
-pub(super) fn losses(comparisons: &[Comparison]) -> String {
+pub(crate) fn losses(comparisons: &[Comparison]) -> String {
     let mut text = table(&[
         "load",
         "tool",
-        "told",
-        "to be told",
+        "reported",
+        "to be reported",
         "lost %",
         "lost, by its own account",
         "recursion misses",
@@ -377,15 +274,16 @@ pub(super) fn losses(comparisons: &[Comparison]) -> String {
     for comparison in comparisons {
         for series in &comparison.series {
             let sum = |of: fn(&Sample) -> u64| series.each().map(of).sum::<u64>();
-            let (told, expected) = (sum(|sample| sample.told), sum(|sample| sample.expected));
+            let (reported, expected) =
+                (sum(|sample| sample.reported), sum(|sample| sample.expected));
             let lines = series.tool.prints != Prints::Nothing;
-            let lost = percent(expected.saturating_sub(told), expected);
+            let lost = percent(expected.saturating_sub(reported), expected);
             row(
                 &mut text,
                 &[
                     comparison.load.clone(),
                     series.tool.name.to_owned(),
-                    told.to_string(),
+                    reported.to_string(),
                     expected.to_string(),
                     if lines { lost } else { dash() },
                     admitted(series).map_or_else(dash, |lost| lost.to_string()),
@@ -411,7 +309,7 @@ fn percent(part: u64, of: u64) -> String {
 }
 
 /// Beside connections that stay open.
-pub(super) fn idle(comparisons: &[Comparison]) -> String {
+pub(crate) fn idle(comparisons: &[Comparison]) -> String {
     let mut text = table(&[
         "open",
         "tool",
@@ -446,7 +344,7 @@ pub(super) fn idle(comparisons: &[Comparison]) -> String {
 }
 
 /// How soon each shows something.
-pub(super) fn promptness(tools: &[(Tool, Vec<Promptness>)]) -> String {
+pub(crate) fn promptness(tools: &[(Tool, Vec<Promptness>)]) -> String {
     let mut text = table(&[
         "tool",
         "start to first line ms",
@@ -493,22 +391,5 @@ mod tests {
         assert_eq!(spread([4.0, 1.0, 3.0, 2.0], 1), "2.5 [1.0-4.0]");
         assert_eq!(spread([3.0, 1.0, 2.0], 0), "2 [1-3]");
         assert_eq!(spread([], 0), "-");
-    }
-
-    #[test]
-    fn a_mean_has_its_standard_error() {
-        assert_eq!(Mean::of([1.0, 2.0, 3.0, 4.0]).text(3), "2.500 ± 0.645");
-        assert_eq!(
-            Mean {
-                mean: 3.0,
-                error: 0.3
-            }
-            .over(Mean {
-                mean: 2.0,
-                error: 0.0
-            })
-            .text(2),
-            "1.50 ± 0.15"
-        );
     }
 }
