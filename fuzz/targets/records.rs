@@ -37,10 +37,10 @@ pub(crate) fn target(bytes: &[u8]) {
         let plain = render(&mut table(every, false, explain), &recording);
         check_table(&plain);
         let colored = render(&mut table(every, true, explain), &recording);
-        // The blanks at a row's end are taken off, but not inside a colour.
-        let stripped = without_colours(&colored);
+        // The blanks at a row's end are taken off, but not inside a color.
+        let stripped = without_colors(&colored);
         let same = stripped.lines().map(str::trim_end).eq(plain.lines());
-        assert!(same, "colours change the text:\n{stripped}\n{plain}");
+        assert!(same, "colors change the text:\n{stripped}\n{plain}");
     }
     let summary = Lines {
         transition: false,
@@ -145,7 +145,7 @@ fn check_harmless(line: &str) {
 }
 
 /// Takes SGR sequences, `ESC [ digits ; … m`, out of a text. Any other escape stays.
-fn without_colours(text: &str) -> String {
+fn without_colors(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("\u{1b}[") {

@@ -5,7 +5,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
-use tcptrace::{cli::Cli, cmd, error::Error};
+use tcptrace::{bpf, cli::Cli, cmd, error::Error};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -14,13 +14,12 @@ fn main() -> ExitCode {
         1 => log::LevelFilter::Info,
         _ => log::LevelFilter::Debug,
     };
-    env_logger::Builder::new()
-        .filter_level(level)
-        // What the loader does with each instruction is of use to nobody who traces.
-        .filter_module("aya", log::LevelFilter::Warn)
-        .filter_module("aya_obj", log::LevelFilter::Warn)
-        // That locked memory could not be raised is said where it matters: with the error.
-        .filter_module("aya::sys", log::LevelFilter::Error)
+    let mut logger = env_logger::Builder::new();
+    logger.filter_level(level);
+    for (module, level) in bpf::LOG_LEVELS {
+        logger.filter_module(module, level);
+    }
+    logger
         .format(|line, record| writeln!(line, "tcptrace: {}", record.args()))
         .init();
     match cmd::run(cli) {

@@ -393,7 +393,7 @@ fn long_ids_do_not_push_rows_out_of_line() {
 }
 
 #[test]
-fn colours_change_nothing_but_colours() {
+fn colors_change_nothing_but_colors() {
     let bytes = fixture();
     let recording = Recording::open(&bytes).unwrap();
     let colored = render(&mut table(true, false), &recording);

@@ -21,3 +21,11 @@ pub use load::start;
 pub use ring::{Ring, Waker, Woken};
 pub use snapshot::Snapshot;
 pub use tracer::{Logger, Tracer};
+
+/// How much of what the loader says is of use to somebody who traces: what it does with each instruction is
+/// not, and that locked memory could not be raised is said with the error that comes of it.
+pub const LOG_LEVELS: [(&str, log::LevelFilter); 3] = [
+    ("aya", log::LevelFilter::Warn),
+    ("aya_obj", log::LevelFilter::Warn),
+    ("aya::sys", log::LevelFilter::Error),
+];

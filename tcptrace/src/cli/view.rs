@@ -15,7 +15,7 @@ pub struct ViewArgs {
     /// More columns: uid, network namespace, how the owner is known
     #[arg(short, long)]
     pub wide: bool,
-    /// When to colour: auto, always, never
+    /// When to color: auto, always, never
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: ColorWhen,
 }
@@ -45,7 +45,7 @@ pub enum Format {
     Ecs,
 }
 
-/// When to colour the table.
+/// When to color the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ColorWhen {
     /// On a terminal, unless `NO_COLOR` or `TERM=dumb`

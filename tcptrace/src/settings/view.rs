@@ -16,7 +16,7 @@ pub struct View {
     pub format: Format,
     /// With more columns
     pub wide: bool,
-    /// With colours
+    /// With colors
     pub color: ColorWhen,
 }
 

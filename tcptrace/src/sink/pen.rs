@@ -1,4 +1,4 @@
-//! Text in columns, with colours or without.
+//! Text in columns, with colors or without.
 
 use std::io::Write as _;
 
@@ -18,7 +18,7 @@ const fn color(color: AnsiColor) -> Style {
     Style::new().fg_color(Some(Color::Ansi(color)))
 }
 
-/// The colour of a state.
+/// The color of a state.
 pub(in crate::sink) fn state_style(state: State) -> Style {
     match state.name() {
         "ESTABLISHED" => GREEN,
@@ -29,7 +29,7 @@ pub(in crate::sink) fn state_style(state: State) -> Style {
     }
 }
 
-/// Colours that tell neighbouring connections apart.
+/// Colors that tell neighboring connections apart.
 pub(in crate::sink) const CONNECTIONS: [Style; 6] = [
     color(AnsiColor::BrightBlue),
     color(AnsiColor::BrightMagenta),

@@ -62,7 +62,7 @@ pub struct Look {
     pub time: TimeColumn,
     /// Which lines a close becomes
     pub lines: Lines,
-    /// With colours
+    /// With colors
     pub colored: bool,
     /// With user id, network namespace and how the owner is known
     pub wide: bool,
