@@ -4,6 +4,7 @@
 //! * [`tcp`]: the kernel's TCP states;
 //! * [`layout`]: where the running kernel keeps each field we read, filled in before load;
 //! * [`config`]: what the user asked for, filled in before load;
+//! * [`map_index`]: indices into maps that both sides use;
 //! * [`kfunc`]: kernel functions that are put in the place of calls before load;
 //! * [`proto`]: protocols between programs, as pure functions;
 //! * [`count`]: the per-CPU counters, first of all those of what was lost.
@@ -17,6 +18,7 @@ pub mod config;
 pub mod count;
 pub mod kfunc;
 pub mod layout;
+pub mod map_index;
 pub mod proto;
 pub mod record;
 pub mod tcp;

@@ -154,11 +154,7 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, [untold, len]: [u8; 2], accep
     record.backlog = sock.backlog;
     record.opener_source = sock.sources[0];
     // With `-p` the steps before the accept are shown because of whoever accepted.
-    record.has_opener = if config!(by_pid) == 0 && !filter::judges() {
-        slot
-    } else {
-        0
-    };
+    record.has_opener = if filter::decides_at_accept() { 0 } else { slot };
     record.accepted = reported;
     record.first = sock.first();
     record.origin = sock.origin;
@@ -189,7 +185,7 @@ pub(crate) fn moved(
     claim: impl FnOnce() -> bool,
 ) -> bool {
     let wanted = config!(emit);
-    if wanted & (EMIT_TRANSITION | EMIT_CLOSE) == 0 || !sock.is_shown() {
+    if wanted & (EMIT_TRANSITION | EMIT_CLOSE) == 0 || !filter::is_shown(sock) {
         return claim();
     }
     let len = sock.path_len;

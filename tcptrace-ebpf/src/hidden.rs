@@ -12,7 +12,7 @@ use core::ptr::read_volatile;
 use tcptrace_common::{
     config::{EMIT_TRANSITION, PAIR_WORDS, SOCK_WORDS},
     count,
-    record::{FLAG_INFERRED, ROLE_LISTENER, ROLE_SERVER},
+    record::{FLAG_INFERRED, ROLE_LISTENER},
     tcp,
 };
 
@@ -20,7 +20,8 @@ use crate::{
     accept,
     atomic::exchange_if,
     constants::{config, off},
-    emit, filter,
+    emit,
+    filter::{self, Decision},
     kernel::{Object as _, Probed},
     listener,
     maps::{self, PAIRS, SOCKS},
@@ -134,13 +135,7 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
         .path_len
         .wrapping_sub(sock.sent)
         .wrapping_sub(sock.gaps);
-    // Never accepted: the listener's owner is the only owner it had.
-    let queued = config!(by_pid) != 0
-        && sock.selected == 0
-        && sock.slot == 0
-        && sock.role == ROLE_SERVER
-        && filter::takes_process(sock.owners[0].tgid);
-    let wanted = sock.is_told() && (sock.selected != 0 || queued);
+    let wanted = sock.is_told() && filter::owner_at_end(sock) == Decision::Show;
     // SAFETY: a live record.
     let id = unsafe { &raw mut (*pointer).conn };
     let claim = || {
@@ -148,7 +143,7 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
         unsafe { exchange_if(id, conn, TOLD) == conn }
     };
     // Whether it failed, or how long it took, nobody knows: then it is counted only.
-    let ours = if wanted && !filter::judges() && sock.tuple.whole != 0 {
+    let ours = if wanted && !filter::outcome::is_on() && sock.tuple.whole != 0 {
         emit::deduced_close(sock, now_ns, accept::of(sock), claim)
     } else {
         claim()

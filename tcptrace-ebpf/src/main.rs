@@ -38,6 +38,7 @@ mod kernel;
 mod listener;
 mod maps;
 mod owner;
+mod phase;
 mod preempt;
 mod publish;
 mod sock;

@@ -7,6 +7,7 @@ use aya_ebpf::{
 use tcptrace_common::{
     config::{PORT_ROWS, PORT_WORDS, TIME_WAIT_WORDS},
     count::{self, COUNTS},
+    map_index::SELECTIONS,
 };
 
 use crate::{
@@ -34,18 +35,6 @@ pub(crate) static PAIRS: HashMap<u64, Pair> = HashMap::with_max_entries(1, 0);
 /// else tells when it comes. Pushed by `timewait`.
 #[map]
 pub(crate) static WATCH: Queue<[u64; 2]> = Queue::with_max_entries(65536, 0);
-
-/// Index into [`TIME_WAIT`]: a `TIME_WAIT_*` of the configuration, or 0 if nothing tells what becomes
-/// of time-wait sockets. Written by the agent.
-pub(crate) const MODE: u32 = 0;
-/// Index into [`TIME_WAIT`]: address of the kernel's `tw_timer_handler`, learnt from the first
-/// time-wait socket.
-pub(crate) const HANDLER: u32 = 1;
-
-/// Indices into [`TIME_WAIT`]: `CLOCK_MONOTONIC` (ns) and jiffies of one moment, the first look.
-pub(crate) const BEGIN_NS: u32 = 2;
-/// See [`BEGIN_NS`].
-pub(crate) const BEGIN_JIFFIES: u32 = 3;
 
 /// Where in [`TIME_WAIT`] it is noted what this CPU stopped the timer of last: the key in [`PAIRS`] or [`SOCKS`];
 /// behind it, when that was. 64 bytes for each CPU.
@@ -129,24 +118,10 @@ pub(crate) static SEED_PASS: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static CURRENT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(2, 0);
 
-/// Index into [`SELECTION`]: not 0 once a connection of the processes asked for has been seen.
-pub(crate) const ACTIVE: u32 = 0;
-/// Index into [`SELECTION`]: not 0 once one of those processes has accepted from a listener that it
-/// was not known to have: from then on any new connection may be theirs.
-pub(crate) const ANY_LISTENER: u32 = 1;
-
-/// Index into [`SELECTION`]: not 0 once the trace ends. What begins from then on is not followed, so
-/// that nothing is half told when the programs are detached. Set by the agent.
-pub(crate) const ENDING: u32 = 2;
-
-/// Index into [`SELECTION`]: not 0 once the programs are detached: nobody is told any more that a socket
-/// has ended, and another has its address. Set by the agent.
-pub(crate) const OVER: u32 = 3;
-
-/// Which connections there is anything to do for. With `-p`, as long as nothing is [`ACTIVE`], only for
+/// Which connections there is anything to do for. With `-p`, as long as nothing is `ACTIVE`, only for
 /// one that begins; the agent reads that, and then attaches what is needed from there on.
 #[map]
-pub(crate) static SELECTION: Array<u32> = Array::with_max_entries(4, 0);
+pub(crate) static SELECTION: Array<u32> = Array::with_max_entries(SELECTIONS, 0);
 
 /// Counters, indexed by `tcptrace_common::count`. Read by the agent.
 #[map]

@@ -99,7 +99,7 @@ pub(crate) fn current_tgid() -> u32 {
 /// nothing.
 #[inline(always)]
 pub(crate) fn is_wanted() -> bool {
-    filter::takes_process((bpf_get_current_pid_tgid() >> 32) as u32)
+    filter::owner::takes_process((bpf_get_current_pid_tgid() >> 32) as u32)
 }
 
 /// The running process, `tgid` 0 for a kernel thread. Name and user are those of the thread-group

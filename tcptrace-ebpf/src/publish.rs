@@ -19,6 +19,7 @@ use crate::{
     kernel::{Object as _, Probed},
     listener,
     maps::{self, LOCKS, PENDING, SOCKS},
+    phase,
     sock::{LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
@@ -51,7 +52,7 @@ pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
         contended(key, sock);
         return;
     }
-    if !sock.is_shown() {
+    if !filter::is_shown(sock) {
         return;
     }
     // Without Fast Open the final ACK that made this socket takes it to its next state at once, in
@@ -80,7 +81,7 @@ pub(crate) fn finish(key: u64, sock: &mut Sock) {
 /// Whether an accept hook may send of this socket as well.
 #[inline(always)]
 fn is_contended(sock: &Sock) -> bool {
-    (config!(by_pid) != 0 || filter::judges()) && sock.role == ROLE_SERVER
+    filter::decides_at_accept() && sock.role == ROLE_SERVER
 }
 
 /// Sends what has not been sent of a socket whose lock the caller holds.
@@ -113,12 +114,12 @@ pub(crate) fn complete(key: u64, sock: &mut Sock) -> bool {
     if sock.conn == 0 {
         return false;
     }
-    if !sock.is_shown() {
+    if !filter::is_shown(sock) {
         return false;
     }
     if sock.tuple.whole == 0 {
         let tuple = Tuple::read(Probed(key), sock.role == ROLE_LISTENER, || 0);
-        if tuple.whole == 0 || !filter::takes(&tuple) {
+        if tuple.whole == 0 || !filter::tuple::takes(&tuple) {
             return false;
         }
         sock.tuple = tuple;
@@ -137,7 +138,7 @@ pub(crate) fn is_still(sk: Probed, conn: u64) -> bool {
         sk.read::<u64>(off!(sk_cookie)) == conn
     } else {
         // Each end and each beginning is seen.
-        !filter::is_over()
+        !phase::is_over()
     }
 }
 
@@ -181,7 +182,7 @@ pub(crate) fn forget(key: u64, sock: &mut Sock) {
 #[inline(always)]
 pub(crate) fn replaced(key: u64, sock: &mut Sock) {
     let flushed = unlist(key, sock);
-    if sock.is_shown() && sock.life == LIVES {
+    if filter::is_shown(sock) && sock.life == LIVES {
         let ended = sock.state() != tcp::CLOSE && sock.is_told();
         maps::count(count::UNSEEN, u64::from(ended));
         if config!(emit) & EMIT_TRANSITION != 0 {
@@ -210,20 +211,6 @@ pub(crate) fn unlist(key: u64, sock: &Sock) -> bool {
     !waits
 }
 
-/// [`Sock::is_shown`], of a record that another CPU may be writing.
-///
-/// # Safety
-///
-/// The record is live.
-#[inline(always)]
-unsafe fn shown(sock: &Sock) -> bool {
-    // SAFETY: a live field.
-    let selected = unsafe { core::ptr::read_volatile(&raw const sock.selected) };
-    // SAFETY: a live field.
-    let verdict = unsafe { core::ptr::read_volatile(&raw const sock.verdict) };
-    selected != 0 && (!filter::judges() || verdict != 0)
-}
-
 /// Sends what may be shown when an accept hook and `hook::set_state` can meet on one socket: one
 /// that runs after the system call does not hold the socket's lock.
 ///
@@ -236,20 +223,18 @@ pub(crate) fn contended(key: u64, sock: &mut Sock) {
         if LOCKS.insert(key, 1, u64::from(BPF_NOEXIST)).is_err() {
             return;
         }
-        // SAFETY: live fields of the record; volatile, because another CPU writes them.
-        let selected = unsafe { shown(sock) };
+        let shown = filter::is_shown(sock);
         let before = sock.path_len;
-        if selected && (sock.tuple.whole != 0 || sock.state() == tcp::CLOSE) {
+        if shown && (sock.tuple.whole != 0 || sock.state() == tcp::CLOSE) {
             send(sock);
         }
         if LOCKS.remove(key).is_err() {
             return;
         }
-        // SAFETY: as above.
-        let selected_now = unsafe { shown(sock) };
-        // SAFETY: as above.
+        let shown_now = filter::is_shown(sock);
+        // SAFETY: a live field of the record; volatile, because another CPU writes it.
         let len_now = unsafe { core::ptr::read_volatile(&raw const sock.path_len) };
-        if selected_now == selected && len_now == before {
+        if shown_now == shown && len_now == before {
             return;
         }
     }

@@ -5,7 +5,7 @@ use tcptrace_common::{
     tcp,
 };
 
-use crate::{constants::config, filter, tuple::Tuple};
+use crate::{constants::config, tuple::Tuple};
 
 /// Open before tracing began, or first seen half-way.
 pub(crate) const PARTIAL: u8 = FLAG_PARTIAL;
@@ -112,23 +112,22 @@ pub(crate) struct Sock {
     pub sources: [u8; 2],
     /// Which owner is in force (`accept`)
     pub slot: u8,
-    /// 1: the user's filter took it (`set_state`, `accept`, `destroy`)
-    pub selected: u8,
+    /// A `filter::Decision` by role, four-tuple and owner (`filter`)
+    pub by_owner: u8,
     /// 1: its `socket` record is written (`seed`)
     pub listed: u8,
     /// `sk_shutdown` at `CLOSE` (`set_state`)
     pub shutdown: u8,
     /// `LIVES`, `MOVED`, `GONE` (`timewait`)
     pub life: u8,
-    /// 1: with `--failed` or `--slower-than`, it is to be shown (`set_state`, `accept`)
-    pub verdict: u8,
-    /// 1: with `-p`, a process asked for holds its file (`seed`). With `MOVED`, what was known of its end when
-    /// its timer was stopped (`timewait`)
-    pub held: u8,
+    /// With `--failed` or `--slower-than`, a `filter::Decision` by what becomes of it (`filter`)
+    pub by_outcome: u8,
+    /// 1: with `-p`, a process asked for has its file (`seed`)
+    pub wanted_holder: u8,
     /// Steps without a time among those not yet sent (`set_state`)
     pub gaps: u8,
-    /// Zero
-    pub reserved: u8,
+    /// With `MOVED`, what was known of its end when its timer was stopped: a `KNOWN_*` (`timewait`)
+    pub known_at_stop: u8,
     /// States entered, oldest first; of a partial record the first has time 0 (`set_state`)
     pub path: [Step; PATH_LEN],
     /// Network namespace inode (`set_state`)
@@ -139,10 +138,8 @@ pub(crate) struct Sock {
     pub err: u32,
     /// The accept queue of the listener when it was accepted, and its limit (`accept`)
     pub backlog: [u32; 2],
-    /// 1: accepted, and not by anybody who was asked for, or not soon enough (`accept`)
-    pub rejected: u8,
     /// Zero
-    pub reserved_2: u8,
+    pub reserved: [u8; 2],
     /// `inet_sport` of the life before, which stays until this one is given a port; 0: none
     /// (`set_state`)
     pub former_sport: u16,
@@ -173,21 +170,20 @@ impl Sock {
         role: 0,
         sources: [0; 2],
         slot: 0,
-        selected: 0,
+        by_owner: 0,
         listed: 0,
         shutdown: 0,
         life: LIVES,
-        verdict: 0,
-        held: 0,
+        by_outcome: 0,
+        wanted_holder: 0,
         gaps: 0,
-        reserved: 0,
+        known_at_stop: 0,
         path: [Step(0); PATH_LEN],
         netns: 0,
         closer: 0,
         err: 0,
         backlog: [0; 2],
-        reserved_2: 0,
-        rejected: 0,
+        reserved: [0; 2],
         former_sport: 0,
         accept_ns: 0,
         seen_ns: 0,
@@ -195,12 +191,6 @@ impl Sock {
         owners: [Owner::NONE; 2],
         counters: Counters::NONE,
     };
-
-    /// Whether the user is to see it, as far as is known now.
-    #[inline(always)]
-    pub(crate) fn is_shown(&self) -> bool {
-        self.selected != 0 && (!filter::judges() || self.verdict != 0)
-    }
 
     /// Whether it was there when the trace began: not if it was found before the state hooks were
     /// attached, and had ended before they were.

@@ -18,19 +18,20 @@ use tcptrace_common::{
     config::EMIT_ACCEPT,
     count,
     layout::ABSENT,
-    record::{ROLE_SERVER, ROLE_UNKNOWN, SOURCE_ACCEPT, UNKNOWN},
+    record::{Owner, ROLE_SERVER, ROLE_UNKNOWN, SOURCE_ACCEPT, UNKNOWN},
     tcp,
 };
 
 use crate::{
     accept,
     constants::{config, off},
-    emit, filter,
+    emit,
+    filter::{self, Decision, Stage},
     hook::seed,
     kernel::{self, Object as _, Probed, Walked},
     maps::{self, BACKLOGS, SOCKS},
     owner::{self, IPPROTO_MPTCP},
-    preempt, publish,
+    phase, preempt, publish,
     sock::Sock,
 };
 
@@ -85,7 +86,7 @@ pub(crate) fn accept4_exit(ctx: TracePointContext) -> u32 {
 /// `current->files->fdt->fd[ret]->private_data`, believed only if it points back to the file.
 #[inline(always)]
 fn syscall_exit(ctx: &TracePointContext) {
-    if filter::is_idle() && !owner::is_wanted() {
+    if phase::is_idle() && !owner::is_wanted() {
         return;
     }
     let record = ctx.as_ptr() as u64;
@@ -118,7 +119,7 @@ fn syscall_exit(ctx: &TracePointContext) {
 #[inline(always)]
 fn accepted(mut key: u64) {
     // Nobody has been told since whose record is out of date.
-    if filter::is_over() {
+    if phase::is_over() {
         return;
     }
     let mut known = SOCKS.get_ptr_mut(key);
@@ -169,29 +170,14 @@ fn took(key: u64, sock: &mut Sock) {
     sock.slot = 1;
 
     // Its record stays as long as the socket: another hook may be in the middle of it.
-    if config!(by_pid) != 0 && !filter::takes_process(sock.owners[1].tgid) {
-        sock.selected = 0;
-        sock.rejected = 1;
+    if filter::decide(Stage::Accept { now_ns }, sock) == Decision::Drop {
         return;
     }
-    let selected = filter::takes_role(ROLE_SERVER);
-    sock.selected = u8::from(selected);
-    sock.rejected = u8::from(!selected);
-    if config!(slower_ns) != 0 && sock.verdict == 0 {
-        let queued = sock.step(1);
-        let waited_ns = now_ns.saturating_sub(queued.mono_ns());
-        if queued.mono_ns() == 0 || waited_ns < config!(slower_ns) {
-            sock.selected = 0;
-            sock.rejected = 1;
-            return;
-        }
-        sock.verdict = u8::from(config!(failed) == 0);
-    }
     let reports = config!(emit) & EMIT_ACCEPT != 0 && accept::accepted(sock);
-    if config!(by_pid) != 0 || filter::judges() {
+    if filter::decides_at_accept() {
         publish::contended(key, sock);
     }
-    if reports && sock.is_shown() {
+    if reports && filter::is_shown(sock) {
         let pointer: *mut Sock = sock;
         emit::accept(sock, now_ns, backlog, || accept::claim(pointer));
     }
@@ -204,7 +190,12 @@ fn took(key: u64, sock: &mut Sock) {
 /// A function of its own, for it makes a record on its stack.
 #[inline(never)]
 fn adopt(key: u64) -> bool {
-    if config!(by_pid) == 0 || !filter::takes_process(owner::current_tgid()) {
+    if !filter::owner::is_on() {
+        return false;
+    }
+    let mut acceptor = Owner::NONE;
+    owner::current(&mut acceptor);
+    if !filter::owner::takes(&acceptor) {
         return false;
     }
     let sk = Probed(key);
@@ -212,8 +203,8 @@ fn adopt(key: u64) -> bool {
     if sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP || state == tcp::LISTEN {
         return false;
     }
-    filter::take_any_listener();
-    filter::activate();
+    phase::take_any_listener();
+    phase::activate();
     let full = seed::insert(sk, None, sk.read(off!(sk_cookie)));
     maps::count(count::MAP_FULL, u64::from(full));
     true

@@ -9,6 +9,7 @@ use tcptrace_common::{count, record::KIND_LISTENER, tcp};
 use crate::{
     constants::off,
     emit,
+    filter::{self, Decision},
     kernel::{self, Object as _, Probed},
     maps::{BACKLOGS, SOCKS},
 };
@@ -24,7 +25,8 @@ pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
     // SAFETY: a live record; only read.
     let sock = unsafe { &*pointer };
     // Also where connections are chosen by what becomes of them.
-    if sock.state() != tcp::LISTEN || sock.selected == 0 || sock.tuple.whole == 0 {
+    let wanted = filter::owner_at_end(sock) == Decision::Show;
+    if sock.state() != tcp::LISTEN || !wanted || sock.tuple.whole == 0 {
         return 0;
     }
     // SAFETY: a live record; what is told is this program's alone.

@@ -6,19 +6,16 @@
 //! program recorded is recognised by the second even when it is the last.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use tcptrace_common::{
-    count,
-    record::{ROLE_LISTENER, ROLE_SERVER},
-    tcp,
-};
+use tcptrace_common::{count, record::ROLE_LISTENER, tcp};
 
 use crate::{
     accept,
-    constants::{config, off},
-    counters, emit, filter,
+    constants::off,
+    counters, emit,
+    filter::{self, Decision, Stage},
     kernel::{self, Object as _, Probed, Typed},
     maps::{self, SOCKS},
-    preempt, publish,
+    phase, preempt, publish,
     sock::LIVES,
     tuple::Tuple,
 };
@@ -26,7 +23,7 @@ use crate::{
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     let _pinned = preempt::in_tracepoint();
-    if filter::is_idle() {
+    if phase::is_idle() {
         return 0;
     }
     let sk = Typed(ctx.arg::<*const u8>(0));
@@ -37,15 +34,6 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: a live record; nobody else has a reference to the socket any more.
     let sock = unsafe { &mut *pointer };
 
-    // Never accepted: the listener's owner is the only owner it had.
-    if config!(by_pid) != 0
-        && sock.selected == 0
-        && sock.slot == 0
-        && sock.role == ROLE_SERVER
-        && filter::takes_process(sock.owners[0].tgid)
-    {
-        sock.selected = 1;
-    }
     // A time-wait socket has taken its place.
     let lives = sock.life == LIVES;
     if lives && sock.state() != tcp::CLOSE {
@@ -55,15 +43,13 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
             counters::read(sk, &mut sock.counters);
         }
     }
-    if config!(failed) != 0 {
-        sock.verdict = 1;
-    }
-    if sock.is_shown() {
+    filter::decide(Stage::End, sock);
+    if filter::is_shown(sock) {
         if sock.tuple.whole == 0 {
             // The steps that would have brought it were hidden.
             let sport = || Probed(key).read(off!(inet_sport));
             sock.tuple = Tuple::read(sk, sock.role == ROLE_LISTENER, sport);
-            if !filter::takes(&sock.tuple) {
+            if filter::decide(Stage::Tuple, sock) == Decision::Drop {
                 publish::forget(key, sock);
                 return 0;
             }

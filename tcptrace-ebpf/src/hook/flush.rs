@@ -50,7 +50,7 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
     if tuple.whole == 0 || sock.conn == 0 {
         return 0;
     }
-    let wanted = config!(emit) & EMIT_TRANSITION != 0 && filter::takes(&tuple);
+    let wanted = config!(emit) & EMIT_TRANSITION != 0 && filter::tuple::takes(&tuple);
     let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
         return 0;
     };

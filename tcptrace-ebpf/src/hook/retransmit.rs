@@ -89,7 +89,7 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         tell(sk, sock, u32::from(before) + 1, |_| RETRANSMIT_SYNACK);
         return 0;
     }
-    if !sock.is_shown() || !filter::takes(&tuple) {
+    if !filter::is_shown(sock) || !filter::tuple::takes(&tuple) {
         return 0;
     }
     // In a flood of requests that nobody completes, the `listener` record tells of them.

@@ -25,12 +25,13 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    emit, filter,
+    emit,
+    filter::{self, Decision, Stage},
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, LISTENERS, SEED_PASS, SOCKS},
     owner::IPPROTO_MPTCP,
-    publish,
+    phase, publish,
     sock::{PARTIAL, Sock},
     tuple::Tuple,
 };
@@ -183,7 +184,7 @@ fn listener_key(netns: u32, lport: u16) -> u64 {
 /// queue of a listener that one holds.
 #[inline(always)]
 fn may_be_wanted(sk: Probed, state: u8) -> bool {
-    if config!(by_pid) == 0 {
+    if !filter::owner::is_on() {
         return true;
     }
     if state == tcp::LISTEN {
@@ -254,9 +255,7 @@ fn queued(sock: &mut Sock) {
         copy(&mut sock.owners[0], &listener.owners[0]);
         sock.sources[0] = SOURCE_LISTENER;
         sock.role = ROLE_SERVER;
-        if config!(by_pid) == 0 {
-            sock.selected = u8::from(filter::takes(&sock.tuple) && filter::takes_role(ROLE_SERVER));
-        }
+        filter::decide(Stage::Found, sock);
     }
 }
 
@@ -298,9 +297,13 @@ fn hold(sk: Probed, leader: Probed, cookie: u64) {
     };
     // SAFETY: a live record: the iterator holds a reference to the file.
     let sock = unsafe { &mut *pointer };
-    if config!(by_pid) != 0 && filter::takes_process(leader.read(off!(task_tgid))) {
-        sock.held = 1;
-        filter::activate();
+    if filter::owner::is_on() {
+        let mut owner = Owner::NONE;
+        holder(&mut owner, leader);
+        if filter::owner::takes(&owner) {
+            sock.wanted_holder = 1;
+            phase::activate();
+        }
     }
     let partial = sock.flags & PARTIAL != 0;
     let unowned = sock.owners[0].tgid == 0;
@@ -332,10 +335,6 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) ->
     sock.tuple = Tuple::read(sk, state == tcp::LISTEN, || {
         sk.read::<u16>(off!(inet_sport))
     });
-    let taken = filter::takes(&sock.tuple);
-    if !taken && state != tcp::LISTEN {
-        return false;
-    }
     sock.flags = PARTIAL;
     sock.origin = state;
     sock.path[0] = Step::new(0, state);
@@ -349,7 +348,9 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) ->
     };
     sock.netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
     sock.conn = cookie;
-    sock.selected = u8::from(config!(by_pid) == 0 && taken && filter::takes_role(sock.role));
+    if filter::decide(Stage::Found, &mut sock) == Decision::Drop {
+        return false;
+    }
     if let Some((leader, start_ns)) = held_by {
         holder(&mut sock.owners[0], leader);
         sock.sources[0] = SOURCE_SNAPSHOT;
@@ -376,20 +377,11 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
     if sock.flags & PARTIAL == 0 || sock.listed != 0 || sock.path_len != 1 || sock.conn == 0 {
         return;
     }
-    if config!(by_pid) != 0 {
-        if sock.state() == tcp::LISTEN && sock.held == 0 {
-            publish::forget(key, sock);
-            return;
-        }
-        let held = sock.sources[0] == SOURCE_SNAPSHOT;
-        if held && filter::takes_process(sock.owners[0].tgid) {
-            sock.selected = u8::from(filter::takes(&sock.tuple) && filter::takes_role(sock.role));
-        } else if sock.sources[0] == SOURCE_SNAPSHOT && sock.state() != tcp::LISTEN {
-            let _gone = SOCKS.remove(key);
-            return;
-        }
+    if filter::decide(Stage::Listed, sock) == Decision::Drop {
+        publish::forget(key, sock);
+        return;
     }
-    if !sock.is_shown() {
+    if !filter::is_shown(sock) {
         return;
     }
     // It may have changed since it was found, unseen, before the state hooks were attached: then its next

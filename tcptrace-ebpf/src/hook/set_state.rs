@@ -12,7 +12,7 @@ use tcptrace_common::{
     layout::ABSENT,
     proto::accept::Progress,
     record::{
-        KNOWN_COUNTERS, KNOWN_NO_FIN, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN,
+        KNOWN_COUNTERS, KNOWN_NO_FIN, Owner, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN,
         SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_UNKNOWN, Step,
     },
     tcp,
@@ -20,11 +20,12 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    counters, emit, filter,
+    counters, emit,
+    filter::{self, Decision, Stage},
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, CURRENT, SOCKS},
-    owner, preempt, publish,
+    owner, phase, preempt, publish,
     sock::{BY_KERNEL, LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
     timewait::{self, TimeWait},
     tuple::Tuple,
@@ -92,7 +93,7 @@ pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
     let _pinned = preempt::in_tracepoint();
     let transition = Transition::of(&ctx);
     // As long as no socket of theirs is known, only a process asked for can begin one.
-    if filter::is_idle() && (transition.old != tcp::CLOSE || !owner::is_wanted()) {
+    if phase::is_idle() && (transition.old != tcp::CLOSE || !owner::is_wanted()) {
         return 0;
     }
     if !transition.is_tcp() {
@@ -166,14 +167,14 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     let key = sk.address();
     let now_ns = kernel::now_ns();
     // Most that begin have no record yet, which inserting it shows as well.
-    let inserts = !rescue && config!(by_pid) == 0 && transition.is_birth() && !filter::is_ending();
+    let inserts = !rescue && config!(by_pid) == 0 && transition.is_birth() && !phase::is_ending();
     let known = if inserts {
         None
     } else {
         SOCKS.get_ptr_mut(key)
     };
 
-    if filter::is_ending() && (known.is_none() || transition.is_birth()) {
+    if phase::is_ending() && (known.is_none() || transition.is_birth()) {
         if let Some(former) = known {
             // SAFETY: a live record, under this socket's lock.
             if unsafe { (*former).role } == ROLE_LISTENER {
@@ -204,13 +205,12 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     }
 
     // An accept hook has found that nobody wants it, and had not this socket's lock.
-    if (config!(by_pid) != 0 || config!(slower_ns) != 0)
-        && !transition.is_birth()
+    if !transition.is_birth()
         && let Some(pointer) = known
     {
         // SAFETY: a live record, under this socket's lock.
         let sock = unsafe { &mut *pointer };
-        if sock.rejected != 0 {
+        if filter::is_dropped(sock) {
             publish::forget(key, sock);
             return;
         }
@@ -256,7 +256,7 @@ fn fresh(key: u64) -> Option<*mut Sock> {
             unsafe { (*sock).former_sport = former };
         }
     }
-    filter::activate();
+    phase::activate();
     SOCKS.get_ptr_mut(key)
 }
 
@@ -266,31 +266,18 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     let Transition { sk, old, new } = transition;
     // A clone has the state its listener has by then: `CLOSE` if it is closing.
     let child = old == tcp::LISTEN || new == tcp::SYN_RECV;
-    let proven = !child && owner::proven(sk) && owner::is_of_a_process(sk);
     let parent = if child { listener_of(sk) } else { None };
-
-    if config!(by_pid) != 0 {
-        // With `-p`, the listeners that have a record are those that a process asked for has.
-        let wanted = if child {
-            parent.is_some()
-        } else {
-            proven && filter::takes_process(owner::current_tgid())
-        };
-        let may_be = (child || new == tcp::LISTEN) && filter::takes_any_listener();
-        if !wanted && !may_be {
-            end_former(key);
-            return None;
-        }
-    }
-
-    // A listener's record is needed for the owner of its children.
     let role = match new {
         _ if child => ROLE_SERVER,
         tcp::LISTEN => ROLE_LISTENER,
         tcp::SYN_SENT => ROLE_CLIENT,
         _ => ROLE_UNKNOWN,
     };
-    if role != ROLE_LISTENER && !filter::takes_role(role) {
+    let mut opener = Owner::NONE;
+    if !child && role != ROLE_UNKNOWN && owner::proven(sk) && owner::is_of_a_process(sk) {
+        owner::current(&mut opener);
+    }
+    if !filter::admits(role, &opener, parent.is_some()) {
         end_former(key);
         return None;
     }
@@ -324,9 +311,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
             tcp::SYN_SENT => SOURCE_CONNECT,
             _ => SOURCE_UNKNOWN,
         };
-        if proven && sock.role != ROLE_UNKNOWN {
-            owner::current(&mut sock.owners[0]);
-        }
+        copy(&mut sock.owners[0], &opener);
         if sock.owners[0].tgid == 0 {
             sock.sources[0] = SOURCE_UNKNOWN;
         }
@@ -335,8 +320,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
             listener::begin(key, now_ns);
         }
     }
-    let wanted = config!(by_pid) == 0 || (!child && filter::takes_process(sock.owners[0].tgid));
-    sock.selected = u8::from(wanted && filter::takes_role(sock.role));
+    filter::decide(Stage::Birth { child }, sock);
     Some(pointer)
 }
 
@@ -399,7 +383,10 @@ fn live(
         if !another
             && (sock.tuple.whole == 0 || sock.conn == 0 || sock.conn == kernel::cookie(sk, now_ns))
         {
-            maps::count(count::UNSEEN, u64::from(sock.is_shown() && sock.is_told()));
+            maps::count(
+                count::UNSEEN,
+                u64::from(filter::is_shown(sock) && sock.is_told()),
+            );
             // Found in this state: time 0, and never told of.
             let told = sock.sent == sock.path_len;
             sock.push(Step::new(0, old));
@@ -420,8 +407,7 @@ fn live(
     } else {
         ROLE_UNKNOWN
     };
-    // How long it took to connect nobody knows.
-    if config!(by_pid) != 0 || config!(slower_ns) != 0 || !filter::takes_role(role) {
+    if !filter::admits_midway(role) {
         return None;
     }
     let pointer = fresh(key)?;
@@ -434,7 +420,7 @@ fn live(
     sock.push(Step::new(0, old));
     sock.sent = 1;
     sock.accept = Progress::OPEN.0;
-    sock.selected = 1;
+    filter::decide(Stage::Midway, sock);
     debug!(
         ctx,
         "connection {:x} first seen in state {}", sock.conn, old
@@ -516,14 +502,9 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
             if sock.conn == 0 {
                 sock.conn = kernel::cookie(sk, now_ns);
             }
-            if !filter::takes(&sock.tuple) {
-                // A listener's record stays: its children take their owner from it.
-                if new == tcp::LISTEN {
-                    sock.selected = 0;
-                } else {
-                    publish::forget(key, sock);
-                    return;
-                }
+            if filter::decide(Stage::Tuple, sock) == Decision::Drop {
+                publish::forget(key, sock);
+                return;
             }
         }
     } else if sock.conn == 0 {
@@ -545,7 +526,9 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
             maps::wait(key, now_ns);
         }
     }
-    if filter::judges() && !judge(sock, new, now_ns) {
+    if filter::outcome::is_on()
+        && filter::decide(Stage::Step { new, now_ns }, sock) == Decision::Drop
+    {
         publish::forget(key, sock);
         return;
     }
@@ -561,36 +544,4 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     if let Some(successor) = successor {
         timewait::replace(successor, sock);
     }
-}
-
-/// Whether the connection may still be wanted by `--slower-than` and `--failed`.
-#[inline(always)]
-fn judge(sock: &mut Sock, new: u8, now_ns: u64) -> bool {
-    let ends = new == tcp::CLOSE;
-    if config!(slower_ns) != 0 && sock.verdict == 0 {
-        // How long it took to connect nobody knows, or it is no connection.
-        if sock.role != ROLE_CLIENT && sock.role != ROLE_SERVER {
-            return !ends;
-        }
-        // A client's time runs from its first step, that of a server's connection from the step
-        // into ESTABLISHED until `hook::accept` decides.
-        let (from, decides) = if sock.role == ROLE_CLIENT {
-            (
-                sock.step(0),
-                new == tcp::ESTABLISHED || (ends && sock.path_len == 2),
-            )
-        } else {
-            (sock.step(1), ends && sock.accept_ns == 0)
-        };
-        if decides && now_ns.wrapping_sub(from.mono_ns()) < config!(slower_ns) {
-            return false;
-        }
-        if decides && config!(failed) == 0 {
-            sock.verdict = 1;
-        }
-    }
-    if ends && config!(failed) != 0 {
-        sock.verdict = 1;
-    }
-    true
 }

@@ -11,7 +11,8 @@ use tcptrace_common::{
 
 use crate::{
     constants::{config, off},
-    emit, filter,
+    emit,
+    filter::{self, Decision},
     kernel::{self, Object as _, Probed},
     maps::{BACKLOGS, SLOW, SLOW_NEXT, SOCKS},
     publish,
@@ -63,15 +64,13 @@ fn report(waiting: Waiting) {
     let Some((phase, state)) = phase(sock, waiting.since_ns) else {
         return;
     };
-    // Who accepts is not known yet: with `-p`, the listener's owner is asked for.
-    let by_listener =
-        phase == SLOW_ACCEPT && config!(by_pid) != 0 && filter::takes_process(sock.owners[0].tgid);
-    if sock.selected == 0 && !by_listener {
+    // Who accepts is not known yet: until then the listener's owner is asked for.
+    if filter::owner_at_end(sock) != Decision::Show {
         return;
     }
     let sk = Probed(waiting.key);
     let tuple = Tuple::read(sk, false, || 0);
-    if tuple.whole == 0 || sock.conn == 0 || !filter::takes(&tuple) {
+    if tuple.whole == 0 || sock.conn == 0 || !filter::tuple::takes(&tuple) {
         return;
     }
     let conn = sock.conn;

@@ -17,12 +17,13 @@ use aya_ebpf::{
 use tcptrace_common::{
     config::{LOOKS_PER_RUN, STOPS_PER_RUN, WATCH_STOPS},
     count,
+    map_index::TIME_WAIT_HANDLER,
 };
 
 use crate::{
     constants::off,
     kernel::{self, Object as _, Typed},
-    maps::{self, HANDLER, TIME_WAIT, WATCH},
+    maps::{self, TIME_WAIT, WATCH},
     preempt,
     timewait::{self, TimeWait},
 };
@@ -62,7 +63,7 @@ pub(crate) fn tw_schedule_kprobe(ctx: ProbeContext) -> u32 {
 #[btf_tracepoint(function = "timer_cancel")]
 pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
     let timer = Typed(ctx.arg::<*const u8>(0));
-    let Some(handler) = TIME_WAIT.get(HANDLER) else {
+    let Some(handler) = TIME_WAIT.get(TIME_WAIT_HANDLER) else {
         return 0;
     };
     if timer.read::<u64>(off!(timer_function)) != *handler {

@@ -19,6 +19,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
     config::{ALL_PAIRS, EMIT_TRANSITION, STOPPED_PAIRS, TIME_WAIT_BY_TIMER},
     count,
+    map_index::{TIME_WAIT_HANDLER, TIME_WAIT_MODE},
     record::{FLAG_INFERRED, KNOWN_BY_ELIMINATION, KNOWN_EXPIRED, RESET_RECEIVED, Step},
     tcp,
 };
@@ -26,9 +27,9 @@ use tcptrace_common::{
 use crate::{
     atomic::exchange_if,
     constants::{config, off},
-    emit,
+    emit, filter,
     kernel::{self, Object as _, copy},
-    maps::{self, HANDLER, MODE, PAIRS, SOCKS, TIME_WAIT, WATCH, stop_of},
+    maps::{self, PAIRS, SOCKS, TIME_WAIT, WATCH, stop_of},
     sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
     tuple::Tuple,
 };
@@ -46,7 +47,7 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
     learn_handler(tw);
     if sock.state() == tcp::TIME_WAIT {
         sock.life = GONE;
-        if sock.is_shown() && mode() != 0 {
+        if filter::is_shown(sock) && mode() != 0 {
             let index = sock.path_len.wrapping_sub(1);
             insert_pair(tw, &pair_of(tw, sock, index, sock.step(index)));
         }
@@ -107,7 +108,7 @@ pub(crate) fn waits(tw: TimeWait) -> bool {
 /// How the ends of time-wait sockets are learnt.
 #[inline(always)]
 fn mode() -> u64 {
-    TIME_WAIT.get(MODE).map_or(0, |mode| *mode)
+    TIME_WAIT.get(TIME_WAIT_MODE).map_or(0, |mode| *mode)
 }
 
 #[inline(always)]
@@ -187,7 +188,7 @@ fn fin(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
     let key = tw.key();
     let step = Step::new(now_ns, tcp::TIME_WAIT);
     let pair = pair_of(tw, sock, sock.path_len, step);
-    let shown = sock.is_shown();
+    let shown = filter::is_shown(sock);
     if emit::moved(sock, step, flags, 0, 0, || SOCKS.remove(key).is_ok()) && shown {
         insert_pair(tw, &pair);
     }
@@ -230,7 +231,7 @@ pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) 
     let (at_ns, known) = if stopped_ns == 0 {
         (now_ns, why(tw, sock))
     } else {
-        (stopped_ns, sock.held)
+        (stopped_ns, sock.known_at_stop)
     };
     let reset = if known == KNOWN_BY_ELIMINATION {
         RESET_RECEIVED
@@ -280,7 +281,7 @@ fn put_back(tw: TimeWait) -> bool {
 
 #[inline(always)]
 fn learn_handler(tw: TimeWait) {
-    if let Some(handler) = TIME_WAIT.get_ptr_mut(HANDLER) {
+    if let Some(handler) = TIME_WAIT.get_ptr_mut(TIME_WAIT_HANDLER) {
         // SAFETY: a live, aligned map value; whoever writes it writes the same.
         let handler = unsafe { &mut *handler };
         if *handler == 0 {
@@ -302,7 +303,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
             never_finished(tw, sock, now_ns, FLAG_INFERRED);
         } else if tw.waits_for_fin() {
             // Its memory may be another's before that is decided.
-            sock.held = why(tw, sock);
+            sock.known_at_stop = why(tw, sock);
             sock.seen_ns = now_ns;
             note_stop(key, now_ns);
             return;

@@ -1,11 +1,15 @@
 //! The time-wait socket in the kernel's memory: where it is, and what its timer says.
 
-use tcptrace_common::{layout::ABSENT, tcp};
+use tcptrace_common::{
+    layout::ABSENT,
+    map_index::{TIME_WAIT_BEGIN_JIFFIES, TIME_WAIT_BEGIN_NS},
+    tcp,
+};
 
 use crate::{
     constants::{config, off},
     kernel::{Object as _, Probed, Typed, jiffies, number},
-    maps::{BEGIN_JIFFIES, BEGIN_NS, TIME_WAIT},
+    maps::TIME_WAIT,
 };
 
 /// Nodes of a hash chain that are looked at. A new one is put at the head.
@@ -194,7 +198,10 @@ impl TimeWait {
 /// Ticks per second (`CONFIG_HZ`), from how many there have been since the first look.
 #[inline(always)]
 fn hz(now_ns: u64) -> Option<u64> {
-    let (ns, ticks) = (TIME_WAIT.get(BEGIN_NS)?, TIME_WAIT.get(BEGIN_JIFFIES)?);
+    let (ns, ticks) = (
+        TIME_WAIT.get(TIME_WAIT_BEGIN_NS)?,
+        TIME_WAIT.get(TIME_WAIT_BEGIN_JIFFIES)?,
+    );
     let ticks = jiffies().wrapping_sub(*ticks);
     let ns = now_ns.wrapping_sub(*ns);
     // Fewer do not tell 250 from 300.
@@ -215,8 +222,8 @@ fn hz(now_ns: u64) -> Option<u64> {
 #[inline(always)]
 pub(crate) fn begin(now_ns: u64) {
     let (Some(ns), Some(ticks)) = (
-        TIME_WAIT.get_ptr_mut(BEGIN_NS),
-        TIME_WAIT.get_ptr_mut(BEGIN_JIFFIES),
+        TIME_WAIT.get_ptr_mut(TIME_WAIT_BEGIN_NS),
+        TIME_WAIT.get_ptr_mut(TIME_WAIT_BEGIN_JIFFIES),
     ) else {
         return;
     };

@@ -12,9 +12,12 @@ use rustix::{
     io::Errno,
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
-use tcptrace_common::config::{
-    EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION, PIN_TRACEPOINTS,
-    PORT_WORDS, TIME_WAIT_WORDS,
+use tcptrace_common::{
+    config::{
+        EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION, PIN_TRACEPOINTS,
+        PORT_WORDS, TIME_WAIT_WORDS,
+    },
+    map_index::TIME_WAIT_MODE,
 };
 use zerocopy::IntoBytes as _;
 
@@ -156,7 +159,7 @@ fn attach_optional(
         hooks.time_wait = mechanism;
         links.append(&mut attached);
         map::<Array<&mut MapData, u64>>(ebpf, "TIME_WAIT")?
-            .set(0, mechanism.mode(), 0)
+            .set(TIME_WAIT_MODE, mechanism.mode(), 0)
             .map_err(anyhow::Error::new)?;
         if mechanism == TimeWait::Timer {
             // The first look, at nothing, begins to count ticks.

@@ -11,6 +11,7 @@ use aya::{
     programs::tp_btf::BtfTracePointLink,
 };
 use rustix::thread::{MembarrierCommand, membarrier};
+use tcptrace_common::map_index::{ACTIVE, ENDING, OVER};
 
 use super::{
     attach::{self, Hooks, TimeWait},
@@ -63,11 +64,6 @@ pub struct Tracer {
     /// What found no room when losses were last asked for
     pub(super) without_room: u64,
 }
-
-/// Index into the kernel side's `SELECTION`: the trace ends.
-const ENDING: u32 = 2;
-/// Index into the kernel side's `SELECTION`: its programs are detached.
-const OVER: u32 = 3;
 
 /// Longer than the first steps of a connection take, unless they wait for a port.
 const FIRST_STEPS: Duration = Duration::from_millis(20);
@@ -301,5 +297,5 @@ fn let_programs_end() {
 
 /// Whether a connection has been seen that may be shown.
 fn has_begun(selection: &Array<MapData, u32>) -> bool {
-    selection.get(&0, 0).is_ok_and(|active| active != 0)
+    selection.get(&ACTIVE, 0).is_ok_and(|active| active != 0)
 }
