@@ -9,10 +9,14 @@ const HEAD: &str = "\
 
 What `tcptrace check` says on Debian's cloud kernels, written by `cargo xtask vm --write-docs`. Ask
 it on your own kernel too.
+
+CI runs the kernel tests on its own kernel, and the short ones of them on 5.10 and the newest
+(`cargo xtask vm --smoke`). All of them run on all of these kernels before a release. This file is
+written by such a run, if no test fails.
 ";
 
-/// Fact by kernel, then hook by kernel.
-pub(super) fn text(runs: &[Run]) -> String {
+/// Fact by kernel, then hook by kernel. `day`: of the run.
+pub(super) fn text(runs: &[Run], day: &str) -> String {
     let names: BTreeSet<&str> = runs
         .iter()
         .flat_map(|run| &run.facts)
@@ -25,6 +29,11 @@ pub(super) fn text(runs: &[Run]) -> String {
     let hooks = names.iter().flat_map(|name| hooks(runs, name));
     let sections = [
         vec![HEAD.to_owned()],
+        vec![format!("The last one was on {day}:\n"), head("", runs)],
+        vec![
+            row("kernel tests", runs.iter().map(Run::counts)),
+            String::new(),
+        ],
         vec!["## What is known\n".to_owned(), head("Fact", runs)],
         known.collect(),
         notes(runs),

@@ -10,7 +10,7 @@ mod run;
 mod suite;
 
 use std::fs;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
@@ -123,10 +123,16 @@ fn run(args: &Args) -> Result<()> {
     conclude(&runs, &missing)?;
     if args.write_docs {
         let path = workspace::root().join("docs/kernels.md");
-        fs::write(&path, docs::text(&runs))?;
+        fs::write(&path, docs::text(&runs, &today()?))?;
         eprintln!("written: {}", path.display());
     }
     Ok(())
+}
+
+/// As `date` prints it.
+fn today() -> Result<String> {
+    let date = Command::new("date").args(["-u", "+%F"]).output()?;
+    Ok(String::from_utf8(date.stdout)?.trim().to_owned())
 }
 
 /// Boots the kernels of [`SMOKE`], and fails if any test fails on any.
