@@ -99,7 +99,7 @@ impl Netns {
     /// `TIME_WAIT`, only `open` sockets exist.
     pub fn settle(&self, open: usize) {
         let mut last = Vec::new();
-        let settled = wait::poll(Duration::from_secs(20), || {
+        let settled = wait::poll(Duration::from_mins(1), || {
             last = self.sockets();
             (last.len() == open).then_some(())
         });
@@ -115,7 +115,7 @@ impl Netns {
     /// listener a little longer.
     pub fn await_no_listeners(&self) {
         let listens = || self.table().iter().any(|entry| entry.state == "LISTEN");
-        let closed = wait::poll(Duration::from_secs(20), || (!listens()).then_some(()));
+        let closed = wait::poll(Duration::from_mins(1), || (!listens()).then_some(()));
         assert!(closed.is_some(), "somebody still listens in the namespace");
     }
 
