@@ -18,7 +18,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     beside!(both_ends).smoke(),
     beside!(after_a_reset).smoke(),
-    beside!(without_options).smoke(),
+    beside!(without_options),
     beside!(retransmits).smoke(),
     beside!(open_at_start).smoke(),
 ];

@@ -12,8 +12,8 @@ pub(crate) const TESTS: &[Test] = &[
     beside!(shutdown_before_close).smoke(),
     beside!(simultaneous_close).smoke(),
     beside!(reset_by_linger).smoke(),
-    beside!(reset_for_unread_data).smoke(),
-    beside!(killed_process).smoke(),
+    beside!(reset_for_unread_data),
+    beside!(killed_process),
 ];
 
 /// A connection that stands, and what is around it.

@@ -18,7 +18,7 @@ use crate::{
 
 pub(crate) const TESTS: &[Test] = &[
     beside!(connections_open_at_start).smoke(),
-    beside!(left_out_on_request).smoke(),
+    beside!(left_out_on_request),
     beside!(waiting_in_the_accept_queue).smoke(),
     alone!(not_slow),
 ];

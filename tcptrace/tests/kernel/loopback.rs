@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(read_by_helpers_alone).smoke(),
+    beside!(read_by_helpers_alone),
     beside!(three_hundred_connections),
 ];
 

@@ -25,8 +25,8 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     beside!(server_blocked_in_accept_before_start).smoke(),
     beside!(prefork_workers).smoke(),
-    beside!(reuseport).smoke(),
-    beside!(threads).smoke(),
+    beside!(reuseport),
+    beside!(threads),
     beside!(nonblocking_connect).smoke(),
     beside!(refused_connect).smoke(),
     beside!(socket_used_again).smoke(),

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     beside!(capabilities_missing).smoke(),
     beside!(bpf_and_perfmon_alone).smoke(),
-    beside!(little_locked_memory).smoke(),
+    beside!(little_locked_memory),
 ];
 
 const ENOUGH: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);

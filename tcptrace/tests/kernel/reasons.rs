@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(closed_in_peace).smoke(),
+    beside!(closed_in_peace),
     beside!(resets).smoke(),
     beside!(killed).smoke(),
     beside!(never_established).smoke(),
@@ -32,7 +32,7 @@ pub(crate) const TESTS: &[Test] = &[
     beside!(vanished_peer).smoke(),
     beside!(fast_open).smoke(),
     beside!(simultaneous_open).smoke(),
-    beside!(slow_handshake).smoke(),
+    beside!(slow_handshake),
     beside!(destroyed).smoke(),
 ];
 

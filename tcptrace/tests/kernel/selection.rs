@@ -15,7 +15,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     beside!(listener_passed_on).smoke(),
     beside!(one_worker_of_two),
-    beside!(client_process).smoke(),
+    beside!(client_process),
     beside!(queue_of_a_neighbour).smoke(),
 ];
 
