@@ -19,7 +19,7 @@ use crate::{
     wait,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// `TCPTRACE_BIN`, or the release build beside the test executable.
 pub fn binary() -> PathBuf {

@@ -4,10 +4,11 @@
 //! the test knows. A command is a line on the control socket, and so is its answer: `ok …` or
 //! `err ERRNO`. Commands are synchronous, so that a test never has to guess how far a peer is.
 
+mod converse;
+mod socket;
 mod uring;
 
 use std::{
-    fmt::Write as _,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{
@@ -15,16 +16,24 @@ use std::{
         unix::net::UnixStream,
     },
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
-    net::{AddressFamily, SocketFlags, SocketType, sockopt},
+    net::{SocketFlags, SocketType, sockopt},
     process::{
         Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_getfd,
         pidfd_open, setrlimit,
     },
+};
+
+use converse::{
+    DISMISSED, converse_as_client, converse_as_server, dial, dial_for, drain, in_thread, rush,
+};
+use socket::{
+    addr_of, begin_connect, canonical, connect_after, connect_fastopen, connect_from,
+    connect_nonblocking, family_of, finish_connect, index, info, name_of, set_option, unhex,
 };
 
 /// How long a peer waits for its counterpart before it reports failure instead.
@@ -470,246 +479,4 @@ impl Peer {
             pid => Ok(pid.to_string()),
         }
     }
-}
-
-/// What a client says to a server that shall accept no more.
-const DISMISSED: u8 = b'q';
-
-/// The client's word.
-fn converse_as_server(mut stream: TcpStream, first: First) -> io::Result<u8> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut bytes = [0; 16];
-    stream.read_exact(&mut bytes[..1])?;
-    stream.write_all(b"y")?;
-    if first == First::Client {
-        let rest = stream.read(&mut bytes[1..])?;
-        assert_eq!(rest, 0, "more than the one byte");
-    }
-    Ok(bytes[0])
-}
-
-fn converse_as_client(mut stream: TcpStream, word: u8, first: First) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut bytes = [0; 16];
-    stream.write_all(&[word])?;
-    stream.read_exact(&mut bytes[..1])?;
-    if first == First::Server {
-        let rest = stream.read(&mut bytes)?;
-        assert_eq!(rest, 0, "more than the one byte");
-    }
-    Ok(())
-}
-
-/// Answers with the local ends of the connections it made.
-fn dial(addr: SocketAddr, count: usize, word: u8, first: First) -> io::Result<String> {
-    let mut clients = Vec::with_capacity(count);
-    for _ in 0..count {
-        let stream = TcpStream::connect(addr)?;
-        clients.push(canonical(stream.local_addr()?).to_string());
-        converse_as_client(stream, word, first)?;
-    }
-    Ok(clients.join(","))
-}
-
-fn dial_for(addr: SocketAddr, time: Duration, first: First) -> io::Result<String> {
-    let end = Instant::now() + time;
-    let mut count = 0;
-    while Instant::now() < end {
-        converse_as_client(TcpStream::connect(addr)?, b'x', first)?;
-        count += 1;
-    }
-    Ok(count.to_string())
-}
-
-/// Serves who closes first and says nothing.
-fn drain(listener: &TcpListener) -> io::Result<()> {
-    loop {
-        let (mut stream, _) = listener.accept()?;
-        let rest = stream.read(&mut [0])?;
-        assert_eq!(rest, 0, "somebody spoke");
-    }
-}
-
-fn rush(count: usize, addrs: &[&str]) -> io::Result<String> {
-    let connect = |addr| {
-        for _ in 0..count {
-            let mut stream = TcpStream::connect(addr)?;
-            stream.shutdown(Shutdown::Write)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            let rest = stream.read(&mut [0])?;
-            assert_eq!(rest, 0, "somebody spoke");
-        }
-        io::Result::Ok(())
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = addrs
-            .iter()
-            .map(|addr| addr_of(addr))
-            .map(|addr| scope.spawn(move || connect(addr)))
-            .collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().unwrap())
-    })?;
-    Ok(String::new())
-}
-
-fn in_thread<T: Send>(name: &str, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn_scoped(scope, work)?
-            .join()
-            .unwrap()
-    })
-}
-
-fn begin_connect(addr: SocketAddr) -> io::Result<(TcpStream, Result<(), rustix::io::Errno>)> {
-    let socket = rustix::net::socket_with(
-        family_of(addr),
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    let result = rustix::net::connect(&socket, &addr);
-    if let Err(error) = result
-        && error != rustix::io::Errno::INPROGRESS
-    {
-        return Err(error.into());
-    }
-    Ok((TcpStream::from(socket), result))
-}
-
-fn finish_connect(stream: &TcpStream) -> io::Result<()> {
-    let mut fds = [PollFd::new(stream, PollFlags::OUT)];
-    rustix::event::poll(&mut fds, None)?;
-    sockopt::socket_error(stream)??;
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))
-}
-
-fn connect_nonblocking(addr: SocketAddr) -> io::Result<TcpStream> {
-    let (stream, _) = begin_connect(addr)?;
-    finish_connect(&stream)?;
-    Ok(stream)
-}
-
-/// From an address of the caller's choice. If it is the one connected to, the socket meets
-/// itself.
-fn connect_from(local: SocketAddr, addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket = rustix::net::socket_with(
-        family_of(addr),
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    rustix::net::bind(&socket, &local)?;
-    rustix::net::connect(&socket, &addr)?;
-    Ok(TcpStream::from(socket))
-}
-
-fn set_option(stream: &TcpStream, option: &str, value: u32) -> io::Result<()> {
-    let seconds = Duration::from_secs(value.into());
-    match option {
-        "keepalive" => {
-            sockopt::set_socket_keepalive(stream, true)?;
-            sockopt::set_tcp_keepidle(stream, seconds)?;
-            sockopt::set_tcp_keepintvl(stream, seconds)?;
-            sockopt::set_tcp_keepcnt(stream, 1)?;
-        }
-        "user-timeout-ms" => sockopt::set_tcp_user_timeout(stream, value)?,
-        "nodelay" => sockopt::set_tcp_nodelay(stream, value != 0)?,
-        _ => panic!("unknown option {option:?}"),
-    }
-    Ok(())
-}
-
-fn info(stream: &TcpStream) -> io::Result<String> {
-    let mut info = [0_u8; 512];
-    let mut len = libc::socklen_t::try_from(info.len()).unwrap();
-    // SAFETY: the kernel writes at most `len` bytes into `info`, and the length into `len`.
-    let failed = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    };
-    if failed != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mut hex = String::new();
-    for byte in &info[..usize::try_from(len).unwrap()] {
-        write!(hex, "{byte:02x}").expect("text has room");
-    }
-    Ok(hex)
-}
-
-fn connect_after(refused: SocketAddr, addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket = rustix::net::socket_with(
-        family_of(addr),
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    assert!(rustix::net::connect(&socket, &refused).is_err());
-    rustix::net::connect(&socket, &addr)?;
-    Ok(TcpStream::from(socket))
-}
-
-fn connect_fastopen(addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket = rustix::net::socket_with(
-        family_of(addr),
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let flags = rustix::net::SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
-    rustix::net::sendto(&socket, b"x", flags, &addr)?;
-    Ok(TcpStream::from(socket))
-}
-
-fn family_of(addr: SocketAddr) -> AddressFamily {
-    if addr.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    }
-}
-
-/// The address as the tracer shows it: an IPv4-mapped one is plain IPv4.
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
-}
-
-fn addr_of(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
-fn index(text: &str) -> usize {
-    text.parse().unwrap()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
-}
-
-fn name_of(error: &io::Error) -> String {
-    let name = match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => "ECONNREFUSED",
-        Some(libc::ECONNRESET) => "ECONNRESET",
-        Some(libc::ECONNABORTED) => "ECONNABORTED",
-        Some(libc::ETIMEDOUT) => "ETIMEDOUT",
-        Some(libc::EHOSTUNREACH) => "EHOSTUNREACH",
-        Some(libc::ENETUNREACH) => "ENETUNREACH",
-        Some(libc::EPIPE) => "EPIPE",
-        _ => return format!("{error:?}"),
-    };
-    name.to_owned()
 }

@@ -1,4 +1,6 @@
-//! The tracer's story against the truth.
+//! What the tracer reports against what the oracle recorded.
+
+mod owner;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,18 +9,17 @@ use std::{
 };
 
 use crate::{
-    actor::{Held, Who},
     oracle::{Life, Step},
     record::{self, Record, Records},
+};
+pub use owner::{
+    Pair, accept_hook, client_side, names, owners, sees_blocked_accept, sees_io_uring_accept,
+    server_side,
 };
 
 /// How far the tracer's time of an event may be from ftrace's: both hooks run one after the
 /// other, but a virtual machine can be stopped between them.
 pub const CLOCK_TOLERANCE_US: u64 = 50_000;
-
-/// Around `accept()` returning, either owner is right: the record of the acceptance and a
-/// transition on another CPU do not wait for each other.
-const ACCEPT_TOLERANCE_US: u64 = 1000;
 
 /// The step as the tracer reports it.
 ///
@@ -34,8 +35,8 @@ fn reported(step: &Step) -> (&'static str, &'static str) {
     (step.old, new)
 }
 
-/// A connection as both sides tell it: its ends and the states it went through.
-type Story = (SocketAddr, Option<SocketAddr>, String);
+/// A connection as both sides have it: its ends and the states it went through.
+type Course = (SocketAddr, Option<SocketAddr>, String);
 
 type Ends = (SocketAddr, Option<SocketAddr>);
 
@@ -44,7 +45,7 @@ fn ends_of_life(life: &Life) -> Ends {
     (local, (!life.is_listener()).then_some(remote))
 }
 
-fn story_of_life(life: &Life) -> Story {
+fn course_of_life(life: &Life) -> Course {
     let (local, remote) = ends_of_life(life);
     (local, remote, path(life.steps.iter().map(reported)))
 }
@@ -52,7 +53,7 @@ fn story_of_life(life: &Life) -> Story {
 /// `time_waits`: ends of sockets that time-wait sockets took the place of. Such a socket can
 /// remain in `FIN_WAIT2` first, for the peer's FIN. If that has not come yet, nothing was told; if
 /// it never came, `CLOSE` was. Which it should be is what `timewait` tests.
-fn story_of_records(records: &[&Record], time_waits: &BTreeSet<Ends>) -> Story {
+fn course_of_records(records: &[&Record], time_waits: &BTreeSet<Ends>) -> Course {
     let first = records[0];
     let mut steps: Vec<_> = records
         .iter()
@@ -83,7 +84,7 @@ fn path<'step>(steps: impl Iterator<Item = (&'step str, &'step str)>) -> String 
 
 /// The transitions the tracer shows are those that happened, one for one: for each connection the
 /// same steps, in order, at the same time.
-pub fn same_transitions(truth: &[Life], records: &[&Record]) {
+pub fn same_transitions(oracle: &[Life], records: &[&Record]) {
     // A socket that is used again keeps its cookie; each life leaves CLOSE.
     let mut lives: BTreeMap<&str, usize> = BTreeMap::new();
     let mut connections: BTreeMap<(&str, usize), Vec<&Record>> = BTreeMap::new();
@@ -101,20 +102,20 @@ pub fn same_transitions(truth: &[Life], records: &[&Record]) {
             .or_default()
             .push(record);
     }
-    let time_waits: BTreeSet<Ends> = truth
+    let time_waits: BTreeSet<Ends> = oracle
         .iter()
         .filter(|life| life.time_waits())
         .map(ends_of_life)
         .collect();
-    let mut told: BTreeMap<Story, Vec<&Vec<&Record>>> = BTreeMap::new();
+    let mut told: BTreeMap<Course, Vec<&Vec<&Record>>> = BTreeMap::new();
     for records in connections.values() {
-        told.entry(story_of_records(records, &time_waits))
+        told.entry(course_of_records(records, &time_waits))
             .or_default()
             .push(records);
     }
-    let mut happened: BTreeMap<Story, Vec<&Life>> = BTreeMap::new();
-    for life in truth {
-        happened.entry(story_of_life(life)).or_default().push(life);
+    let mut happened: BTreeMap<Course, Vec<&Life>> = BTreeMap::new();
+    for life in oracle {
+        happened.entry(course_of_life(life)).or_default().push(life);
     }
 
     let [mut untold, mut faults] = [const { Vec::new() }; 2];
@@ -141,7 +142,7 @@ pub fn same_transitions(truth: &[Life], records: &[&Record]) {
     assert!(
         untold.is_empty() && faults.is_empty(),
         "{} connections happened, {} were told; {} differences, the first of them:\n{}",
-        truth.len(),
+        oracle.len(),
         connections.len(),
         untold.len() + faults.len(),
         [&untold, &faults]
@@ -185,9 +186,9 @@ impl Piece {
 
 /// What is told of a connection is a piece of its life without a gap, and is told once. One piece
 /// for each life.
-pub fn pieces(truth: &[Life], records: &[&Record]) -> Vec<Piece> {
+pub fn pieces(oracle: &[Life], records: &[&Record]) -> Vec<Piece> {
     let mut by_ends: BTreeMap<Ends, Vec<usize>> = BTreeMap::new();
-    for (at, life) in truth.iter().enumerate() {
+    for (at, life) in oracle.iter().enumerate() {
         by_ends.entry(ends_of_life(life)).or_default().push(at);
     }
     let mut connections: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
@@ -196,12 +197,12 @@ pub fn pieces(truth: &[Life], records: &[&Record]) -> Vec<Piece> {
             connections.entry(record.conn()).or_default().push(record);
         }
     }
-    let mut pieces = vec![Piece::default(); truth.len()];
+    let mut pieces = vec![Piece::default(); oracle.len()];
     for told in connections.values() {
         let ends = (told[0].local(), told[0].remote());
         let found = by_ends.get(&ends).into_iter().flatten().find_map(|at| {
             let free = pieces[*at].steps == 0;
-            let from = place_in(&truth[*at], told).filter(|_| free)?;
+            let from = place_in(&oracle[*at], told).filter(|_| free)?;
             Some((*at, from))
         });
         let (at, from) = found
@@ -254,135 +255,10 @@ fn each_exit_has_its_entry(exits: &[&Record], steps: &[&Record]) {
     }
 }
 
-fn name((local, remote, path): &Story) -> String {
+fn name((local, remote, path): &Course) -> String {
     match remote {
         Some(remote) => format!("{local} -> {remote}{path}"),
         None => format!("{local}{path}"),
-    }
-}
-
-/// Who is behind a connection between two processes of a test.
-#[derive(Clone, Debug)]
-pub struct Pair {
-    pub client: SocketAddr,
-    pub server: SocketAddr,
-    pub dialer: Who,
-    pub listener: Who,
-    /// [`None`]: nobody accepted
-    pub acceptor: Option<Who>,
-    /// Cookies of the client's and the server's socket, where known
-    pub cookies: [Option<String>; 2],
-}
-
-impl Pair {
-    pub fn new(client: &Held, dialer: &Who, server: &Held, acceptor: &Who) -> Self {
-        Self {
-            client: client.local,
-            server: client.remote,
-            dialer: dialer.clone(),
-            listener: acceptor.clone(),
-            acceptor: Some(acceptor.clone()),
-            cookies: [Some(client.cookie.clone()), Some(server.cookie.clone())],
-        }
-    }
-
-    /// A connection of which only the ends are known.
-    pub fn dialed(client: SocketAddr, server: SocketAddr, dialer: &Who, acceptor: &Who) -> Self {
-        Self {
-            client,
-            server: SocketAddr::new(server.ip().to_canonical(), server.port()),
-            dialer: dialer.clone(),
-            listener: acceptor.clone(),
-            acceptor: Some(acceptor.clone()),
-            cookies: [None, None],
-        }
-    }
-
-    /// The listening process is not the accepting one.
-    pub fn listened_by(mut self, listener: &Who) -> Self {
-        self.listener = listener.clone();
-        self
-    }
-
-    /// Whether the record is about either of its sockets.
-    pub fn is_of(&self, record: &Record) -> bool {
-        let sides = |remote| self.matches(record.local(), remote).contains(&true);
-        record.remote().is_some_and(sides)
-    }
-
-    fn matches(&self, local: SocketAddr, remote: SocketAddr) -> [bool; 2] {
-        [
-            (local, remote) == (self.client, self.server),
-            (local, remote) == (self.server, self.client),
-        ]
-    }
-}
-
-/// The accept hook in use, as the start record names it.
-pub fn accept_hook(start: &Record) -> &str {
-    start
-        .get("hooks")
-        .and_then(|hooks| hooks.get("accept"))
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or_default()
-}
-
-/// Whether the tracer can name who accepts through `io_uring`: by the hooks inside the kernel's
-/// accept, not by those at the end of the system call.
-pub fn sees_io_uring_accept(start: &Record) -> bool {
-    let hook = accept_hook(start);
-    ["__inet_accept", "sock_graft", "inet_csk_accept"]
-        .iter()
-        .any(|inside| hook.contains(inside))
-}
-
-/// Whether the tracer can name who sits in `accept()` since before it was started: not where it
-/// learns of the return from a function that was entered before.
-pub fn sees_blocked_accept(start: &Record) -> bool {
-    let hook = accept_hook(start);
-    !hook.is_empty() && hook != "none" && !hook.starts_with("kretprobe")
-}
-
-/// Every record about a connection names the process whose connection it is: on the client's side
-/// the one that connected, on the server's the listening one and then the accepting one.
-pub fn owners(pairs: &[Pair], records: &[&Record]) {
-    let mut sides: BTreeMap<(SocketAddr, SocketAddr), Vec<&Record>> = BTreeMap::new();
-    for record in records {
-        if let Some(remote) = record.remote() {
-            sides
-                .entry((record.local(), remote))
-                .or_default()
-                .push(record);
-        }
-    }
-    for (&(local, remote), records) in &sides {
-        assert!(
-            pairs
-                .iter()
-                .any(|pair| pair.matches(local, remote).contains(&true)),
-            "nobody made this connection:\n{}",
-            record::lines(records)
-        );
-    }
-    for pair in pairs {
-        let side = |local, remote| {
-            sides
-                .get(&(local, remote))
-                .unwrap_or_else(|| panic!("no record of {local} -> {remote}"))
-        };
-        let client = side(pair.client, pair.server);
-        client_side(&pair.dialer, client);
-        let server = side(pair.server, pair.client);
-        server_side(pair, server);
-        for (records, cookie) in [client, server].into_iter().zip(&pair.cookies) {
-            if let Some(cookie) = cookie {
-                assert!(
-                    records[0].conn() == cookie || own_ids(),
-                    "conn is not the socket's cookie {cookie}:\n{}",
-                    record::lines(records)
-                );
-            }
-        }
     }
 }
 
@@ -430,8 +306,8 @@ pub fn lacks(records: &Records, beginning: u64) -> bool {
 
 /// What the kernel has hidden was counted: as much at least as `records` lack of what happened.
 /// `ours` are those in the namespace of the lives.
-pub fn lost_is_counted(truth: &[Life], records: &Records, ours: &[&Record]) {
-    let happened: usize = truth.iter().map(|life| life.steps.len()).sum();
+pub fn lost_is_counted(oracle: &[Life], records: &Records, ours: &[&Record]) {
+    let happened: usize = oracle.iter().map(|life| life.steps.len()).sum();
     let told = ours
         .iter()
         .filter(|record| record.event() == "transition" && record.text("old") != Some("TIME_WAIT"));
@@ -440,74 +316,5 @@ pub fn lost_is_counted(truth: &[Life], records: &Records, ours: &[&Record]) {
     assert!(
         told + lost >= happened,
         "{happened} transitions happened, {told} were told and {lost} lost"
-    );
-}
-
-/// The records of a socket that connected.
-pub fn client_side(dialer: &Who, records: &[&Record]) {
-    for record in records {
-        assert_eq!(record.role(), "client", "{}", record::lines(records));
-        names(record, "connect", dialer, records);
-    }
-}
-
-/// The records of a socket that a listener made.
-pub fn server_side(pair: &Pair, records: &[&Record]) {
-    let accepts: Vec<_> = records
-        .iter()
-        .filter(|record| record.event() == "accept")
-        .collect();
-    let expected = usize::from(pair.acceptor.is_some());
-    assert_eq!(
-        accepts.len(),
-        expected,
-        "accept records:\n{}",
-        record::lines(records)
-    );
-    let accepted_us = accepts.first().map(|accept| accept.mono_us());
-    for record in records {
-        assert_eq!(record.role(), "server", "{}", record::lines(records));
-        let at_us = record.mono_us();
-        let before = accepted_us.is_none_or(|accept| at_us + ACCEPT_TOLERANCE_US < accept);
-        let after = accepted_us.is_some_and(|accept| at_us > accept + ACCEPT_TOLERANCE_US);
-        match (&pair.acceptor, record.source()) {
-            (_, "listener") if !after && !matches!(record.event(), "accept") => {
-                names(record, "listener", &pair.listener, records);
-            }
-            (Some(acceptor), _) if !before => names(record, "accept", acceptor, records),
-            _ => names(record, "listener", &pair.listener, records),
-        }
-    }
-    if let Some(accept) = accepts.first() {
-        assert_eq!(
-            accept.int("listener_pid"),
-            Some(pair.listener.pid.into()),
-            "listener_pid: {}",
-            accept.line
-        );
-        assert!(accept.int("wait_us").is_some(), "wait_us: {}", accept.line);
-    }
-}
-
-/// The record names this owner, known in this way.
-pub fn names(record: &Record, source: &str, who: &Who, context: &[&Record]) {
-    let named = (
-        record.source(),
-        record.int("pid"),
-        record.text("comm"),
-        record.int("uid"),
-    );
-    let expected = (
-        source,
-        Some(who.pid.into()),
-        Some(who.comm.as_str()),
-        Some(u64::from(who.uid)),
-    );
-    assert_eq!(
-        named,
-        expected,
-        "owner (how known, pid, comm, uid) in\n{}\namong\n{}",
-        record.line,
-        record::lines(context)
     );
 }
