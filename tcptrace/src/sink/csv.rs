@@ -14,7 +14,7 @@ use super::{
 use crate::event::{Event, State};
 
 /// The columns. New ones are added at the end.
-pub const COLUMNS: [&str; 76] = [
+pub const COLUMNS: [&str; 79] = [
     "v",
     "event",
     "ts",
@@ -91,6 +91,9 @@ pub const COLUMNS: [&str; 76] = [
     "kernel",
     "hooks",
     "filters",
+    "phase",
+    "waiting_us",
+    "listeners",
 ];
 
 /// Writes records as CSV.
