@@ -52,8 +52,10 @@ pub struct Ring {
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
-    /// There is something to do, or time is up
+    /// There is something to do
     Work,
+    /// Time is up
+    Time,
     /// The reader of our output is gone
     Hangup,
 }
@@ -170,6 +172,8 @@ impl Ring {
         }
         if by(HANGUP_TOKEN) {
             Woken::Hangup
+        } else if woken.is_empty() {
+            Woken::Time
         } else {
             Woken::Work
         }

@@ -155,6 +155,7 @@ impl Reader {
     /// many deferred steps nobody can report.
     fn follow(&mut self) -> Result<(Flow, u64), Error> {
         let mut looked = Instant::now();
+        let mut woken = Woken::Time;
         while !self.dispatch.accounting.is_full() {
             if self.control.stop.load(Ordering::Acquire) {
                 return self.follow_rest();
@@ -172,7 +173,10 @@ impl Reader {
             // What found no room may go on finding none: it is reported as often as other losses.
             let reported_just_now =
                 looked.elapsed() < LOSS_TURN && self.source.tracer.has_found_no_room();
-            let woken = if records == 0 && !due.soon && !reported_just_now {
+            // A step that waits for its port wakes the loop, and may be no record for it even later: whoever
+            // connects a thousand times a second is not to wake it as often.
+            let is_quiet = records == 0 && woken != Woken::Work;
+            woken = if is_quiet && !due.soon && !reported_just_now {
                 looked = Instant::now();
                 self.report_losses();
                 if self.dispatch.flush()? == Flow::Closed {
