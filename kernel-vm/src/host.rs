@@ -11,9 +11,10 @@ use crate::archive::Archive;
 use crate::mirror;
 
 /// What is needed besides the eBPF build and [`Arch::tools`]: a program, and the package it is in.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("busybox", "busybox-static"),
     ("ip", "iproute2"),
+    ("ss", "iproute2"),
     ("tc", "iproute2"),
     ("lz4", "lz4"),
     ("xz", "xz-utils"),

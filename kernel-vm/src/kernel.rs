@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::archive::{Archive, Candidate};
 use toolchain::workspace;
 
-/// What the tests need of what distributions leave out of the kernel itself. None of them needs
-/// another.
-const MODULES: [&str; 2] = ["veth", "sch_netem"];
+/// What the tests need of what distributions leave out of the kernel itself. None of them needs one that
+/// comes after it by name.
+const MODULES: [&str; 4] = ["inet_diag", "sch_netem", "tcp_diag", "veth"];
 
 /// A kernel that can be booted.
 #[derive(Debug)]

@@ -24,7 +24,12 @@ use toolchain::build::{self, Built, Profile, Progress};
 const KINDS: [&str; 4] = ["fentry", "kprobe", "kretprobe", "tracepoint"];
 
 /// What the guest runs besides our own: where it looks for it, and its name.
-const PROGRAMS: [(&str, &str); 3] = [("bin", "busybox"), ("usr/sbin", "ip"), ("usr/sbin", "tc")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("bin", "busybox"),
+    ("bin", "ss"),
+    ("usr/sbin", "ip"),
+    ("usr/sbin", "tc"),
+];
 
 /// Tests and the module they need.
 const NEEDS: [(&str, &str); 1] = [("prompt::unanswered_connect", "veth")];

@@ -3,7 +3,9 @@
 //! * [`record`]: the records that cross the ring, byte for byte;
 //! * [`tcp`]: the kernel's TCP states;
 //! * [`layout`]: where the running kernel keeps each field we read, filled in before load;
+//! * [`live`]: what another tcptrace may read of a tracer that runs;
 //! * [`config`]: what the user asked for, filled in before load;
+//! * [`holder`]: what the iterator over files writes;
 //! * [`map_index`]: indices into maps that both sides use;
 //! * [`kfunc`]: kernel functions that are put in the place of calls before load;
 //! * [`proto`]: protocols between programs, as pure functions;
@@ -16,8 +18,10 @@
 
 pub mod config;
 pub mod count;
+pub mod holder;
 pub mod kfunc;
 pub mod layout;
+pub mod live;
 pub mod map_index;
 pub mod proto;
 pub mod record;

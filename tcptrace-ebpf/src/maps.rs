@@ -144,3 +144,9 @@ pub(crate) fn count(index: usize, by: u64) {
         }
     }
 }
+
+/// Where another tcptrace finds what this tracer knows (`tcptrace_common::live`). Written by the agent, read by no
+/// program.
+#[map]
+pub(crate) static TCPTRACE_ABI: Array<u32> =
+    Array::with_max_entries(tcptrace_common::live::ABI_WORDS, 0);

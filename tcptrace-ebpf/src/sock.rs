@@ -157,6 +157,27 @@ pub(crate) struct Sock {
     pub counters: Counters,
 }
 
+// What another tcptrace reads; whoever moves it raises `LIVE_VERSION`.
+const _: () = {
+    use core::mem::offset_of;
+    use tcptrace_common::live::{pair, sock};
+    assert!(offset_of!(Sock, conn) == sock::CONN);
+    assert!(offset_of!(Sock, path_len) == sock::PATH_LEN_AT);
+    assert!(offset_of!(Sock, flags) == sock::FLAGS);
+    assert!(offset_of!(Sock, role) == sock::ROLE);
+    assert!(offset_of!(Sock, sources) == sock::SOURCES);
+    assert!(offset_of!(Sock, slot) == sock::SLOT);
+    assert!(offset_of!(Sock, path) == sock::PATH);
+    assert!(offset_of!(Sock, owners) == sock::OWNERS);
+    assert!(size_of::<Sock>() == sock::BYTES);
+    assert!(offset_of!(Pair, conn) == pair::CONN);
+    assert!(offset_of!(Pair, since_ns) == pair::SINCE_NS);
+    assert!(offset_of!(Pair, owner) == pair::OWNER);
+    assert!(offset_of!(Pair, role) == pair::ROLE);
+    assert!(offset_of!(Pair, source) == pair::SOURCE);
+    assert!(size_of::<Pair>() == pair::BYTES);
+};
+
 impl Sock {
     /// A record of nothing.
     pub(crate) const EMPTY: Self = Self {

@@ -28,6 +28,7 @@ pub mod export;
 pub mod file;
 pub mod filter;
 pub mod identity;
+pub mod inventory;
 pub mod kernel;
 pub mod output;
 pub mod quantity;

@@ -9,7 +9,7 @@ use tcptrace::{bpf, cli::Cli, cmd, error::Error};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = match cli.trace.diagnostic.verbose {
+    let level = match cli.verbosity() {
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,
         _ => log::LevelFilter::Debug,

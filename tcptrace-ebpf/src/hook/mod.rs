@@ -16,6 +16,7 @@ mod backlog;
 mod destroy;
 mod flush;
 mod hidden;
+mod holders;
 mod reset;
 mod retransmit;
 mod seed;

@@ -44,11 +44,11 @@ const S_IFSOCK: u16 = 0o140_000;
 
 /// `struct bpf_iter__task_file`; the layout of an iterator's context is kernel ABI.
 #[repr(C)]
-struct TaskFile {
-    meta: *const Meta,
-    task: *const u8,
-    fd: u64,
-    file: *const u8,
+pub(super) struct TaskFile {
+    pub(super) meta: *const Meta,
+    pub(super) task: *const u8,
+    pub(super) fd: u64,
+    pub(super) file: *const u8,
 }
 
 /// `struct bpf_iter__tcp`
@@ -64,8 +64,8 @@ const STRANGERS: u64 = 1;
 
 /// `struct bpf_iter_meta`
 #[repr(C)]
-struct Meta {
-    seq: *mut aya_ebpf::bindings::seq_file,
+pub(super) struct Meta {
+    pub(super) seq: *mut aya_ebpf::bindings::seq_file,
 }
 
 #[unsafe(no_mangle)]
@@ -83,26 +83,9 @@ extern "C" fn seed_files(ctx: *const TaskFile) -> i32 {
     }
     let typed = file;
     let (task, file) = (Probed(task as u64), Probed(file as u64));
-    let inode = Probed(file.read(off!(file_inode)));
-    if inode.read::<u16>(off!(inode_mode)) & S_IFMT != S_IFSOCK {
+    let Some(sk) = socket_behind(file) else {
         return 0;
-    }
-    let socket = Probed(file.read(off!(file_private_data)));
-    if socket.read::<u64>(off!(socket_file)) != file.0 {
-        return 0;
-    }
-    let mut sk = Probed(socket.read(off!(socket_sk)));
-    if sk.0 == 0 || !is_inet(sk) {
-        return 0;
-    }
-    if sk.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP
-        && off!(mptcp_first) != tcptrace_common::layout::ABSENT
-    {
-        sk = Probed(sk.read(off!(mptcp_first)));
-    }
-    if sk.0 == 0 || sk.read::<u16>(off!(sk_protocol)) != IPPROTO_TCP {
-        return 0;
-    }
+    };
     if SEED_PASS.get(0).is_some_and(|pass| *pass == 0) {
         let leader = Probed(task.read(off!(task_group_leader)));
         hold(sk, leader, cookie_of_file(typed, sk));
@@ -111,6 +94,29 @@ extern "C" fn seed_files(ctx: *const TaskFile) -> i32 {
         list(meta, sk.0, unsafe { &mut *pointer });
     }
     0
+}
+
+/// The TCP socket behind a file; of an MPTCP connection its first subflow.
+#[inline(always)]
+pub(super) fn socket_behind(file: Probed) -> Option<Probed> {
+    let inode = Probed(file.read(off!(file_inode)));
+    if inode.read::<u16>(off!(inode_mode)) & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    let socket = Probed(file.read(off!(file_private_data)));
+    if socket.read::<u64>(off!(socket_file)) != file.0 {
+        return None;
+    }
+    let mut sk = Probed(socket.read(off!(socket_sk)));
+    if sk.0 == 0 || !is_inet(sk) {
+        return None;
+    }
+    if sk.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP
+        && off!(mptcp_first) != tcptrace_common::layout::ABSENT
+    {
+        sk = Probed(sk.read(off!(mptcp_first)));
+    }
+    (sk.0 != 0 && sk.read::<u16>(off!(sk_protocol)) == IPPROTO_TCP).then_some(sk)
 }
 
 /// The cookie of the socket behind a file; 0 if that cannot be had through the file.

@@ -27,7 +27,7 @@ use super::{
     counts::{Counts, Open},
     exchange,
     hidden::Hidden,
-    kfunc,
+    kfunc, live,
     looks::Looks,
     object::{brief, chain, map, take},
     ring::Ring,
@@ -42,7 +42,8 @@ use crate::{
     settings::Settings,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcptrace.bpf.o"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcptrace.bpf.o"));
 
 /// One more than the highest number of a CPU, as far as is known: they may leave some out. Of one that is not
 /// among them, the time-wait sockets that end there are found later.
@@ -99,6 +100,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     // Where it was for none of these, the last was refused for the same reason as the first.
     let (mut ebpf, config) = loaded.map_err(|why| refused(&why, settings))?;
     fill_filters(&mut ebpf, &wanted)?;
+    live::publish(&mut ebpf)?;
     let mut hooks = attach::attach_accept_hook(&mut ebpf, &btf, &layout, &settings.kernel.hooks);
 
     hooks.cookie = config.cookie_helper != 0;
@@ -200,7 +202,7 @@ fn attach_optional(
 ///
 /// `EbpfLoader::new` parses all of it unasked, which takes twice the memory of all else here. So
 /// it is made while no file can be opened; nothing else runs yet.
-fn new_loader() -> EbpfLoader<'static> {
+pub(super) fn new_loader() -> EbpfLoader<'static> {
     let limit = getrlimit(Resource::Nofile);
     let none = Rlimit {
         current: Some(0),
@@ -216,7 +218,7 @@ fn new_loader() -> EbpfLoader<'static> {
 }
 
 /// Parses the object and makes its maps.
-fn load(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Error> {
+pub(super) fn load(loader: &mut EbpfLoader<'_>, object: &[u8]) -> Result<Ebpf, Error> {
     loader.load(object).map_err(|why| {
         let hint = if lacks_memory(&why) {
             "give smaller --max-sockets and --buffer".to_owned()

@@ -6,7 +6,9 @@ mod config;
 mod counts;
 mod exchange;
 mod hidden;
+mod holders;
 mod kfunc;
+mod live;
 mod load;
 mod looks;
 mod object;
@@ -17,6 +19,8 @@ mod tracer;
 
 pub use attach::{Hooks, Mechanism, TimeWait};
 pub use counts::{Counts, Losses};
+pub use holders::Holders;
+pub use live::{Known, read as read_live};
 pub use load::start;
 pub use ring::{Ring, Waker, Woken};
 pub use snapshot::Snapshot;

@@ -56,9 +56,9 @@ pub(super) fn take(ebpf: &mut Ebpf, kernel: &Kernel) -> Result<Snapshot, Error> 
     Ok(snapshot)
 }
 
-type Link = aya::programs::iter::IterLink;
+pub(super) type Link = aya::programs::iter::IterLink;
 
-fn open(ebpf: &mut Ebpf, name: &str) -> Result<anyhow::Result<Link>, Error> {
+pub(super) fn open(ebpf: &mut Ebpf, name: &str) -> Result<anyhow::Result<Link>, Error> {
     let program: &mut Iter = ebpf
         .program_mut(name)
         .ok_or_else(|| anyhow::anyhow!("the embedded object has no program {name}"))?

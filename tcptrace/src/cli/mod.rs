@@ -2,6 +2,8 @@
 //! each; filters are in [`crate::filter`]. Rules between options are in [`crate::settings`].
 
 mod kernel;
+mod list;
+mod listen;
 mod run;
 mod trace;
 mod view;
@@ -10,6 +12,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     kernel::KernelArgs,
+    list::ListArgs,
+    listen::ListenArgs,
     run::{DiagnosticArgs, RunArgs},
     trace::{Compact, EventName, RecordArgs, TraceArgs},
     view::{ColorWhen, Format, TimeArgs, ViewArgs},
@@ -23,6 +27,8 @@ Examples:
   sudo tcptrace -s -D 443              one line per connection to port 443, at its end
   sudo tcptrace --json | jq .          one JSON object per line
   sudo tcptrace --format csv -o FILE   rows for a spreadsheet or a database
+  sudo tcptrace list                   what is open now, and whose it is
+  sudo tcptrace listen -i              who listens, and which queue overflows
   tcptrace check                       what can be known on this kernel, and how";
 
 /// Every TCP state transition on this host, live, with the process that owns the connection.
@@ -44,6 +50,17 @@ pub struct Cli {
     pub trace: TraceArgs,
 }
 
+impl Cli {
+    /// How much to say.
+    pub fn verbosity(&self) -> u8 {
+        match &self.command {
+            Some(Command::List(args)) => args.diagnostic.verbose,
+            Some(Command::Listen(args)) => args.diagnostic.verbose,
+            _ => self.trace.diagnostic.verbose,
+        }
+    }
+}
+
 /// What can be done besides tracing.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
@@ -51,6 +68,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Print the JSON Schema of the records
     Schema,
+    /// Show the connections that exist now, of every network namespace, with all their owners
+    List(Box<ListArgs>),
+    /// Show who listens, the queue of each listener, and what is wrong there
+    Listen(Box<ListenArgs>),
     /// Print the completions of a shell
     Completions {
         /// Which shell

@@ -2,6 +2,8 @@
 
 mod check;
 mod completions;
+mod list;
+mod listen;
 mod man;
 mod schema;
 mod trace;
@@ -14,13 +16,15 @@ use std::{
 use crate::{
     cli::{Cli, Command},
     error::Error,
-    settings::Settings,
+    settings::{Settings, list::ListSettings, listen::ListenSettings},
 };
 
 /// Does what the command line asks for; the status to exit with.
 pub fn run(cli: Cli) -> Result<ExitCode, Error> {
     match cli.command {
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Listen(args)) => listen::run(&ListenSettings::new(*args)?),
+        Some(Command::List(args)) => list::run(&ListSettings::new(*args)?),
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Man) => man::run(),
         Some(Command::Schema) => schema::run(),

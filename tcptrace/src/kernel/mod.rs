@@ -4,6 +4,7 @@ pub mod btf;
 pub mod capability;
 pub mod field;
 pub mod files;
+pub mod knobs;
 pub mod layout;
 pub mod memory;
 pub mod netns;

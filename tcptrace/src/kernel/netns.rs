@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::PathBuf,
@@ -53,21 +54,55 @@ pub fn all() -> Vec<Namespace> {
         .collect()
 }
 
+impl Namespace {
+    /// What it is called: its name in `/run/netns` or `/run/docker/netns`.
+    pub fn name(&self) -> Option<&OsStr> {
+        (!self.path.starts_with("/proc")).then(|| self.path.file_name())?
+    }
+
+    /// Moves the calling thread into it. Needs `CAP_SYS_ADMIN`.
+    fn enter(&self) -> anyhow::Result<()> {
+        let file = File::open(&self.path)?;
+        let inode = file.metadata()?.ino();
+        anyhow::ensure!(inode == self.inode, "it is gone");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("cannot enter it")
+    }
+}
+
 /// Runs `work` on a thread of its own inside the namespace. Needs `CAP_SYS_ADMIN`.
 pub fn within<T: Send>(
     namespace: &Namespace,
     work: impl FnOnce() -> anyhow::Result<T> + Send,
 ) -> anyhow::Result<T> {
-    let file = File::open(&namespace.path)?;
-    let inode = file.metadata()?.ino();
-    anyhow::ensure!(inode == namespace.inode, "it is gone");
+    on_a_thread(|| {
+        namespace.enter()?;
+        work()
+    })
+}
+
+/// Runs `work` inside each namespace in turn, all on one thread, as far as it can be entered.
+pub fn within_each<T: Send>(
+    namespaces: &[Namespace],
+    work: impl Fn(&Namespace) -> anyhow::Result<T> + Sync,
+) -> Vec<anyhow::Result<T>> {
+    let done = on_a_thread(|| {
+        let inside = |namespace: &Namespace| {
+            namespace.enter()?;
+            work(namespace)
+        };
+        Ok(namespaces.iter().map(inside).collect())
+    });
+    done.unwrap_or_else(|why| {
+        let failed = |_namespace| Err(anyhow::anyhow!("{why:#}"));
+        namespaces.iter().map(failed).collect()
+    })
+}
+
+fn on_a_thread<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     thread::scope(|scope| {
         thread::Builder::new()
-            .spawn_scoped(scope, || {
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                    .context("cannot enter it")?;
-                work()
-            })
+            .spawn_scoped(scope, work)
             .context("no thread can be started")?
             .join()
             .unwrap_or_else(|_panic| Err(anyhow::anyhow!("the thread inside it failed")))

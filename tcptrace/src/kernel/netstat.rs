@@ -95,8 +95,13 @@ fn read(namespace: &Namespace, ours: Option<u64>) -> Option<u64> {
     cookies_sent(&text.ok()?)
 }
 
-/// `TcpExt.SyncookiesSent`: each group has a line of names and a line of values.
+/// `TcpExt.SyncookiesSent`
 pub fn cookies_sent(netstat: &str) -> Option<u64> {
+    counter(netstat, "SyncookiesSent")
+}
+
+/// A counter of `TcpExt`: each group has a line of names and a line of values.
+pub fn counter(netstat: &str, name: &str) -> Option<u64> {
     let mut lines = netstat.lines();
     while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
         if !names.starts_with("TcpExt:") {
@@ -105,7 +110,7 @@ pub fn cookies_sent(netstat: &str) -> Option<u64> {
         return names
             .split_whitespace()
             .zip(values.split_whitespace())
-            .find(|(name, _value)| *name == "SyncookiesSent")
+            .find(|(other, _value)| *other == name)
             .and_then(|(_name, value)| value.parse().ok());
     }
     None

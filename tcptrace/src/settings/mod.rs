@@ -1,6 +1,8 @@
 //! From what was typed to what is meant: every rule between options, and every unit. What concerns one
 //! part alone is in that part.
 
+pub mod list;
+pub mod listen;
 mod records;
 mod run;
 mod view;

@@ -6,13 +6,13 @@ use anstyle::{AnsiColor, Color, Style};
 
 use crate::event::State;
 
-pub(in crate::sink) const DIM: Style = Style::new().dimmed();
-pub(in crate::sink) const BOLD: Style = Style::new().bold();
-pub(in crate::sink) const RED: Style = color(AnsiColor::Red);
-pub(in crate::sink) const GREEN: Style = color(AnsiColor::Green);
-pub(in crate::sink) const YELLOW: Style = color(AnsiColor::Yellow);
-pub(in crate::sink) const CYAN: Style = color(AnsiColor::Cyan);
-pub(in crate::sink) const BLUE: Style = color(AnsiColor::Blue);
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const RED: Style = color(AnsiColor::Red);
+pub(crate) const GREEN: Style = color(AnsiColor::Green);
+pub(crate) const YELLOW: Style = color(AnsiColor::Yellow);
+pub(crate) const CYAN: Style = color(AnsiColor::Cyan);
+pub(crate) const BLUE: Style = color(AnsiColor::Blue);
 
 const fn color(color: AnsiColor) -> Style {
     Style::new().fg_color(Some(Color::Ansi(color)))
@@ -30,7 +30,7 @@ pub(in crate::sink) fn state_style(state: State) -> Style {
 }
 
 /// Colors that tell neighboring connections apart.
-pub(in crate::sink) const CONNECTIONS: [Style; 6] = [
+pub(crate) const CONNECTIONS: [Style; 6] = [
     color(AnsiColor::BrightBlue),
     color(AnsiColor::BrightMagenta),
     color(AnsiColor::BrightCyan),

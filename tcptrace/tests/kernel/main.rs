@@ -28,6 +28,8 @@ mod hidden;
 mod hostile;
 mod leftovers;
 mod limits;
+mod list;
+mod listen;
 mod loopback;
 mod loss;
 mod mechanisms;
@@ -69,6 +71,8 @@ const TESTS: &[&[Test]] = &[
     hostile::TESTS,
     leftovers::TESTS,
     limits::TESTS,
+    list::TESTS,
+    listen::TESTS,
     loopback::TESTS,
     loss::TESTS,
     mechanisms::TESTS,
