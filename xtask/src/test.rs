@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn unit_tests(args: &Args, built: &Built) -> Result<Outcome> {
     eprintln!("\n== unit tests");
-    workspace::run(test_command(built).args(&args.filter))
+    workspace::run(test_command(built).arg("--no-fail-fast").args(&args.filter))
 }
 
 fn kernel_tests(args: &Args, built: &Built) -> Result<Outcome> {
