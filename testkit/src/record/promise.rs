@@ -220,7 +220,6 @@ impl Records {
 /// What holds for all records of one connection.
 fn lives_one_life(records: &[&Record], whole: bool) {
     let lines = || lines(records);
-    let first = records[0];
     // What waits is told of before its earlier steps are.
     let timely: Vec<_> = records
         .iter()
@@ -235,11 +234,12 @@ fn lives_one_life(records: &[&Record], whole: bool) {
             lines()
         );
     }
-    for record in records {
-        // Of a listener, and of whoever asked it.
-        if record.event() == "retransmit" && record.role() == "listener" {
-            continue;
-        }
+    // Of a listener, and of whoever asked it.
+    let asked = |record: &Record| record.event() == "retransmit" && record.role() == "listener";
+    let Some(first) = records.iter().find(|record| !asked(record)) else {
+        return;
+    };
+    for record in records.iter().filter(|record| !asked(record)) {
         assert_eq!(
             record.local(),
             first.local(),

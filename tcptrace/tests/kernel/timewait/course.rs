@@ -241,8 +241,10 @@ impl Course {
         if !self.orphan {
             let life = told.lives.iter().find(|life| life.ends() == ends).unwrap();
             let at_us = life.steps.last().unwrap().at_ns / 1000;
+            // On a slow machine the peer's FIN can come when the socket is gone, as of an orphan.
+            let fin_was_late = last.get("inferred").is_some() && entered_us > at_us;
             assert!(
-                entered_us.abs_diff(at_us) <= CLOCK_TOLERANCE_US,
+                fin_was_late || entered_us.abs_diff(at_us) <= CLOCK_TOLERANCE_US,
                 "entered TIME_WAIT at {at_us}:\n{}",
                 lines()
             );
