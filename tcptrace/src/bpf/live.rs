@@ -34,9 +34,8 @@ pub struct Known {
 /// Says where others find what this tracer knows.
 pub(super) fn publish(ebpf: &mut Ebpf) -> Result<(), Error> {
     let id = |ebpf: &Ebpf, name: &str| {
-        let data = match ebpf.map(name) {
-            Some(Map::HashMap(data)) => data,
-            _ => return Err(anyhow::anyhow!("the embedded object has no map {name}")),
+        let Some(Map::HashMap(data)) = ebpf.map(name) else {
+            return Err(anyhow::anyhow!("the embedded object has no map {name}"));
         };
         Ok(data.info()?.id())
     };

@@ -112,8 +112,7 @@ pub fn open() -> anyhow::Result<OwnedFd> {
 /// Adds the sockets of one namespace; `netns` is what they are marked with.
 pub fn look(fd: &OwnedFd, netns: u16, wanted: Wanted, found: &mut Found) -> anyhow::Result<()> {
     let listening = 1 << tcp::LISTEN;
-    let mut buffer = Vec::new();
-    buffer.resize(BUFFER_BYTES, 0);
+    let mut buffer = vec![0; BUFFER_BYTES];
     // Listeners apart: they stand in a table of their own, and are asked other things.
     let parts = [
         (

@@ -42,6 +42,9 @@ pub enum By {
     },
 }
 
+/// Namespaces that could not be entered, by inode, and why.
+pub type Unseen = Vec<(u64, String)>;
+
 /// What was there.
 #[derive(Debug)]
 pub struct Inventory {
@@ -50,7 +53,7 @@ pub struct Inventory {
     /// Network namespaces looked at; `Socket::netns` is a place here
     pub namespaces: Vec<Namespace>,
     /// Namespaces that could not be entered, and why
-    pub unseen: Vec<(u64, String)>,
+    pub unseen: Unseen,
     /// The sockets
     pub found: Found,
     /// Who holds them
@@ -99,10 +102,7 @@ pub fn take(wanted: Wanted, holders: Option<&mut Holders>) -> Result<Inventory, 
 }
 
 /// Our own namespace first, then all others on a thread that enters them.
-fn look_everywhere(
-    wanted: Wanted,
-    found: &mut Found,
-) -> anyhow::Result<(Vec<Namespace>, Vec<(u64, String)>)> {
+fn look_everywhere(wanted: Wanted, found: &mut Found) -> anyhow::Result<(Vec<Namespace>, Unseen)> {
     let own = netns::own();
     let (mut namespaces, others): (Vec<_>, Vec<_>) = netns::all()
         .into_iter()

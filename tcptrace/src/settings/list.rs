@@ -89,7 +89,7 @@ impl ListSettings {
     pub fn asks_for_ages(&self) -> bool {
         let is_age = |column: &Column| matches!(column, Column::Age | Column::InState);
         let sorts = self.sort.is_some_and(|sort| is_age(&sort.column));
-        let shows = !self.view.wide && self.columns.iter().flatten().any(|column| is_age(column));
+        let shows = !self.view.wide && self.columns.iter().flatten().any(is_age);
         self.older_than.is_some() || sorts || shows
     }
 

@@ -75,12 +75,11 @@ pub(super) fn run(settings: &ListSettings) -> Result<ExitCode, Error> {
         .filter(|row| is_wanted(row, settings))
         .collect();
     arrange(&mut rows, settings.sort);
-    match settings.view.format {
-        Format::Json => write_json(&inventory, &rows, &mut lines)?,
-        _ => {
-            let plan = plan(settings, &inventory, &lines);
-            write_table(&plan, settings.header, &rows, &mut lines)?;
-        }
+    if settings.view.format == Format::Json {
+        write_json(&inventory, &rows, &mut lines)?;
+    } else {
+        let plan = plan(settings, &inventory, &lines);
+        write_table(&plan, settings.header, &rows, &mut lines)?;
     }
     Ok(ExitCode::SUCCESS)
 }

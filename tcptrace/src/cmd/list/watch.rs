@@ -1,6 +1,9 @@
 //! `list --watch`: what is new, gone or changed since the last look.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use anstyle::Style;
 use tokio::signal::unix::{SignalKind, signal};
@@ -216,10 +219,10 @@ fn changes<'a>(
         .filter(wanted)
         .map(|row| (key(&row), row))
         .collect();
-    let mut there: HashMap<_, ()> = HashMap::new();
+    let mut there = HashSet::new();
     let mut changes = Vec::new();
     for row in Row::all(now).filter(wanted) {
-        there.insert(key(&row), ());
+        there.insert(key(&row));
         match then.get(&key(&row)) {
             None => changes.push((Change::New, row)),
             Some(was) => {
@@ -231,7 +234,7 @@ fn changes<'a>(
     }
     let mut gone: Vec<_> = then
         .into_iter()
-        .filter(|(key, _)| !there.contains_key(key))
+        .filter(|(key, _)| !there.contains(key))
         .map(|(_, row)| (Change::Gone, row))
         .collect();
     gone.sort_by_key(|(_, row)| row.place());

@@ -24,7 +24,10 @@ use crate::{
     inventory::socket::Socket,
     kernel::{self, Kernel, capability},
     settings::{Settings, listen::ListenSettings},
-    sink::listen::{Listening, Since},
+    sink::{
+        list::Row,
+        listen::{Listening, Since},
+    },
     trace::{Control, Outputs, Reader},
 };
 
@@ -175,7 +178,7 @@ fn id(listening: &Listening<'_>) -> u64 {
 }
 
 fn netns(listening: &Listening<'_>) -> u64 {
-    listening.rows.first().map_or(0, |row| row.netns())
+    listening.rows.first().map_or(0, Row::netns)
 }
 
 /// A trace of accept records, on a thread of its own.
