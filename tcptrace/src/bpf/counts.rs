@@ -212,6 +212,11 @@ impl Counts {
         self.skips.rescued_before = rescued;
     }
 
+    /// Whether the kernel lets us read them.
+    pub(super) fn answers(&self) -> bool {
+        self.counters.get(&0, 0).is_ok()
+    }
+
     /// All counters, of all processors.
     fn read(&self) -> [u64; COUNTS] {
         let mut sums = [0; COUNTS];

@@ -156,7 +156,14 @@ impl Hidden {
         if self.loaded || (no_sockets() && is_empty::<PAIR_WORDS>(ebpf, PAIRS)) {
             return;
         }
-        self.loaded = true;
+        self.load_now(ebpf);
+    }
+
+    /// Loads it now: later there may be no right to.
+    pub(super) fn load_now(&mut self, ebpf: &mut Ebpf) {
+        if std::mem::replace(&mut self.loaded, true) {
+            return;
+        }
         for name in ["find_hidden", "tell_hidden"] {
             if let Err(why) = load_own(ebpf, name) {
                 log::warn!(

@@ -114,6 +114,21 @@ impl Tracer {
         Ok(())
     }
 
+    /// Loads what is otherwise loaded when it is first needed: rights are about to be given up.
+    pub fn load_rest(&mut self) {
+        self.hidden.load_now(&mut self.ebpf);
+    }
+
+    /// Whether more is to be attached later.
+    pub const fn is_idle(&self) -> bool {
+        self.idle
+    }
+
+    /// Whether the kernel lets us use our maps, with the rights that this thread has.
+    pub fn answers(&self) -> bool {
+        self.counts.answers()
+    }
+
     /// Attaches what only connections need, once there is one.
     pub fn look_for_connections(&mut self) -> Result<(), Error> {
         if self.idle && has_begun(&self.selection) {

@@ -1,6 +1,7 @@
 //! The command line: names, help, and nothing else. Parts that several commands share have a file
 //! each; filters are in [`crate::filter`]. Rules between options are in [`crate::settings`].
 
+mod export;
 mod kernel;
 mod list;
 mod listen;
@@ -11,6 +12,7 @@ mod view;
 use clap::{Args, Parser, Subcommand};
 
 pub use self::{
+    export::ExportArgs,
     kernel::KernelArgs,
     list::ListArgs,
     listen::ListenArgs,

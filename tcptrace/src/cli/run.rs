@@ -23,6 +23,9 @@ pub struct RunArgs {
     /// Write the bytes of the ring to FILE, to be replayed in tests
     #[arg(long, value_name = "FILE", hide = true)]
     pub record_ring: Option<PathBuf>,
+    /// Keep the privileges that only the start needs
+    #[arg(long)]
+    pub keep_privileges: bool,
     /// Exit with 4 if anything was lost
     #[arg(long)]
     pub fail_on_loss: bool,
@@ -35,7 +38,7 @@ pub struct DiagnosticArgs {
     /// Say more about what happens inside; twice for the kernel side's debug messages
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Neither the table's header nor the summary at the end
+    /// Neither the table's header nor the summary at the end; with exports, no table either
     #[arg(short, long)]
     pub quiet: bool,
 }

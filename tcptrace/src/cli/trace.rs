@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{DiagnosticArgs, KernelArgs, RunArgs, TimeArgs, ViewArgs};
+use super::{DiagnosticArgs, ExportArgs, KernelArgs, RunArgs, TimeArgs, ViewArgs};
 use crate::filter::{FilterArgs, OutcomeArgs};
 
 /// Options of the trace, as typed.
@@ -21,6 +21,8 @@ pub struct TraceArgs {
     pub view: ViewArgs,
     #[command(flatten)]
     pub time: TimeArgs,
+    #[command(flatten)]
+    pub export: ExportArgs,
     #[command(flatten)]
     pub run: RunArgs,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! `tcptrace`, without a command: attach, run the loop, say how it went.
 
-use std::{io::Write as _, process::ExitCode, sync::Arc};
+use std::{io::Write as _, process::ExitCode, sync::Arc, thread};
 
 use tcptrace_common::config::EMIT_TRANSITION;
 
@@ -8,8 +8,11 @@ use crate::{
     bpf,
     cli::Format,
     error::Error,
+    export,
     kernel::{self, Kernel, capability},
     output::Output,
+    privileges::{self, Fence, Needs},
+    service::Manager,
     settings::Settings,
     sink::{
         csv::Csv,
@@ -21,6 +24,9 @@ use crate::{
     },
     trace::{Consumer, LineOutput, Outputs, Reader, Signals, Supervisor, Totals},
 };
+
+/// The port of name servers
+const DNS: u16 = 53;
 
 /// Exit status when something was lost and `--fail-on-loss` was given.
 const LOST: u8 = 4;
@@ -39,10 +45,17 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
         .build()
         .map_err(anyhow::Error::new)?;
     // A FIFO waits here for its reader; until then a signal just ends us.
-    let output = Output::open(settings.output.clone())?;
-    if settings.view.format == Format::Table && settings.filters.states.is_any() {
+    let output = settings
+        .prints
+        .then(|| Output::open(settings.output.clone()))
+        .transpose()?;
+    if let Some(output) = &output
+        && settings.view.format == Format::Table
+        && settings.filters.states.is_any()
+    {
         settings.records.suit_terminal(output.columns());
     }
+    let exports = export::prepare(&settings.exports, &settings.records)?;
     let settings = Arc::new(settings);
     // Before anything is attached: a signal may come meanwhile.
     let signals = runtime.block_on(async { Signals::watch(&settings) })?;
@@ -72,7 +85,7 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
         );
     }
 
-    if let Some(fd) = output.stdout_fd() {
+    if let Some(fd) = output.as_ref().and_then(Output::stdout_fd) {
         tracer.ring.watch_hangup(fd);
     }
     // Megabytes that nobody reads any more.
@@ -82,15 +95,19 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
     } else {
         None
     };
+    let fence = fence(&settings, &tracer)?;
     let supervisor = Supervisor::new(settings.run.duration, signals, tracer.ring.waker()?);
     let reader = Reader::new(
         tracer,
         kernel,
         Arc::clone(&settings),
-        outputs(&settings, output),
+        Outputs::new(outputs(&settings, output, exports, fence.as_ref())?),
         supervisor.control(),
-    );
-    let (totals, ring_thread) = runtime.block_on(supervisor.supervise(reader, logger))?;
+    )
+    .behind(fence.clone())
+    .managed(Manager::from_environment());
+    let (totals, ring_thread) =
+        runtime.block_on(supervisor.supervise(reader, logger, fence.as_ref()))?;
     let status = finish(&settings, &totals);
     // Nothing is left behind: what is attached goes before we do.
     let _panicked = ring_thread.join();
@@ -98,8 +115,54 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
 }
 
 /// Where events go: the output, and each export.
-fn outputs(settings: &Settings, output: Output) -> Outputs {
-    Outputs::new(vec![line_output(settings, output)])
+fn outputs(
+    settings: &Settings,
+    output: Option<Output>,
+    exports: export::Prepared,
+    fence: Option<&Fence>,
+) -> Result<Vec<Box<dyn Consumer>>, Error> {
+    let lines = output.map(|output| line_output(settings, output));
+    let mut consumers: Vec<_> = lines.into_iter().collect();
+    // Started from behind the fence, their threads are behind it, too.
+    let start = || {
+        if let Some(fence) = fence
+            && let Err(why) = fence.raise()
+        {
+            log::warn!("exports keep their privileges: {why:#}");
+        }
+        exports.start()
+    };
+    let started = thread::scope(|scope| scope.spawn(start).join());
+    consumers
+        .extend(started.unwrap_or_else(|_panic| Err(anyhow::anyhow!("exports failed").into()))?);
+    Ok(consumers)
+}
+
+/// Whether we have started a process; it may be another user's.
+fn has_children() -> bool {
+    std::fs::read_to_string("/proc/thread-self/children").is_ok_and(|pids| !pids.is_empty())
+}
+
+/// What is given up once everything is attached, unless the user wants to keep it.
+fn fence(settings: &Settings, tracer: &bpf::Tracer) -> Result<Option<Fence>, Error> {
+    if settings.run.keep_privileges {
+        return Ok(None);
+    }
+    let exports = &settings.exports;
+    let needs = Needs {
+        attaches_later: tracer.is_idle(),
+        signals_others: has_children(),
+        output: settings.output.clone(),
+        network: exports.network(),
+        // Names are looked up over TCP where the answer is long.
+        ports: Some(exports.ports().into_iter().chain([DNS]).collect()),
+        local: exports.journald,
+    };
+    log::info!(
+        "kept after the start: {}",
+        privileges::names(needs.capabilities())
+    );
+    Ok(Some(Fence::new(&needs)?))
 }
 
 fn line_output(settings: &Settings, output: Output) -> Box<dyn Consumer> {

@@ -1,4 +1,4 @@
-//! Metrics as text: OpenMetrics 1.0 and the format that Prometheus had before it.
+//! Metrics as text: `OpenMetrics` 1.0 and the format that Prometheus had before it.
 //!
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>,
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
@@ -10,14 +10,14 @@ use super::metrics::{Family, Kind, Value};
 /// The two formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposition {
-    /// OpenMetrics 1.0.0
+    /// `OpenMetrics` 1.0.0
     OpenMetrics,
     /// The classic text format, 0.0.4
     Classic,
 }
 
 impl Exposition {
-    /// What the reader asks for: OpenMetrics if its `Accept` header names it, and does not rule it out.
+    /// What the reader asks for: `OpenMetrics` if its `Accept` header names it, and does not rule it out.
     pub fn accepted(accept: &str) -> Self {
         let wants = accept.split(',').any(|range| {
             let mut parts = range.split(';').map(str::trim);

@@ -1,4 +1,8 @@
 //! An HTTP/1.1 client for one server, over TCP or TLS, on a connection that is kept.
+#![expect(
+    clippy::disallowed_types,
+    reason = "--otlp asks for it: exports alone talk to others"
+)]
 
 use std::{
     io,
@@ -141,10 +145,6 @@ impl Client {
         })
     }
 
-    #[expect(
-        clippy::disallowed_types,
-        reason = "--otlp asks for it: exports alone talk to others"
-    )]
     async fn connect(&self) -> anyhow::Result<SendRequest<Full<Bytes>>> {
         let (host, port) = (self.host.as_str(), self.port);
         let stream = tokio::net::TcpStream::connect((host, port))
@@ -182,7 +182,7 @@ fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
-    let at = SystemTime::try_from(at).ok()?;
+    let at = SystemTime::from(at);
     Some(at.duration_since(now).unwrap_or_default())
 }
 

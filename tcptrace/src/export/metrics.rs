@@ -11,7 +11,7 @@ use std::{
 use tcptrace_common::tcp;
 
 use crate::{
-    event::{Close, Connection, Event, Reason, Role, State},
+    event::{Close, Connection, Event, LossCause, Reason, Role, State},
     sink::{Lost, text},
 };
 
@@ -116,7 +116,10 @@ impl Metrics {
     pub fn lost(&mut self, lost: &Lost) {
         let number = lost.count + lost.time_waits;
         *self.lost.entry(lost.cause.name()).or_default() += number;
-        self.open = None;
+        // What another output had no room for was heard of here.
+        if lost.cause != LossCause::SinkFull {
+            self.open = None;
+        }
     }
 
     /// Counts what an export could not deliver.

@@ -3,11 +3,15 @@
 
 pub mod exposition;
 pub mod http;
+pub mod journald;
 pub mod metrics;
 pub mod otlp;
 pub mod prometheus;
+mod start;
 
 use std::time::Instant;
+
+pub use self::start::{Prepared, prepare};
 
 /// Until when exports may deliver; none while the trace goes on.
 pub type Deadline = Option<Instant>;

@@ -1,6 +1,10 @@
 //! Serves `/metrics`, `/healthz` and `/readyz` over HTTP.
 //!
 //! Whoever asks gets a copy of the counts: the loop that counts waits for nobody's network.
+#![expect(
+    clippy::disallowed_types,
+    reason = "--prometheus asks for it: exports alone talk to others"
+)]
 
 use std::{
     convert::Infallible,
@@ -38,7 +42,7 @@ const CONNECTIONS: usize = 32;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// And its answer taken by then.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The counts, shared between who counts and who serves.
 pub type Shared = Arc<Mutex<Metrics>>;
@@ -76,10 +80,6 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
 
 impl Server {
     /// Listens, so that nobody else takes the port, and answers nobody yet.
-    #[expect(
-        clippy::disallowed_types,
-        reason = "--prometheus asks for it: exports alone talk to others"
-    )]
     pub fn bind(address: SocketAddr, metrics: Shared) -> Result<Self, Error> {
         let listener = std::net::TcpListener::bind(address)
             .with_context(|| format!("--prometheus: cannot listen at {address}"))?;
@@ -120,10 +120,6 @@ impl Server {
         Ok(())
     }
 
-    #[expect(
-        clippy::disallowed_types,
-        reason = "--prometheus asks for it: exports alone talk to others"
-    )]
     async fn accept(self) -> anyhow::Error {
         let listener = match tokio::net::TcpListener::from_std(self.listener) {
             Ok(listener) => listener,
@@ -154,9 +150,8 @@ impl Server {
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEADER_TIMEOUT)
                     .serve_connection(TokioIo::new(stream), answer);
-                match tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
-                    Ok(Err(why)) => log::debug!("--prometheus: {why}"),
-                    Ok(Ok(())) | Err(_) => {}
+                if let Ok(Err(why)) = tokio::time::timeout(CONNECTION_TIMEOUT, served).await {
+                    log::debug!("--prometheus: {why}");
                 }
                 drop(place);
             });

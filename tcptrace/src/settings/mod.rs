@@ -1,6 +1,7 @@
 //! From what was typed to what is meant: every rule between options, and every unit. What concerns one
 //! part alone is in that part.
 
+mod export;
 pub mod list;
 pub mod listen;
 mod records;
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use tcptrace_common::config::{EMIT_CLOSE, EMIT_LISTENER, EMIT_TRANSITION};
 
 pub use self::{
+    export::Exports,
     records::Records,
     run::Run,
     view::{View, time_format},
@@ -39,6 +41,10 @@ pub struct Settings {
     pub time: TimeFormat,
     /// File to append to; none: standard output
     pub output: Option<PathBuf>,
+    /// Whether records are printed at all
+    pub prints: bool,
+    /// Where records and metrics go beside that
+    pub exports: Exports,
     /// How long, and with how much memory
     pub run: Run,
     /// What of the kernel may be used
@@ -54,7 +60,14 @@ impl Settings {
     pub fn new(args: TraceArgs) -> Result<Self, Error> {
         let filters = Filters::parse(args.filter)?;
         let outcome = Outcome::parse(args.outcome)?;
-        let mut records = Records::parse(&args.records)?;
+        let exports = Exports::parse(&args.export)?;
+        let view = View::new(&args.view);
+        let is_output_asked_for =
+            args.records.output.is_some() || view.format != crate::cli::Format::Table;
+        let prints = is_output_asked_for || !(args.diagnostic.quiet && exports.any());
+        // Numbers take no more than how each connection ended.
+        let is_counting = !prints && !exports.takes_records();
+        let mut records = Records::parse(&args.records, is_counting)?;
         if outcome.failed {
             if !records.shows(EMIT_TRANSITION | EMIT_CLOSE) {
                 return Err(Error::usage(
@@ -70,7 +83,6 @@ impl Settings {
                 "--events listener is about listeners, and --role leaves them out",
             ));
         }
-        let view = View::new(&args.view);
         Ok(Self {
             filters,
             outcome,
@@ -79,6 +91,8 @@ impl Settings {
             time: time_format(&args.time, view.format)?,
             // As for most programs, `-` is standard output.
             output: args.records.output.filter(|path| path.as_os_str() != "-"),
+            prints,
+            exports,
             run: Run::parse(args.run)?,
             kernel: args.kernel,
             verbose: args.diagnostic.verbose,

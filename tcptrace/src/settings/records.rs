@@ -31,8 +31,8 @@ pub struct Records {
 const COLUMNS_MIN: usize = 100;
 
 impl Records {
-    /// Checks what was typed.
-    pub fn parse(args: &RecordArgs) -> Result<Self, Error> {
+    /// Checks what was typed. `is_counting`: only numbers are made of the records.
+    pub fn parse(args: &RecordArgs, is_counting: bool) -> Result<Self, Error> {
         let mut events = args.events.clone();
         if args.summary {
             if !events.is_empty() {
@@ -44,7 +44,7 @@ impl Records {
         let compact = args.compact == Compact::Always;
         let may_be_compact =
             args.compact == Compact::Auto && events.is_empty() && !args.summary && !args.explain;
-        if args.summary || (compact && events.is_empty()) {
+        if args.summary || ((compact || is_counting) && events.is_empty()) {
             events.extend([EventName::Close, EventName::Listener]);
         } else if events.is_empty() {
             events.extend([

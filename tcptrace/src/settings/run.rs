@@ -24,6 +24,8 @@ pub struct Run {
     pub max_sockets: Option<u32>,
     /// File for the bytes of the ring
     pub record_ring: Option<PathBuf>,
+    /// Whether rights that only the start needs are kept
+    pub keep_privileges: bool,
     /// Whether a loss is an error
     pub fail_on_loss: bool,
 }
@@ -41,6 +43,7 @@ impl Run {
             ring_bytes: parse_ring_size(&args.buffer)?,
             max_sockets: args.max_sockets,
             record_ring: args.record_ring,
+            keep_privileges: args.keep_privileges,
             fail_on_loss: args.fail_on_loss,
         })
     }

@@ -1,6 +1,6 @@
 //! What takes the events of a trace: each output and each export is a consumer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
     error::Error,
@@ -41,10 +41,19 @@ pub trait Consumer: Send {
         Ok(())
     }
 
+    /// When it wants [`Consumer::flush`] to be called, whether or not anything has come
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
     /// How many events it had no room for since the last call.
     fn take_dropped(&mut self) -> u64 {
         0
     }
+
+    /// Nothing comes any more, and what it has is to be delivered by then. All are told before any of them
+    /// is waited for.
+    fn finish_by(&mut self, _deadline: Instant) {}
 
     /// Delivers what it still has, for so long at most. Returns how many events are left.
     fn finish(&mut self, _within: Duration) -> u64 {

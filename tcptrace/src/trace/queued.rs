@@ -4,11 +4,11 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -33,6 +33,15 @@ enum Item {
     End(End),
 }
 
+/// What both sides count.
+#[derive(Default)]
+struct Shared {
+    /// Events in the queue
+    waiting: AtomicUsize,
+    /// Events that the consumer took and could not deliver
+    undelivered: AtomicU64,
+}
+
 /// A consumer on a thread of its own.
 pub struct Queued {
     name: &'static str,
@@ -41,8 +50,7 @@ pub struct Queued {
     /// What the next message carries
     gathered: Vec<Item>,
     gathered_events: usize,
-    /// Events in the queue
-    waiting: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     /// Events that the queue has room for
     capacity: usize,
     dropped: u64,
@@ -55,8 +63,8 @@ impl Queued {
         let name = consumer.name();
         let (messages, received) = channel();
         let (finished, done) = channel();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let taken = Arc::clone(&waiting);
+        let shared = Arc::<Shared>::default();
+        let taken = Arc::clone(&shared);
         thread::Builder::new()
             .name(format!("tcptrace-{name}"))
             .spawn(move || {
@@ -70,7 +78,7 @@ impl Queued {
             messages: Some(messages),
             gathered: Vec::new(),
             gathered_events: 0,
-            waiting,
+            shared,
             capacity,
             dropped: 0,
             done,
@@ -83,28 +91,33 @@ impl Queued {
         }
         let mut items = std::mem::take(&mut self.gathered);
         let mut events = std::mem::take(&mut self.gathered_events);
-        let waiting = self.waiting.load(Ordering::Acquire);
+        let waiting = self.shared.waiting.load(Ordering::Acquire);
         if events > self.capacity.saturating_sub(waiting) {
             self.dropped += events as u64;
             events = 0;
             items.retain(|item| !matches!(item, Item::Event(_)));
         }
-        self.waiting.fetch_add(events, Ordering::AcqRel);
+        self.shared.waiting.fetch_add(events, Ordering::AcqRel);
         let sent = self
             .messages
             .as_ref()
             .is_some_and(|messages| messages.send(items).is_ok());
         if !sent {
             // The consumer has failed, and said so.
-            self.waiting.fetch_sub(events, Ordering::AcqRel);
+            self.shared.waiting.fetch_sub(events, Ordering::AcqRel);
             self.dropped += events as u64;
         }
     }
 }
 
 /// The thread: until the loop is finished, or the consumer fails.
-fn consume(mut consumer: Box<dyn Consumer>, received: &Receiver<Vec<Item>>, waiting: &AtomicUsize) {
-    while let Ok(items) = received.recv() {
+fn consume(mut consumer: Box<dyn Consumer>, received: &Receiver<Vec<Item>>, shared: &Shared) {
+    loop {
+        let items = match receive(received, consumer.due()) {
+            Ok(items) => items,
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         let mut events = 0;
         for item in items {
             match item {
@@ -119,7 +132,8 @@ fn consume(mut consumer: Box<dyn Consumer>, received: &Receiver<Vec<Item>>, wait
             }
         }
         let flow = consumer.flush();
-        waiting.fetch_sub(events, Ordering::AcqRel);
+        shared.count_undelivered(consumer.take_dropped());
+        shared.waiting.fetch_sub(events, Ordering::AcqRel);
         match flow {
             Ok(Flow::Open) => {}
             Ok(Flow::Closed) => return,
@@ -129,7 +143,24 @@ fn consume(mut consumer: Box<dyn Consumer>, received: &Receiver<Vec<Item>>, wait
             }
         }
     }
-    consumer.finish(Duration::MAX);
+    shared.count_undelivered(consumer.finish(Duration::MAX));
+}
+
+impl Shared {
+    fn count_undelivered(&self, events: u64) {
+        self.undelivered.fetch_add(events, Ordering::AcqRel);
+    }
+}
+
+/// The next message, until the consumer wants to be called.
+fn receive(
+    received: &Receiver<Vec<Item>>,
+    due: Option<Instant>,
+) -> Result<Vec<Item>, RecvTimeoutError> {
+    match due {
+        Some(due) => received.recv_timeout(due.saturating_duration_since(Instant::now())),
+        None => received.recv().map_err(Into::into),
+    }
 }
 
 impl Consumer for Queued {
@@ -168,7 +199,14 @@ impl Consumer for Queued {
     }
 
     fn take_dropped(&mut self) -> u64 {
-        std::mem::take(&mut self.dropped)
+        let undelivered = self.shared.undelivered.swap(0, Ordering::AcqRel);
+        std::mem::take(&mut self.dropped) + undelivered
+    }
+
+    fn finish_by(&mut self, _deadline: Instant) {
+        self.send();
+        // The thread ends behind the last message.
+        self.messages = None;
     }
 
     fn finish(&mut self, within: Duration) -> u64 {
@@ -177,7 +215,7 @@ impl Consumer for Queued {
         self.messages = None;
         // Whether it ended or the time was up, the counter says what is left.
         let _ended = self.done.recv_timeout(within);
-        self.waiting.load(Ordering::Acquire) as u64
+        self.shared.waiting.load(Ordering::Acquire) as u64 + self.take_dropped()
     }
 }
 

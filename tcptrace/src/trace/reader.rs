@@ -19,6 +19,8 @@ use crate::{
     bpf::{Snapshot, Tracer, Woken},
     error::Error,
     kernel::{self, Kernel, netstat::Cookies},
+    privileges::Fence,
+    service::Manager,
     settings::Settings,
     sink::{Start, text},
 };
@@ -28,9 +30,6 @@ const BATCHES_PER_TURN: usize = 64;
 
 /// How often losses are looked for.
 const LOSS_TURN: Duration = Duration::from_millis(100);
-
-/// How long consumers may take to deliver what they have when the trace is over.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// Orders to the loop from the rest of the agent.
 #[derive(Debug, Default)]
@@ -48,6 +47,8 @@ pub struct Reader {
     kernel: Kernel,
     settings: Arc<Settings>,
     control: Arc<Control>,
+    fence: Option<Fence>,
+    manager: Manager,
 }
 
 impl Reader {
@@ -65,7 +66,23 @@ impl Reader {
             kernel,
             settings,
             control,
+            fence: None,
+            manager: Manager::default(),
         }
+    }
+
+    /// Gives up what only the start needs, once it is over.
+    #[must_use]
+    pub fn behind(mut self, fence: Option<Fence>) -> Self {
+        self.fence = fence;
+        self
+    }
+
+    /// Tells the service manager how it goes.
+    #[must_use]
+    pub fn managed(mut self, manager: Manager) -> Self {
+        self.manager = manager;
+        self
     }
 
     /// Runs until stopped, until the reader of the output is gone, or until the wanted count is reached.
@@ -76,14 +93,29 @@ impl Reader {
             self.count_unwritten();
         }
         self.source.end();
-        self.dispatch.outputs.each(|consumer| {
-            let left = consumer.finish(DRAIN);
+        let left = self.drain();
+        totals.map(|totals| Totals {
+            anything_lost: totals.anything_lost || left > 0,
+            ..totals
+        })
+    }
+
+    /// Gives the outputs time to deliver what they have: to all of them the same. Returns how many events
+    /// are left.
+    fn drain(&mut self) -> u64 {
+        let deadline = Instant::now() + self.settings.exports.drain;
+        let outputs = &mut self.dispatch.outputs;
+        outputs.each(|consumer| consumer.finish_by(deadline));
+        let mut all = 0;
+        outputs.each(|consumer| {
+            let left = consumer.finish(deadline.saturating_duration_since(Instant::now()));
             if left > 0 {
                 let name = consumer.name();
                 log::warn!("{name}: {} events were not delivered", text::count(left));
             }
+            all += left;
         });
-        totals
+        all
     }
 
     fn trace(&mut self) -> Result<Totals, Error> {
@@ -106,8 +138,10 @@ impl Reader {
         self.dispatch
             .outputs
             .each(|consumer| consumer.start(&start));
+        self.manager.ready();
         let mut flow = self.list(&snapshot)?;
         drop(snapshot);
+        self.give_up_rights();
         let mut deferred = 0;
         if flow == Flow::Open {
             (flow, deferred) = self.follow()?;
@@ -120,6 +154,18 @@ impl Reader {
         }
         let is_closed = flow == Flow::Closed;
         Ok(self.dispatch.accounting.totals(end, is_closed))
+    }
+
+    /// What only the start needs. Not before the first line: whoever waits for that waits for nothing else.
+    fn give_up_rights(&mut self) {
+        let Some(fence) = &self.fence else {
+            return;
+        };
+        let tracer = &mut self.source.tracer;
+        tracer.load_rest();
+        if let Err(why) = fence.raise_where(|| tracer.answers()) {
+            log::warn!("the reader keeps its privileges: {why:#}");
+        }
     }
 
     /// Reports what was open before.
@@ -158,14 +204,17 @@ impl Reader {
         let mut woken = Woken::Time;
         while !self.dispatch.accounting.is_full() {
             if self.control.stop.load(Ordering::Acquire) {
+                self.manager.stopping();
                 return self.follow_rest();
             }
+            let heartbeat = self.manager.alive();
             self.source.tracer.look_for_connections()?;
             let (records, flow) = self.turn()?;
             if flow == Flow::Closed {
                 return Ok((flow, 0));
             }
-            let due = self.source.ask(records > 0);
+            let mut due = self.source.ask(records > 0);
+            due.at_most(heartbeat);
             if looked.elapsed() >= LOSS_TURN {
                 looked = Instant::now();
                 self.report_losses();

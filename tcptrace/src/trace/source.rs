@@ -34,6 +34,13 @@ pub(super) struct Due {
     after: Option<Duration>,
 }
 
+impl Due {
+    /// At this time at the latest.
+    pub(super) fn at_most(&mut self, after: Option<Duration>) {
+        self.after = [self.after, after].into_iter().flatten().min();
+    }
+}
+
 impl Source {
     pub(super) fn new(tracer: Tracer, settings: &Settings) -> Self {
         Self {

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{Control, Reader, Totals};
-use crate::{bpf, error::Error, kernel::field, settings::Settings};
+use crate::{bpf, error::Error, kernel::field, privileges::Fence, settings::Settings};
 
 /// How often the kernel side's own messages are read, with `-v`.
 const LOG_TURN: Duration = Duration::from_millis(100);
@@ -106,11 +106,12 @@ impl Supervisor {
         Arc::clone(&self.control)
     }
 
-    /// Runs the loop, on a thread of its own, to its end.
+    /// Runs the loop, on a thread of its own, to its end. `fence`: behind which this thread goes then.
     pub async fn supervise(
         mut self,
         mut reader: Reader,
         logger: Option<bpf::Logger>,
+        fence: Option<&Fence>,
     ) -> Result<(Totals, JoinHandle<()>), Error> {
         if let Some(logger) = logger {
             tokio::spawn(forward(logger));
@@ -125,6 +126,11 @@ impl Supervisor {
             .context(
                 "cannot start a thread (ulimit -u, or TasksMax= of a service, may forbid it)",
             )?;
+        if let Some(fence) = fence
+            && let Err(why) = fence.raise()
+        {
+            log::warn!("privileges are kept: {why:#}");
+        }
         let timer = sleep(self.duration.unwrap_or(Duration::MAX));
         tokio::pin!(timer);
         loop {

@@ -21,6 +21,9 @@ use crate::{
     wire::{SYN, Segment, Wire},
 };
 
+/// Other namespaces are entered, to read what they count.
+const KEEP: &str = "--keep-privileges";
+
 pub(crate) const TESTS: &[Test] = &[
     alone!(forged_requests),
     alone!(unanswered_requests),
@@ -77,7 +80,7 @@ fn forged_requests() {
     let netns = Netns::new();
     netns.set("tcp_syncookies", "1");
     let wire = Wire::stretch(&netns);
-    let stage = Stage::over(netns, &["--no-existing", "--events", EVENTS]);
+    let stage = Stage::over(netns, &["--no-existing", "--events", EVENTS, KEEP]);
     let mut client = Actor::spawn(&stage.netns, "client");
     let mut server = Actor::spawn(&stage.netns, "server");
     let addr = stage.netns.addr(Ip::V4, 0);
@@ -166,7 +169,7 @@ fn unanswered_requests() {
     let netns = Netns::new();
     netns.set("tcp_synack_retries", "1");
     let wire = Wire::stretch(&netns);
-    let stage = Stage::over(netns, &["--no-existing", "--events", EVENTS]);
+    let stage = Stage::over(netns, &["--no-existing", "--events", EVENTS, KEEP]);
     let mut server = Actor::spawn(&stage.netns, "server");
     let listener = server.listen(stage.netns.addr(Ip::V4, 0), "");
     let std::net::SocketAddr::V4(to) = listener.local else {
@@ -220,7 +223,7 @@ fn unanswered_requests() {
 /// The accept queue is full, and nobody calls `accept()`.
 fn nobody_accepts() {
     let netns = Netns::new();
-    let stage = Stage::over(netns, &["--no-existing", "--events", EVENTS]);
+    let stage = Stage::over(netns, &["--no-existing", "--events", EVENTS, KEEP]);
     let mut client = Actor::spawn(&stage.netns, "client");
     let mut server = Actor::spawn(&stage.netns, "server");
     let addr = stage.netns.addr(Ip::V4, 0);

@@ -19,6 +19,7 @@ mod counters;
 mod edges;
 mod endings;
 mod existing;
+mod export;
 mod fate;
 mod filters;
 mod flood;
@@ -64,6 +65,7 @@ const TESTS: &[&[Test]] = &[
     edges::TESTS,
     endings::TESTS,
     existing::TESTS,
+    export::TESTS,
     filters::TESTS,
     flood::TESTS,
     handover::TESTS,

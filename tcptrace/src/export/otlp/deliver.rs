@@ -28,7 +28,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// `Retry-After` is not heeded beyond this: a queue fills meanwhile.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 
 /// What an answer says was refused, and why.
 type Rejected = fn(&[u8]) -> Option<(u64, String)>;
@@ -121,10 +121,10 @@ impl Courier {
                 };
                 let wait = wait.unwrap_or_else(|| jittered(backoff));
                 backoff = (2 * backoff).min(BACKOFF_MAX);
-                if !std::mem::replace(is_failing, true) {
-                    log::warn!("{what}: {why}; trying again until it works");
-                } else {
+                if std::mem::replace(is_failing, true) {
                     log::info!("{what}: {why}; again in {wait:?}");
+                } else {
+                    log::warn!("{what}: {why}; trying again until it works");
                 }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}

@@ -3,7 +3,9 @@
 //! <https://opentelemetry.io/docs/specs/otlp/#otlphttp>
 
 pub mod config;
+pub mod consumer;
 pub mod deliver;
 pub mod logs;
 pub mod metric;
+pub mod pusher;
 mod value;
