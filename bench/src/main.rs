@@ -7,6 +7,7 @@
     reason = "saying what happens is this program's job"
 )]
 
+mod choice;
 mod dialogue;
 mod load;
 mod page;
@@ -25,8 +26,9 @@ use std::process::{ExitCode, Stdio};
 use anyhow::{Result, bail};
 use clap::Parser as _;
 
+use choice::Choice;
 use load::Plan;
-use tool::{Programs, Tool};
+use tool::Programs;
 use toolchain::setup::{self, Found};
 use toolchain::workspace;
 use trials::Bench;
@@ -70,56 +72,6 @@ enum Part {
     /// All that is measured in a virtual machine
     #[command(hide = true)]
     Guest,
-}
-
-/// What to measure.
-#[derive(Clone, Debug, clap::Args)]
-struct Choice {
-    /// How often each trial is made
-    #[arg(long, value_name = "N", default_value_t = 5,
-          value_parser = clap::value_parser!(u8).range(1..))]
-    rounds: u8,
-    /// Fewer connections: for a first look
-    #[arg(long)]
-    quick: bool,
-    /// Only these tools, beside none: tcptrace, tcplife, ...
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    only: Vec<String>,
-    /// Only these tables: turns, speed, programs, losses, idle, promptness
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    tables: Vec<Table>,
-}
-
-/// A part of the report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Table {
-    /// In turns beside one load
-    Turns,
-    /// As many connections as can be
-    Speed,
-    /// What the kernel counts of the programs
-    Programs,
-    /// Lines beside what there was to be reported
-    Losses,
-    /// Beside connections that stay open
-    Idle,
-    /// How soon something is shown
-    Promptness,
-}
-
-impl Table {
-    const ALL: [Self; 6] = [
-        Self::Turns,
-        Self::Speed,
-        Self::Programs,
-        Self::Losses,
-        Self::Idle,
-        Self::Promptness,
-    ];
-
-    fn name(self) -> String {
-        format!("{self:?}").to_lowercase()
-    }
 }
 
 fn main() -> ExitCode {
@@ -180,32 +132,4 @@ fn prepare_and_measure(args: &Args) -> Result<()> {
         page::write_docs(page::Section::Here, &tables)?;
     }
     Ok(())
-}
-
-impl Choice {
-    fn check(&self) -> Result<()> {
-        for name in &self.only {
-            if !tool::ALL
-                .iter()
-                .any(|tool| tool.name.contains(name.as_str()))
-            {
-                let names = tool::ALL.map(|tool| tool.name);
-                bail!("no tool is called {name}; there are: {}", names.join(", "));
-            }
-        }
-        Ok(())
-    }
-
-    /// The tools that were asked for, and none at all, which the others are compared with.
-    fn tools(&self) -> Vec<Tool> {
-        let wanted = |tool: &Tool| {
-            let named = |name: &String| tool.name.contains(name.as_str());
-            self.only.is_empty() || tool.name == "none" || self.only.iter().any(named)
-        };
-        tool::ALL.into_iter().filter(wanted).collect()
-    }
-
-    fn wants(&self, table: Table) -> bool {
-        self.tables.is_empty() || self.tables.contains(&table)
-    }
 }

@@ -9,12 +9,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use toolchain::workspace;
 
+use super::choice::{Choice, Table};
 use super::load::Plan;
 use super::report::{self, Comparison, Series};
 use super::tool::{Prints, Programs, Tool};
 use super::trial::{self, Output, Promptness};
 use super::turns::{self, Turns};
-use super::{Choice, Table};
 
 /// Loads that tools take turns beside, for each round of trials.
 const LOADS_PER_ROUND: usize = 6;

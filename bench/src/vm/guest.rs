@@ -70,6 +70,9 @@ pub(super) struct Row {
     pub(super) complaint: Option<String>,
 }
 
+/// All rows of one kernel and one tcptrace.
+pub(super) type Rows = Vec<Row>;
+
 /// Does all of the order, and says each row as it is done.
 pub(crate) fn run() -> Result<()> {
     let order: Order = serde_json::from_slice(&fs::read(format!("/{ORDER}"))?)?;

@@ -25,7 +25,7 @@ use toolchain::build::{self, Profile, Progress};
 use toolchain::setup::{self, Found};
 
 use crate::{page, programs};
-use guest::{ORDER, Order, RESULT, Row, Tool};
+use guest::{ORDER, Order, RESULT, Rows, Tool};
 
 pub(crate) use guest::run as guest;
 
@@ -93,9 +93,6 @@ impl Choice {
         tools
     }
 }
-
-/// All rows of one kernel and one tcptrace.
-type Rows = Vec<Row>;
 
 /// Boots each kernel, measures, and says it all as tables.
 pub(crate) fn run(choice: &Choice, write_docs: bool) -> Result<()> {

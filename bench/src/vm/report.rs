@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Rows;
-use super::guest::Row;
+use super::guest::{Row, Rows};
 
 /// A step may make nothing dearer by more than this, %.
 const TOLERANCE: f64 = 1.0;
