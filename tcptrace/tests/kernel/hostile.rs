@@ -18,7 +18,7 @@ use rustix::{
 
 use crate::{
     actor::Actor,
-    harness::{Test, beside},
+    harness::{Test, alone, beside},
     netns::{Ip, Netns},
     stage::{Exchange, Stage},
     tracer::{self, Tracer},
@@ -27,8 +27,8 @@ use crate::{
 
 pub(crate) const TESTS: &[Test] = &[
     beside!(names_in_json),
-    beside!(names_in_a_piped_table),
-    beside!(names_in_a_terminal),
+    alone!(names_in_a_piped_table),
+    alone!(names_in_a_terminal),
 ];
 
 /// Each as long as the kernel lets a name be.
