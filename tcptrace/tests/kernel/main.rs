@@ -43,6 +43,7 @@ mod reasons;
 mod refusals;
 mod segments;
 mod selection;
+mod slow;
 mod stage;
 mod timewait;
 mod wire;
@@ -87,6 +88,7 @@ const TESTS: &[&[Test]] = &[
     refusals::TESTS,
     segments::TESTS,
     selection::TESTS,
+    slow::TESTS,
     timewait::TESTS,
     timewait::full_list::TESTS,
     timewait::storm::TESTS,
