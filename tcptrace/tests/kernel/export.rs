@@ -176,7 +176,7 @@ fn beside_the_output() {
     let metrics = metrics.unwrap();
     assert!(sum(&metrics, "tcptrace_connect_seconds_count", &[]) >= both / 2.0);
     assert!(sum(&metrics, "tcptrace_accept_wait_seconds_count", &[]) >= both / 2.0);
-    let told = stage.end(1, &[]);
+    let told = stage.end(0, &[]);
     let kept = kept.lock().unwrap();
     for event in ["start", "transition", "accept", "close", "end"] {
         let printed = told.records.of(event).count();

@@ -27,7 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     alone!(not_accepted),
     beside!(filters_and_order),
     beside!(by_proc_alone),
-    beside!(comings_and_goings),
+    alone!(comings_and_goings),
     alone!(ages_from_a_tracer),
     beside!(watched),
 ];
