@@ -18,6 +18,7 @@ use prost::Message as _;
 use crate::{
     actor::Actor,
     harness::{Test, alone},
+    netns::Ip,
     stage::{Exchange, Stage},
     tracer::Tracer,
     wait,
@@ -156,7 +157,7 @@ fn beside_the_output() {
     assert_eq!(get(address, "/nothing").0, 404);
     let mut server = Actor::spawn(&stage.netns, "server");
     let mut client = Actor::spawn(&stage.netns, "client");
-    let listener = server.listen("127.0.0.1:0".parse().unwrap(), "");
+    let listener = server.listen(stage.netns.addr(Ip::V4, 0), "");
     for _ in 0..CONNECTIONS {
         Exchange::default().run(&mut client, &mut server, &listener, listener.local);
     }
