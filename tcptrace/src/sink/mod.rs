@@ -65,6 +65,16 @@ impl Lost {
             others: 0,
         }
     }
+
+    /// Adds a later loss by the same cause.
+    pub const fn add(&mut self, later: &Self) {
+        self.mono_ns = later.mono_ns;
+        self.count += later.count;
+        self.accepts += later.accepts;
+        self.closes += later.closes;
+        self.time_waits += later.time_waits;
+        self.others += later.others;
+    }
 }
 
 /// What a trace ends with.

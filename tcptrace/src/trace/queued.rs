@@ -85,18 +85,35 @@ impl Queued {
         })
     }
 
+    /// Sends what has gathered. Where the queue is full, events are dropped, and what else there is waits
+    /// here for room: a `Start`, an `End`, and a `Lost` for each cause.
     fn send(&mut self) {
+        // A clock alone tells the consumer nothing.
+        if self
+            .gathered
+            .iter()
+            .all(|item| matches!(item, Item::Batch(_)))
+        {
+            self.gathered.clear();
+            return;
+        }
+        let waiting = self.shared.waiting.load(Ordering::Acquire);
+        let room = self.capacity.saturating_sub(waiting);
+        if room == 0 || self.gathered_events > room {
+            self.dropped += std::mem::take(&mut self.gathered_events) as u64;
+            self.gathered
+                .retain(|item| !matches!(item, Item::Event(_) | Item::Batch(_)));
+            return;
+        }
+        self.send_all();
+    }
+
+    fn send_all(&mut self) {
         if self.gathered.is_empty() {
             return;
         }
-        let mut items = std::mem::take(&mut self.gathered);
-        let mut events = std::mem::take(&mut self.gathered_events);
-        let waiting = self.shared.waiting.load(Ordering::Acquire);
-        if events > self.capacity.saturating_sub(waiting) {
-            self.dropped += events as u64;
-            events = 0;
-            items.retain(|item| !matches!(item, Item::Event(_)));
-        }
+        let items = std::mem::take(&mut self.gathered);
+        let events = std::mem::take(&mut self.gathered_events);
         self.shared.waiting.fetch_add(events, Ordering::AcqRel);
         let sent = self
             .messages
@@ -186,7 +203,14 @@ impl Consumer for Queued {
     }
 
     fn lost(&mut self, lost: &Lost) {
-        self.gathered.push(Item::Lost(*lost));
+        let earlier = self.gathered.iter_mut().find_map(|item| match item {
+            Item::Lost(earlier) if earlier.cause == lost.cause => Some(earlier),
+            _ => None,
+        });
+        match earlier {
+            Some(earlier) => earlier.add(lost),
+            None => self.gathered.push(Item::Lost(*lost)),
+        }
     }
 
     fn end(&mut self, end: &End) {
@@ -205,12 +229,14 @@ impl Consumer for Queued {
 
     fn finish_by(&mut self, _deadline: Instant) {
         self.send();
+        self.send_all();
         // The thread ends behind the last message.
         self.messages = None;
     }
 
     fn finish(&mut self, within: Duration) -> u64 {
         self.send();
+        self.send_all();
         // The thread ends behind the last message.
         self.messages = None;
         // Whether it ended or the time was up, the counter says what is left.
@@ -227,6 +253,7 @@ mod tests {
     use zerocopy::IntoBytes as _;
 
     use super::*;
+    use crate::event::LossCause;
 
     fn event() -> Event {
         let record = Record {
@@ -298,6 +325,33 @@ mod tests {
         drop(open);
         assert_eq!(queued.finish(Duration::from_mins(1)), 0);
         assert_eq!(*calls.lock().unwrap(), (10, vec!["end"]));
+    }
+
+    /// However long the consumer is stuck.
+    #[test]
+    fn what_waits_beside_events_is_bounded() {
+        let calls = Arc::new(Mutex::new((0, Vec::new())));
+        let (open, gate) = sync_channel(100);
+        let counter = Counter {
+            calls: Arc::clone(&calls),
+            gate,
+        };
+        let mut queued = Queued::new(Box::new(counter), 10).unwrap();
+        for turn in 0..1000 {
+            queued.begin_batch(turn);
+            queued.event(&event());
+            if turn > 10 {
+                queued.lost(&Lost::new(LossCause::SinkFull, 1, 1));
+            }
+            assert_eq!(queued.flush().unwrap(), Flow::Open);
+            assert!(queued.gathered.len() <= 1);
+        }
+        for _ in 0..100 {
+            open.send(()).unwrap();
+        }
+        drop(open);
+        queued.finish(Duration::from_mins(1));
+        assert_eq!(*calls.lock().unwrap(), (10, vec!["lost"]));
     }
 
     #[test]
