@@ -38,5 +38,7 @@ pub const UNSEEN: usize = 15;
 pub const UNCLAIMED: usize = 16;
 /// Timers of time-wait sockets that were stopped and noted, by CPU, in `TIME_WAIT`.
 pub const STOPPED: usize = 17;
+/// Connections that somebody has accepted, and nothing proves who.
+pub const OVERLOOKED: usize = 18;
 /// How many there are.
-pub const COUNTS: usize = 18;
+pub const COUNTS: usize = 19;

@@ -39,12 +39,18 @@ pub struct Layout {
     pub sk_lock_owned: u32,
     /// `sock.sk_err` (`int`)
     pub sk_err: u32,
+    /// `sock.sk_err_soft` (`int`): the error that time running out would be told by
+    pub sk_err_soft: u32,
     /// `sock.sk_shutdown` (`u8`)
     pub sk_shutdown: u32,
     /// `sock.sk_socket` (`struct socket *`)
     pub sk_socket: u32,
     /// `inet_sock.inet_sport` (`__be16`)
     pub inet_sport: u32,
+    /// `tcp_sock.write_seq` (`u32`): behind all that is to be sent, a FIN included
+    pub tp_write_seq: u32,
+    /// `tcp_sock.snd_una` (`u32`)
+    pub tp_snd_una: u32,
     /// `tcp_sock.tsorted_sent_queue` (`struct list_head`)
     pub tp_tsorted_sent_queue: u32,
     /// `net.ns.inum` (`unsigned int`)
@@ -55,6 +61,8 @@ pub struct Layout {
     pub socket_file: u32,
     /// `file.private_data` (`void *`)
     pub file_private_data: u32,
+    /// `file.f_cred` (`const struct cred *`): of the task that opened it
+    pub file_cred: u32,
     /// `file.f_inode` (`struct inode *`)
     pub file_inode: u32,
     /// `inode.i_mode` (`umode_t`)
@@ -73,6 +81,8 @@ pub struct Layout {
     pub task_files: u32,
     /// `task_struct.real_cred` (`const struct cred *`)
     pub task_cred: u32,
+    /// `task_struct.cred` (`const struct cred *`): what it acts with
+    pub task_acting_cred: u32,
     /// `cred.uid` (`kuid_t`)
     pub cred_uid: u32,
     /// `files_struct.fdt` (`struct fdtable *`)
@@ -94,6 +104,12 @@ pub struct Layout {
     pub sk_use_task_frag: u32,
     /// `mptcp_subflow_context.mp_join` (a bit); [`ABSENT`] without `CONFIG_MPTCP`
     pub subflow_mp_join: u32,
+    /// `inet_connection_sock.icsk_accept_queue.rskq_accept_head` (`struct request_sock *`)
+    pub icsk_accept_head: u32,
+    /// `request_sock.dl_next` (`struct request_sock *`): the next one in the accept queue
+    pub req_dl_next: u32,
+    /// `request_sock.sk` (`struct sock *`): the connection made of it
+    pub req_sk: u32,
     /// `inet_connection_sock.icsk_ulp_data` (`void *`)
     pub icsk_ulp_data: u32,
     /// `mptcp_subflow_context.conn` (`struct sock *`); [`ABSENT`] without `CONFIG_MPTCP`
@@ -163,8 +179,6 @@ pub struct Layout {
     pub tp_mss_cache: u32,
     /// `tcp_sock.snd_cwnd` (`u32`)
     pub tp_snd_cwnd: u32,
-    /// `tcp_sock.snd_una` (`u32`)
-    pub tp_snd_una: u32,
     /// `tcp_sock.rcv_nxt` (`u32`)
     pub tp_rcv_nxt: u32,
     /// `tcp_sock.rcv_tstamp` (`u32`): jiffies of the last ACK that was taken
@@ -203,14 +217,18 @@ impl Layout {
         sk_protocol: ABSENT,
         sk_lock_owned: ABSENT,
         sk_err: ABSENT,
+        sk_err_soft: ABSENT,
         sk_shutdown: ABSENT,
         sk_socket: ABSENT,
         inet_sport: ABSENT,
+        tp_write_seq: ABSENT,
+        tp_snd_una: ABSENT,
         tp_tsorted_sent_queue: ABSENT,
         net_inum: ABSENT,
         socket_sk: ABSENT,
         socket_file: ABSENT,
         file_private_data: ABSENT,
+        file_cred: ABSENT,
         file_inode: ABSENT,
         inode_mode: ABSENT,
         task_flags: ABSENT,
@@ -220,6 +238,7 @@ impl Layout {
         task_start_time: ABSENT,
         task_files: ABSENT,
         task_cred: ABSENT,
+        task_acting_cred: ABSENT,
         cred_uid: ABSENT,
         files_fdt: ABSENT,
         fdt_fd: ABSENT,
@@ -230,6 +249,9 @@ impl Layout {
         sk_kern_sock: ABSENT,
         sk_use_task_frag: ABSENT,
         subflow_mp_join: ABSENT,
+        icsk_accept_head: ABSENT,
+        req_dl_next: ABSENT,
+        req_sk: ABSENT,
         icsk_ulp_data: ABSENT,
         subflow_conn: ABSENT,
         sk_hash: ABSENT,
@@ -264,7 +286,6 @@ impl Layout {
         tp_rtt_min: ABSENT,
         tp_mss_cache: ABSENT,
         tp_snd_cwnd: ABSENT,
-        tp_snd_una: ABSENT,
         tp_rcv_nxt: ABSENT,
         tp_rcv_tstamp: ABSENT,
         tp_ecn_flags: ABSENT,

@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Changes whenever a byte of any record changes its meaning.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// A state change.
 pub const KIND_TRANSITION: u8 = 1;
@@ -241,7 +241,7 @@ pub struct PathRecord {
     pub path: [Step; PATH_LEN],
     /// When `accept()` returned it; 0: it did not, or that went unseen
     pub accept_ns: u64,
-    /// `sk_err` at the end: an errno, or 0
+    /// `sk_err` at the end: an errno, or 0 if there is none of this life
     pub err: u32,
     /// Steps of `path` in use
     pub path_len: u8,
@@ -266,8 +266,10 @@ pub struct PathRecord {
     pub first: u8,
     /// The state before `path[0]`; 0: not said, as in recordings of earlier versions
     pub origin: u8,
+    /// 1: no hook saw who accepted it; a state change at `accept_ns` proved it
+    pub overlooked: u8,
     /// Zero
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 /// Set in [`Counters::known`]: what the kernel counts.
@@ -280,8 +282,21 @@ pub const KNOWN_HANDSHAKE: u8 = 4;
 pub const KNOWN_EXPIRED: u8 = 8;
 /// Set in [`Counters::known`]: it went from `FIN_WAIT2` to `CLOSE`, and the peer's FIN had not come.
 pub const KNOWN_NO_FIN: u8 = 16;
-/// Set in [`Counters::known`]: `reset` is what is left when all else is ruled out that a hook tells of.
-pub const KNOWN_BY_ELIMINATION: u8 = 32;
+
+/// Set in [`Counters::end`]: what follows was read as the socket left its last state.
+pub const END_READ: u8 = 1;
+/// Set in [`Counters::end`]: whoever connected or accepted had not closed it, or was just doing so.
+pub const END_HELD: u8 = 2;
+/// Set in [`Counters::end`]: it was in the accept queue of a listener that listened no more.
+pub const END_QUEUED: u8 = 4;
+/// Set in [`Counters::end`]: its error is the one that `sk_err_soft` held.
+pub const END_SOFT: u8 = 8;
+/// Set in [`Counters::end`]: all that was sent was acknowledged, our FIN included.
+pub const END_ACKED: u8 = 16;
+/// Set in [`Counters::end`]: both directions were shut before its life began.
+pub const END_SHUT_BEFORE: u8 = 32;
+/// Set in [`Counters::end`]: the socket had an error before its life began.
+pub const END_ERROR_BEFORE: u8 = 64;
 
 /// Set in [`Counters::options`]: selective acknowledgements.
 pub const OPTION_SACK: u8 = 1;
@@ -334,10 +349,12 @@ pub struct Counters {
     pub syn_retransmits: u8,
     /// `KNOWN_*`
     pub known: u8,
-    /// `RESET_*` of the first RST; 0: none
+    /// `RESET_*` of the first RST that the socket did not outlive; 0: none
     pub reset: u8,
+    /// `END_*`
+    pub end: u8,
     /// Zero
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 impl Counters {
@@ -362,7 +379,8 @@ impl Counters {
         syn_retransmits: 0,
         known: 0,
         reset: 0,
-        reserved: [0; 3],
+        end: 0,
+        reserved: [0; 2],
     };
 }
 

@@ -118,6 +118,12 @@ pub(crate) fn accepted(sock: &mut Sock) -> bool {
     change(sock, |progress| accept::accepted(progress, can))
 }
 
+/// The next record reports the accept.
+#[inline(always)]
+pub(crate) fn leave(sock: &mut Sock) {
+    change(sock, |progress| accept::accepted(progress, false));
+}
+
 /// The accept hook's own record has its place in the ring. False if it is to be thrown away.
 ///
 /// `sock` is live.

@@ -69,6 +69,18 @@ pub(crate) fn read(sk: Typed, counters: &mut Counters) {
     counters.known |= KNOWN_COUNTERS;
 }
 
+/// Whether all that was sent has been acknowledged, a FIN included.
+#[inline(always)]
+pub(crate) fn is_acknowledged(sk: Typed) -> bool {
+    // SAFETY: `sk` is a typed socket pointer, which is what the helper takes.
+    let tp = unsafe { bpf_skc_to_tcp_sock(sk.0.cast_mut().cast()) };
+    if tp.is_null() {
+        return false;
+    }
+    let tp = Typed(tp.cast());
+    tp.read::<u32>(off!(tp_snd_una)) == tp.read::<u32>(off!(tp_write_seq))
+}
+
 /// Segments sent again so far.
 #[inline(always)]
 pub(crate) fn retransmits(sk: Typed) -> u32 {

@@ -89,10 +89,12 @@ pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
 /// The same, with the owner in this slot.
 #[inline(always)]
 fn fill_as(record: &mut Record, sock: &Sock, tuple: &Tuple, slot: u8) {
+    let owned = sock.is_owned(slot);
     let slot = usize::from(slot & 1);
     let owner = &sock.owners[slot];
     record.conn = sock.conn;
     copy(&mut record.owner, owner);
+    record.owner.tgid = owner.tgid * u32::from(owned);
     copy(&mut record.laddr, &tuple.laddr);
     copy(&mut record.raddr, &tuple.raddr);
     record.netns = sock.netns;
@@ -104,7 +106,7 @@ fn fill_as(record: &mut Record, sock: &Sock, tuple: &Tuple, slot: u8) {
     record.flags = (sock.flags & (FLAG_PARTIAL | FLAG_NO_FASTOPEN)) | tuple.mapped;
     record.family = tuple.family;
     record.role = sock.role;
-    record.source = sock.sources[slot];
+    record.source = sock.sources[slot] * owned;
     record.reserved = 0;
 }
 
@@ -158,7 +160,8 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, [untold, len]: [u8; 2], accep
     record.accepted = reported;
     record.first = sock.first();
     record.origin = sock.origin;
-    record.reserved = [0; 3];
+    record.overlooked = sock.overlooked >> 1 & slot;
+    record.reserved = [0; 2];
 }
 
 /// Counts so many steps of a socket, and perhaps the totals, that found the ring full, and the accept
@@ -174,14 +177,13 @@ pub(crate) fn count_lost(sock: &Sock, number: u8, accepted: u8, closes: bool) {
 }
 
 /// Sends the last step of a connection that lives on in a time-wait socket, and its totals, if
-/// `claim` says that nobody else does. `flags` are a record's, `known` and `reset` its counters'.
+/// `claim` says that nobody else does. `flags` are a record's, `known` its counters'.
 #[inline(always)]
 pub(crate) fn moved(
     sock: &Sock,
     last: Step,
     flags: u8,
     known: u8,
-    reset: u8,
     claim: impl FnOnce() -> bool,
 ) -> bool {
     let wanted = config!(emit);
@@ -215,7 +217,6 @@ pub(crate) fn moved(
     record.path.moved = 1;
     copy(&mut record.counters, &sock.counters);
     record.counters.known |= known;
-    record.counters.reset |= reset;
     let head = &mut record.path.head;
     fill_change(head, sock.step(len.wrapping_sub(1)), last, len);
     head.kind = KIND_STEPS;

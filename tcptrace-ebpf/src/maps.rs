@@ -103,11 +103,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 pub(crate) static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
 
-/// The listeners that `hook::seed` came by: network namespace and port to the address of the
-/// `struct sock`, or to 0 where several processes listen, or to 1 where none does that was asked for. Read in the same walk for the
-/// connections in their accept queues.
+/// What `hook::seed` has found in accept queues: address of the `struct sock` to that of its listener. Read in
+/// the same walk.
 #[map]
-pub(crate) static LISTENERS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
+pub(crate) static QUEUED: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
 
 /// Which pass `hook::seed` is in. Written by the agent.
 #[map]

@@ -11,6 +11,8 @@ use crate::{
 
 const PF_KTHREAD: u32 = 0x0020_0000;
 pub(crate) const IPPROTO_MPTCP: u16 = 262;
+/// In `sk_shutdown` (include/net/sock.h)
+const SEND_SHUTDOWN: u8 = 2;
 
 /// Whether the running task works on this socket.
 ///
@@ -50,6 +52,22 @@ fn is_users(sk: Probed) -> bool {
 #[inline(always)]
 fn is_set(object: Probed, bit_offset: u32) -> bool {
     object.read::<u8>(bit_offset / 8) >> (bit_offset % 8) & 1 != 0
+}
+
+/// Whether it is a subflow of an MPTCP connection of which nobody has shut anything: somebody takes an
+/// address away from all connections, in a system call of his own (`mptcp_pm_nl_del_addr_doit`).
+#[inline(never)]
+pub(crate) fn is_taken_away(sk: Typed) -> bool {
+    if off!(subflow_conn) == ABSENT || off!(icsk_ulp_data) == ABSENT {
+        return false;
+    }
+    let subflow = sk.probe(off!(icsk_ulp_data));
+    if subflow.0 == 0 {
+        return false;
+    }
+    let whole = Probed(subflow.read(off!(subflow_conn)));
+    whole.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP
+        && whole.read::<u8>(off!(sk_shutdown)) & SEND_SHUTDOWN == 0
 }
 
 /// Whether it was added to an MPTCP connection by the peer: never in its listener's accept queue

@@ -18,6 +18,13 @@ pub(crate) const UNLISTED: u8 = 0x40;
 /// A kernel thread has closed it: not he who does so once more.
 pub(crate) const BY_KERNEL: u32 = u32::MAX;
 
+/// Somebody has accepted it, and no hook has seen who.
+pub(crate) const OVERLOOKED: u8 = 1;
+/// Nobody accepts it: it was added to an MPTCP connection.
+pub(crate) const JOINED: u8 = 2;
+/// Somebody has accepted it, no hook has seen who, and a state change has shown it.
+pub(crate) const FOUND: u8 = OVERLOOKED | JOINED;
+
 /// The record is of a `struct sock`.
 pub(crate) const LIVES: u8 = 0;
 /// The record is of a time-wait socket in which a connection waits for its peer's FIN.
@@ -138,8 +145,10 @@ pub(crate) struct Sock {
     pub err: u32,
     /// The accept queue of the listener when it was accepted, and its limit (`accept`)
     pub backlog: [u32; 2],
+    /// `OVERLOOKED`, `FOUND`, `JOINED` (`set_state`, by `overlooked`)
+    pub overlooked: u8,
     /// Zero
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// `inet_sport` of the life before, which stays until this one is given a port; 0: none
     /// (`set_state`)
     pub former_sport: u16,
@@ -204,7 +213,8 @@ impl Sock {
         closer: 0,
         err: 0,
         backlog: [0; 2],
-        reserved: [0; 2],
+        overlooked: 0,
+        reserved: 0,
         former_sport: 0,
         accept_ns: 0,
         seen_ns: 0,
@@ -218,6 +228,19 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn is_told(&self) -> bool {
         self.flags & PARTIAL == 0 || self.listed != 0 || self.accept_ns != 0 || self.path_len > 1
+    }
+
+    /// The owner in force.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owners[usize::from(self.slot & 1)]
+    }
+
+    /// 1: the owner in this slot owns it; 0: somebody has accepted it who is not known, so its listener's
+    /// owner owns it no more.
+    #[inline(always)]
+    pub(crate) fn is_owned(&self, slot: u8) -> u8 {
+        (self.overlooked & (slot ^ 1) & 1) ^ 1
     }
 
     /// Who closed it; 0: not known.

@@ -22,7 +22,9 @@ use rustix::{
     process::geteuid,
 };
 
-use crate::sink::text::escape;
+mod trust;
+
+use trust::Refused;
 
 /// As many links as the kernel follows.
 const LINKS_MAX: u32 = 40;
@@ -32,18 +34,6 @@ const TRIES: u32 = 16;
 
 /// A file is as private as what it tells: processes, users, peers.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
-
-/// What is in the way, and whose it is.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{} belongs to user {owner}, in a folder that everybody may write to, and may lead anywhere; \
-     remove it, or choose a folder of your own",
-    escape(path.as_os_str().as_bytes())
-)]
-struct Refused {
-    path: PathBuf,
-    owner: u32,
-}
 
 /// Opens a file to append to; one that is missing is created with mode 0600.
 pub fn append(path: &Path) -> io::Result<File> {
@@ -61,6 +51,10 @@ pub fn create(path: &Path) -> io::Result<File> {
 }
 
 fn open(path: &Path, how: OFlags) -> io::Result<File> {
+    trust::with_own_rights(|| walk(path, how))
+}
+
+fn walk(path: &Path, how: OFlags) -> io::Result<File> {
     let how = how | OFlags::WRONLY | OFlags::CLOEXEC;
     // Nothing of the present folder is needed on the way from the root, not even that it may be searched.
     let begin = if path.is_absolute() { "/" } else { "." };
@@ -178,28 +172,18 @@ impl Walk {
         Ok(true)
     }
 
-    /// Refuses what a stranger may have put here. No stranger makes devices.
+    /// Refuses what a stranger may have put here.
     fn check(&self, name: &OsStr, found: &Stat) -> io::Result<()> {
-        let may_be_put = matches!(
-            type_of(found),
-            FileType::Symlink | FileType::RegularFile | FileType::Fifo
-        );
-        if !may_be_put || is_trusted(found, &fstat(&self.here)?, geteuid().as_raw()) {
-            return Ok(());
+        let folder = fstat(&self.here)?;
+        match trust::doubt(found, &folder, geteuid().as_raw()) {
+            None => Ok(()),
+            Some(doubt) => {
+                let path = self.shown.join(name);
+                let refused = Refused { path, doubt };
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, refused))
+            }
         }
-        let refused = Refused {
-            path: self.shown.join(name),
-            owner: found.st_uid,
-        };
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, refused))
     }
-}
-
-/// The kernel's rule (`may_follow_link`, `may_create_in_sticky`): in a sticky folder that everybody
-/// may write to, only what is ours or the folder's owner's.
-const fn is_trusted(found: &Stat, folder: &Stat, me: u32) -> bool {
-    const SHARED: u32 = 0o1002;
-    folder.st_mode & SHARED != SHARED || found.st_uid == me || found.st_uid == folder.st_uid
 }
 
 fn type_of(found: &Stat) -> FileType {
@@ -269,30 +253,6 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_is_the_kernels() {
-        let stat = |mode, uid| {
-            let mut stat = fstat(File::open("/").unwrap()).unwrap();
-            (stat.st_mode, stat.st_uid) = (mode, uid);
-            stat
-        };
-        let link = |uid| stat(0o120_777, uid);
-        for (mode, owner, trusted) in [
-            (0o1777, 1000, false),
-            (0o1777, 0, true),
-            (0o1777, 7, true),
-            (0o777, 1000, true),
-            (0o1775, 1000, true),
-        ] {
-            let folder = stat(0o40_000 | mode, 7);
-            assert_eq!(
-                is_trusted(&link(owner), &folder, 0),
-                trusted,
-                "{mode:o} {owner}"
-            );
-        }
-    }
-
-    #[test]
     fn a_new_file_is_private_and_appended_to() {
         let path = std::env::temp_dir().join(format!("tcptrace-new-{}", std::process::id()));
         for line in [b"one\n", b"two\n"] {
@@ -346,6 +306,36 @@ mod tests {
             refusal(&scene.shared(name));
         }
         assert_eq!(fs::read(scene.shared("file")).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn a_second_name_of_a_file_is_not_written_to() {
+        let Some(scene) = Scene::new("names") else {
+            return;
+        };
+        fs::write(scene.own("precious"), "kept").unwrap();
+        fs::hard_link(scene.own("precious"), scene.shared("out")).unwrap();
+        let why = refusal(&scene.shared("out"));
+        assert!(why.contains("has other names"), "{why}");
+        assert_eq!(fs::read(scene.own("precious")).unwrap(), b"kept");
+        // In a folder of our own nobody else makes names.
+        append(&scene.own("precious")).unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_shared_without_the_sticky_bit_too() {
+        let Some(scene) = Scene::new("modes") else {
+            return;
+        };
+        fs::write(scene.own("precious"), "kept").unwrap();
+        for mode in [0o1770, 0o777, 0o775] {
+            let mode = fs::Permissions::from_mode(mode);
+            fs::set_permissions(scene.shared(""), mode).unwrap();
+            link(&scene.own("precious"), &scene.shared("out"), STRANGER);
+            refusal(&scene.shared("out"));
+            fs::remove_file(scene.shared("out")).unwrap();
+        }
+        assert_eq!(fs::read(scene.own("precious")).unwrap(), b"kept");
     }
 
     #[test]

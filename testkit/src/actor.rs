@@ -53,6 +53,25 @@ pub struct Held {
     pub cookie: String,
 }
 
+impl Listener {
+    /// How its actor calls it.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Held {
+    /// What nobody holds in the name of a test.
+    pub fn at(local: SocketAddr, remote: SocketAddr) -> Self {
+        Self {
+            id: String::new(),
+            local,
+            remote,
+            cookie: String::new(),
+        }
+    }
+}
+
 /// A listening socket of an [`Actor`], or of its parent.
 #[derive(Clone, Debug)]
 pub struct Listener {
@@ -230,7 +249,7 @@ impl Actor {
         held(&self.answer())
     }
 
-    /// `verb`: `send` or `receive` a byte, be `readable`, receive `eof`, `shutdown` its direction, `linger` on
+    /// `verb`: `send` or `receive` a byte, be `readable`, have `failed`, receive `eof`, `shutdown` its direction, `linger` on
     /// for no time, meet an `error`, `disconnect`.
     pub fn act(&mut self, verb: &str, held: &Held) -> String {
         self.ask(&format!("{verb} {}", held.id))
@@ -292,6 +311,12 @@ impl Actor {
     pub fn stop_serving(&mut self) -> Vec<SocketAddr> {
         self.tell("enough");
         self.clients()
+    }
+
+    /// Accepts, while another thread takes each descriptor away. Its result are the
+    /// [`Actor::clients`]. `how`: `move` or `close`.
+    pub fn tell_lose(&mut self, listener: &Listener, count: usize, how: &str) {
+        self.tell(&format!("lose {} {count} {how}", listener.id));
     }
 
     pub fn tell_dial(&mut self, addr: SocketAddr, count: usize, first: First) {

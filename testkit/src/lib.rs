@@ -25,5 +25,6 @@ pub mod netns;
 pub mod oracle;
 pub mod peer;
 pub mod record;
+pub mod sock_diag;
 pub mod tracer;
 pub mod wait;

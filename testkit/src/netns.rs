@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
-        fd::AsFd as _,
+        fd::{AsFd as _, AsRawFd as _, RawFd},
         unix::{fs::MetadataExt as _, process::CommandExt as _},
     },
     process::{Command, Stdio},
@@ -186,6 +186,11 @@ impl Netns {
             join(&file).unwrap();
             work()
         })
+    }
+
+    /// By which it is named in system calls.
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Lets go of the namespace. It ends when nobody else has it.

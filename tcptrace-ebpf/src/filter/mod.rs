@@ -164,6 +164,7 @@ pub(crate) fn owner_at_end(sock: &Sock) -> Decision {
     let queued = owner::is_on()
         && sock.by_owner == Wait as u8
         && sock.slot == 0
+        && sock.overlooked == 0
         && sock.role == ROLE_SERVER
         && owner::takes(&sock.owners[0]);
     if queued || sock.by_owner == Show as u8 {

@@ -32,7 +32,7 @@ use crate::{
     maps::{self, BACKLOGS, SOCKS},
     owner::{self, IPPROTO_MPTCP},
     phase, preempt, publish,
-    sock::Sock,
+    sock::{FOUND, Sock},
 };
 
 const IPPROTO_TCP: u16 = 6;
@@ -156,21 +156,8 @@ fn took(key: u64, sock: &mut Sock) {
         return;
     }
     let now_ns = kernel::now_ns();
-    owner::current(&mut sock.owners[1]);
-    if sock.owners[1].tgid != 0 {
-        sock.sources[1] = SOURCE_ACCEPT;
-    }
-    sock.accept_ns = now_ns;
     let backlog = taken_from(sock.listener, now_ns);
-    sock.backlog = backlog;
-    sock.role = ROLE_SERVER;
-    // SAFETY: an empty instruction: it keeps the compiler from moving the write of `slot`, which
-    // brings the new owner into force for other CPUs, before the owner itself and the rest.
-    unsafe { core::arch::asm!("") };
-    sock.slot = 1;
-
-    // Its record stays as long as the socket: another hook may be in the middle of it.
-    if filter::decide(Stage::Accept { now_ns }, sock) == Decision::Drop {
+    if !own(sock, now_ns, backlog) {
         return;
     }
     let reports = config!(emit) & EMIT_ACCEPT != 0 && accept::accepted(sock);
@@ -180,6 +167,35 @@ fn took(key: u64, sock: &mut Sock) {
     if reports && filter::is_shown(sock) {
         let pointer: *mut Sock = sock;
         emit::accept(sock, now_ns, backlog, || accept::claim(pointer));
+    }
+}
+
+/// The running process owns this connection from now on. Returns whether it is wanted.
+#[inline(always)]
+fn own(sock: &mut Sock, now_ns: u64, backlog: [u32; 2]) -> bool {
+    owner::current(&mut sock.owners[1]);
+    if sock.owners[1].tgid != 0 {
+        sock.sources[1] = SOURCE_ACCEPT;
+    }
+    sock.accept_ns = now_ns;
+    sock.backlog = backlog;
+    sock.role = ROLE_SERVER;
+    // SAFETY: an empty instruction: it keeps the compiler from moving the write of `slot`, which
+    // brings the new owner into force for other CPUs, before the owner itself and the rest.
+    unsafe { core::arch::asm!("") };
+    sock.slot = 1;
+
+    // Its record stays as long as the socket: another hook may be in the middle of it.
+    filter::decide(Stage::Accept { now_ns }, sock) != Decision::Drop
+}
+
+/// The running process, which holds the socket's lock, turns out to have accepted the connection. The state
+/// change that is under way reports it.
+#[inline(always)]
+pub(crate) fn overlooked(sock: &mut Sock, now_ns: u64, backlog: [u32; 2]) {
+    sock.overlooked = FOUND;
+    if own(sock, now_ns, backlog) {
+        accept::leave(sock);
     }
 }
 

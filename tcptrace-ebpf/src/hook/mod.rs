@@ -11,7 +11,7 @@ macro_rules! answering {
     };
 }
 
-mod accept;
+pub(crate) mod accept;
 mod backlog;
 mod destroy;
 mod flush;

@@ -88,9 +88,11 @@ fn note(address: u64, direction: u8, reason: u32) {
     };
     // SAFETY: a live record; `counters.reset` is this hook's alone.
     let sock = unsafe { &mut *pointer };
-    // What we send in `SYN_SENT` answers a segment of somebody else's, and the connect goes on
-    // (`tcp_rcv_synsent_state_process`).
-    let ends_nothing = direction == RESET_SENT && sock.state() == tcp::SYN_SENT;
+    // What we send before the handshake is complete answers a wrong acknowledgment, and the socket goes
+    // on (`tcp_rcv_synsent_state_process`, `tcp_rcv_state_process`, `tcp_check_req`). What ends it there
+    // as well leaves an error, or sends its RST afterwards (`tcp_disconnect`).
+    let opening = sock.state() == tcp::SYN_SENT || sock.state() == tcp::SYN_RECV;
+    let ends_nothing = direction == RESET_SENT && opening;
     if sock.counters.reset == 0 && !ends_nothing {
         sock.counters.reset = direction;
     }

@@ -29,7 +29,7 @@ use crate::{
     filter::{self, Decision, Stage},
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
-    maps::{self, LISTENERS, SEED_PASS, SOCKS},
+    maps::{self, QUEUED, SEED_PASS, SOCKS},
     owner::IPPROTO_MPTCP,
     phase, publish,
     sock::{PARTIAL, Sock},
@@ -59,8 +59,8 @@ struct Tcp {
     uid: u64,
 }
 
-/// In `LISTENERS`, of a port on which nobody listens that somebody asked for. No address.
-const STRANGERS: u64 = 1;
+/// How much of an accept queue is looked at.
+const QUEUE_MAX: u32 = 512;
 
 /// `struct bpf_iter_meta`
 #[repr(C)]
@@ -161,8 +161,6 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
             // Here alone: who looks at files comes by a socket as often as somebody holds it.
             let full = insert(sk, None, cookie);
             maps::count(count::MAP_FULL, u64::from(full));
-        } else if state == tcp::LISTEN {
-            note_stranger(sk);
         }
     }
     if let Some(pointer) = SOCKS.get_ptr_mut(sk.0) {
@@ -172,18 +170,13 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
             sock.conn = cookie;
         }
         if state == tcp::LISTEN {
-            note_listener(sk.0, sock);
+            note_queue(sk);
         } else if sk.read::<u64>(off!(sk_socket)) == 0 {
-            queued(sock);
+            queued(sk.0, sock);
         }
         list(meta, sk.0, sock);
     }
     0
-}
-
-#[inline(always)]
-fn listener_key(netns: u32, lport: u16) -> u64 {
-    u64::from(netns) << 16 | u64::from(lport)
 }
 
 /// With `-p`: whether a socket that nobody holds may come to be a wanted process's: it waits in the
@@ -193,53 +186,37 @@ fn may_be_wanted(sk: Probed, state: u8) -> bool {
     if !filter::owner::is_on() {
         return true;
     }
-    if state == tcp::LISTEN {
-        return false;
-    }
-    let netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
-    let key = listener_key(netns, sk.read(off!(sk_num)));
-    // SAFETY: the value is copied at once; only this walk writes the map.
-    unsafe { LISTENERS.get(key) }.is_some_and(|address| *address != STRANGERS)
+    state != tcp::LISTEN && listener_of(sk.0).is_some()
 }
 
-/// With `-p`: remembers a listener that no process asked for holds. A connection in a queue of its port
-/// may be in its queue.
+/// The record of the listener in whose accept queue this socket was found, and its address.
 #[inline(always)]
-fn note_stranger(sk: Probed) {
-    let netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
-    let port = listener_key(netns, sk.read(off!(sk_num)));
+fn listener_of(address: u64) -> Option<(u64, *mut Sock)> {
     // SAFETY: the value is copied at once; only this walk writes the map.
-    let address = match unsafe { LISTENERS.get(port) } {
-        Some(known) if *known != STRANGERS => 0,
-        _ => STRANGERS,
-    };
-    let _full = LISTENERS.insert(port, address, 0);
+    let listener = unsafe { QUEUED.get(address) }.copied()?;
+    SOCKS.get_ptr_mut(listener).map(|sock| (listener, sock))
 }
 
-/// Remembers a listener. The kernel walks the listeners of a namespace before its connections.
+/// Notes what waits in the accept queue of a listener. The kernel walks the listeners of a namespace before
+/// its connections. What stands further back in a longer queue stays without an owner until accepted.
 #[inline(always)]
-fn note_listener(key: u64, sock: &Sock) {
-    let port = listener_key(sock.netns, sock.tuple.lport);
-    let mut address = key;
-    // SAFETY: the value is copied at once; only this walk writes the map.
-    if let Some(other) = unsafe { LISTENERS.get(port) } {
-        let owner = SOCKS.get_ptr_mut(*other).map_or(0, |other| {
-            // SAFETY: a live record; a listener that closes meanwhile leaves bytes of a record.
-            unsafe { (*other).owners[0].tgid }
-        });
-        if owner != sock.owners[0].tgid {
-            address = 0;
+fn note_queue(listener: Probed) {
+    let mut request = Probed(listener.read(off!(icsk_accept_head)));
+    for _ in 0..QUEUE_MAX {
+        if request.0 == 0 {
+            return;
         }
+        let child: u64 = request.read(off!(req_sk));
+        // Full: the same as further back.
+        let _full = QUEUED.insert(child, listener.0, 0);
+        request = Probed(request.read(off!(req_dl_next)));
     }
-    // Full: connections in this listener's queue stay without an owner until accepted.
-    let _full = LISTENERS.insert(port, address, 0);
 }
 
-/// A connection that no process has accepted belongs to its listener's owner, if the port has
-/// but one. Closed by its process, a connection has no `sk_socket` either, but is in none of the
-/// states of a queued one.
+/// A connection that no process has accepted belongs to its listener's owner. Whoever has been accepted
+/// since has a `sk_socket`.
 #[inline(always)]
-fn queued(sock: &mut Sock) {
+fn queued(key: u64, sock: &mut Sock) {
     let state = sock.state();
     if sock.owners[0].tgid != 0
         || sock.slot != 0
@@ -247,12 +224,7 @@ fn queued(sock: &mut Sock) {
     {
         return;
     }
-    // SAFETY: the value is copied at once; only this walk writes the map.
-    let Some(listener) = (unsafe { LISTENERS.get(listener_key(sock.netns, sock.tuple.lport)) })
-    else {
-        return;
-    };
-    let Some(listener) = SOCKS.get_ptr_mut(*listener) else {
+    let Some((address, listener)) = listener_of(key) else {
         return;
     };
     // SAFETY: a live record.
@@ -260,6 +232,7 @@ fn queued(sock: &mut Sock) {
     if listener.state() == tcp::LISTEN && listener.owners[0].tgid != 0 {
         copy(&mut sock.owners[0], &listener.owners[0]);
         sock.sources[0] = SOURCE_LISTENER;
+        sock.listener = address;
         sock.role = ROLE_SERVER;
         filter::decide(Stage::Found, sock);
     }

@@ -12,27 +12,26 @@ use tcptrace_common::{
     layout::ABSENT,
     proto::accept::Progress,
     record::{
-        KNOWN_COUNTERS, KNOWN_NO_FIN, Owner, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN,
-        SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_UNKNOWN, Step,
+        KNOWN_NO_FIN, Owner, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, SOURCE_CONNECT,
+        SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_UNKNOWN, Step,
     },
     tcp,
 };
 
 use crate::{
     constants::{config, off},
-    counters, emit,
+    counters, emit, ending,
     filter::{self, Decision, Stage},
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, CURRENT, SOCKS},
-    owner, phase, preempt, publish,
-    sock::{BY_KERNEL, LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
+    overlooked, owner, phase, preempt, publish,
+    sock::{BY_KERNEL, JOINED, LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
     timewait::{self, TimeWait},
     tuple::Tuple,
 };
 
 const IPPROTO_TCP: u16 = 6;
-const SHUTDOWN_MASK: u8 = 3;
 /// In `sk_flags`: the peer's FIN has come (`tcp_fin`, include/net/sock.h)
 const SOCK_DONE: u64 = 1 << 1;
 
@@ -225,6 +224,13 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     // SAFETY: a live record; this program holds the socket's lock, and fields that others write
     // are theirs alone.
     let sock = unsafe { &mut *sock };
+    if !transition.is_birth() {
+        overlooked::look(sk, sock, now_ns);
+        if filter::is_dropped(sock) {
+            publish::forget(key, sock);
+            return;
+        }
+    }
     advance(key, sock, transition, now_ns);
 }
 
@@ -266,7 +272,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     let Transition { sk, old, new } = transition;
     // A clone has the state its listener has by then: `CLOSE` if it is closing.
     let child = old == tcp::LISTEN || new == tcp::SYN_RECV;
-    let parent = if child { listener_of(sk) } else { None };
+    let (address, parent) = if child { listener_of(sk) } else { (0, None) };
     let role = match new {
         _ if child => ROLE_SERVER,
         tcp::LISTEN => ROLE_LISTENER,
@@ -288,7 +294,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     sock.origin = old;
     sock.role = role;
     if child {
-        if let Some((address, listener)) = parent {
+        if let Some(listener) = parent {
             sock.listener = address;
             if off!(icsk_fastopen_max) != ABSENT
                 && Probed(address).read::<u32>(off!(icsk_fastopen_max)) == 0
@@ -315,6 +321,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
         if sock.owners[0].tgid == 0 {
             sock.sources[0] = SOURCE_UNKNOWN;
         }
+        ending::before(sk, sock);
         sock.conn = kernel::cookie(sk, now_ns);
         if new == tcp::LISTEN {
             listener::begin(key, now_ns);
@@ -324,28 +331,24 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     Some(pointer)
 }
 
-/// The record of the listener a child was cloned from.
+/// The listener a child was cloned from: where it would be, and its record if it is there.
 ///
 /// A clone starts as a copy of its listener. `tsorted_sent_queue` of the listener is empty, so it
 /// points to itself; `tcp_create_openreq_child` resets it in the child only after this hook. The
-/// address it leads to is believed only if it is a listener of ours on the same local port.
+/// address it leads to is believed only if it is a listener of ours.
 #[inline(always)]
-fn listener_of(child: Typed) -> Option<(u64, *mut Sock)> {
+fn listener_of(child: Typed) -> (u64, Option<*mut Sock>) {
     let queue: u64 = Probed(child.address()).read(off!(tp_tsorted_sent_queue));
     let listener = queue - u64::from(off!(tp_tsorted_sent_queue));
-    let pointer = SOCKS.get_ptr_mut(listener)?;
+    let Some(pointer) = SOCKS.get_ptr_mut(listener) else {
+        return (listener, None);
+    };
     // SAFETY: a live record.
     let sock = unsafe { &*pointer };
-    // It keeps its port as long as it listens; `listen()` reports LISTEN before it has chosen one.
-    let lport = if sock.tuple.lport == 0 {
-        Probed(listener).read::<u16>(off!(sk_num))
-    } else {
-        sock.tuple.lport
-    };
-    let same = sock.state() == tcp::LISTEN
-        && sock.netns == netns_of(child)
-        && lport == child.read::<u16>(off!(sk_num));
-    same.then_some((listener, pointer))
+    // Its port may be another than the child's: BPF can choose a listener (`sk_lookup`), and so can a firewall
+    // (TPROXY).
+    let same = sock.state() == tcp::LISTEN && sock.netns == netns_of(child);
+    (listener, same.then_some(pointer))
 }
 
 #[inline(always)]
@@ -443,28 +446,17 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     };
     let waits = successor.is_some_and(timewait::waits);
     if ends {
-        sock.err = sk.read::<u32>(off!(sk_err));
-        sock.shutdown = sk.read::<u8>(off!(sk_shutdown));
-        if sock.role != ROLE_LISTENER {
-            counters::read(sk, &mut sock.counters);
+        ending::read(sk, sock, old);
+        if sock.is_owned(sock.slot) == 0 {
+            maps::count(count::OVERLOOKED, 1);
         }
     }
-    // `tcp_close` sets both directions of `sk_shutdown` before it changes the state; a reset
-    // that a reader's backlog brings in does so only afterwards (`tcp_done`), but it leaves an
-    // error, which `tcp_disconnect` does not.
-    let shut = sock.shutdown & SHUTDOWN_MASK == SHUTDOWN_MASK;
-    // `connect()` that finds no port closes nothing (`tcp_v4_connect`).
-    let fails = old == tcp::SYN_SENT
-        && sock.counters.known & KNOWN_COUNTERS != 0
-        && sock.counters.tx_segs == 0;
-    let closes = new == tcp::FIN_WAIT1
-        || new == tcp::LAST_ACK
-        || (ends && (shut || (sock.err == 0 && !fails)));
+    let closes =
+        new == tcp::FIN_WAIT1 || new == tcp::LAST_ACK || (ends && ending::is_closed(sock, old));
     if closes && sock.closer == 0 && !sock.was_closed_before() && owner::proven(sk) {
-        sock.closer = match owner::current_tgid() {
-            0 => BY_KERNEL,
-            tgid => tgid,
-        };
+        let tgid = owner::current_tgid();
+        let others = tgid != sock.owner().tgid && owner::is_taken_away(sk);
+        sock.closer = if tgid == 0 || others { BY_KERNEL } else { tgid };
     }
     let dropped = old == tcp::FIN_WAIT2 && ends && successor.is_none();
     if dropped && sk.read::<u64>(off!(sk_flags)) & SOCK_DONE == 0 {
@@ -517,6 +509,9 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         if sock.role == ROLE_SERVER && owner::has_joined(sk) {
             sock.owners[0].tgid = 0;
             sock.sources[0] = SOURCE_UNKNOWN;
+            // Nobody accepts it: it is in no queue.
+            sock.listener = 0;
+            sock.overlooked = JOINED;
         }
     }
     if config!(slower_ns) != 0 {

@@ -20,7 +20,7 @@ use tcptrace_common::{
     config::{ALL_PAIRS, EMIT_TRANSITION, STOPPED_PAIRS, TIME_WAIT_BY_TIMER},
     count,
     map_index::{TIME_WAIT_HANDLER, TIME_WAIT_MODE},
-    record::{FLAG_INFERRED, KNOWN_BY_ELIMINATION, KNOWN_EXPIRED, RESET_RECEIVED, Step},
+    record::{FLAG_INFERRED, KNOWN_EXPIRED, Step},
     tcp,
 };
 
@@ -129,6 +129,9 @@ fn pair_of(tw: TimeWait, sock: &Sock, seq: u8, entered: Step) -> Pair {
     };
     copy(&mut pair.tuple, &sock.tuple);
     copy(&mut pair.owner, &sock.owners[slot]);
+    let owned = sock.is_owned(sock.slot);
+    pair.owner.tgid *= u32::from(owned);
+    pair.source *= owned;
     pair
 }
 
@@ -189,7 +192,7 @@ fn fin(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) {
     let step = Step::new(now_ns, tcp::TIME_WAIT);
     let pair = pair_of(tw, sock, sock.path_len, step);
     let shown = filter::is_shown(sock);
-    if emit::moved(sock, step, flags, 0, 0, || SOCKS.remove(key).is_ok()) && shown {
+    if emit::moved(sock, step, flags, 0, || SOCKS.remove(key).is_ok()) && shown {
         insert_pair(tw, &pair);
     }
 }
@@ -233,34 +236,19 @@ pub(crate) fn never_finished(tw: TimeWait, sock: &Sock, now_ns: u64, flags: u8) 
     } else {
         (stopped_ns, sock.known_at_stop)
     };
-    let reset = if known == KNOWN_BY_ELIMINATION {
-        RESET_RECEIVED
-    } else {
-        0
-    };
     let step = Step::new(at_ns, tcp::CLOSE);
-    emit::moved(sock, step, flags, known, reset, || {
-        SOCKS.remove(tw.key()).is_ok()
-    });
+    emit::moved(sock, step, flags, known, || SOCKS.remove(tw.key()).is_ok());
 }
 
-/// Why it ends without the peer's FIN, if it does now: `KNOWN_EXPIRED`, or `KNOWN_BY_ELIMINATION` of all but an
-/// RST from the peer, or 0.
+/// Why it ends without the peer's FIN, if it does now: `KNOWN_EXPIRED`, or 0. Before its time an RST of the
+/// peer's may have ended it, or somebody may have destroyed it (`ss -K`), and nothing tells which.
 #[inline(always)]
 fn why(tw: TimeWait, sock: &Sock) -> u8 {
     if !tw.is_there(sock.tuple.lport, sock.tuple.rport) {
         // What is there now says nothing of it.
         return 0;
     }
-    if tw.is_due() {
-        return KNOWN_EXPIRED;
-    }
-    // Where the kernel tells of every RST we send, for time-wait sockets as well, this was none of ours.
-    // Unless somebody has destroyed it (`ss -K`), which nothing tells.
-    if config!(reset_reason) != 0 && sock.counters.reset == 0 && !tw.net_is_dying() {
-        return KNOWN_BY_ELIMINATION;
-    }
-    0
+    if tw.is_due() { KNOWN_EXPIRED } else { 0 }
 }
 
 /// Puts a time-wait socket on the list of those that `hook::time_wait::watch` looks at. Without room there,

@@ -169,6 +169,8 @@ pub struct Losses {
     pub map_pairs: u64,
     /// Transitions that the kernel hid from all programs, and what they left untold
     pub recursion: u64,
+    /// Connections that somebody has accepted, and nothing proves who
+    pub overlooked: u64,
     /// Accepts that it hid
     pub recursion_accepts: u64,
     /// Other records that are missing because of it
@@ -245,6 +247,7 @@ impl Counts {
             // What was skipped is among both; what the kernel ran no program for, and did not count,
             // only among what is evidently missing.
             recursion: recursion.max(counted[count::UNSEEN]) + counted[count::UNTOLD],
+            overlooked: counted[count::OVERLOOKED],
             recursion_accepts: self.accepts.count(ebpf, now_ns, self.skips.ended),
             recursion_noted: self.noted.count(ebpf, now_ns, self.skips.ended),
         }

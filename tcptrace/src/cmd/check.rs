@@ -202,7 +202,7 @@ fn accept_quality(accept: Mechanism) -> (Quality, Option<String>) {
         blind.push("threads blocked in accept() before the start are missed once");
     }
     if !accept.sees_io_uring() {
-        blind.push("accepts through io_uring keep their listener's owner");
+        blind.push("accepts through io_uring and by 32-bit calls show when the acceptor closes");
     }
     if blind.is_empty() {
         (Quality::Exact, None)

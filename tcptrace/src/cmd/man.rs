@@ -93,7 +93,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "An owner that cannot be proven is left out. A connection that was open at start and is held \
          by several processes is shown with the one that started first. A pair that was already in \
          TIME_WAIT at start is not shown. Without trampolines and kprobes, connections accepted through \
-         io_uring keep their listener's owner, and a FIN that comes after close() is reported up to 160 ms \
+         io_uring name their acceptor when it closes them, and a FIN that comes after close() is reported up to 160 ms \
          late, its time known to the kernel's tick.",
         ],
     ),

@@ -3,15 +3,16 @@
 
 use tcptrace_common::{
     record::{
-        Counters, FLAG_DEDUCED, FLAG_PARTIAL, KNOWN_COUNTERS, KNOWN_HANDSHAKE, KNOWN_ISN,
-        KNOWN_NO_FIN, OPTION_ECN, OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE,
-        PATH_LEN, PathRecord, RESET_EITHER, RESET_RECEIVED, RESET_SENT, Step, UNKNOWN,
+        Counters, END_SHUT_BEFORE, FLAG_DEDUCED, FLAG_PARTIAL, KNOWN_COUNTERS, KNOWN_HANDSHAKE,
+        KNOWN_ISN, KNOWN_NO_FIN, OPTION_ECN, OPTION_FASTOPEN, OPTION_SACK, OPTION_TIMESTAMPS,
+        OPTION_WSCALE, PATH_LEN, PathRecord, RESET_EITHER, RESET_RECEIVED, RESET_SENT, Step,
+        UNKNOWN,
     },
     tcp,
 };
 use zerocopy::IntoBytes as _;
 
-use super::{Connection, Direction, Reason, Role, State, TcpOption, path};
+use super::{Connection, Direction, Reason, Role, State, TcpOption, evidence::Ending, path};
 
 /// The end of a connection, with what is known of its life.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +20,7 @@ pub struct Close {
     pub(super) head: Connection,
     pub(super) path: PathRecord,
     pub(super) counters: Counters,
-    pub(super) reason: Reason,
+    pub(super) ending: Ending,
 }
 
 impl Close {
@@ -28,9 +29,12 @@ impl Close {
             head: Connection(path.head),
             path,
             counters,
-            reason: Reason::Unknown,
+            ending: Ending {
+                reason: Reason::Unknown,
+                by_error: false,
+            },
         };
-        close.reason = close.find_reason();
+        close.ending = close.find_ending();
         close
     }
 
@@ -227,14 +231,12 @@ impl Close {
         (len > 0).then_some(&name[..len])
     }
 
-    /// `sk_err` at the last state change
-    pub const fn err(&self) -> u32 {
-        self.path.err
-    }
-
     /// Whether the process's `close()` made the last state change
     pub fn is_by_close(&self) -> bool {
-        self.path.shutdown == SHUTDOWN_BOTH && !self.is_deduced() && !self.is_moved()
+        self.path.shutdown == SHUTDOWN_BOTH
+            && self.counters.end & END_SHUT_BEFORE == 0
+            && !self.is_deduced()
+            && !self.is_moved()
     }
 
     /// The RST that was seen before the end, as far as is known

@@ -1,101 +1,112 @@
-//! Why a connection ended, and who ended it.
+//! Why a connection ended, and who ended it: what a last record holds, as [`Evidence`].
+
+use std::borrow::Cow;
 
 use tcptrace_common::{
     record::{
-        KNOWN_BY_ELIMINATION, KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_NO_FIN, RESET_EITHER,
-        RESET_RECEIVED, RESET_SENT, ROLE_LISTENER, ROLE_SERVER,
+        END_ACKED, END_ERROR_BEFORE, END_HELD, END_QUEUED, END_READ, END_SOFT, KNOWN_COUNTERS,
+        KNOWN_EXPIRED, KNOWN_NO_FIN, RESET_EITHER, RESET_RECEIVED, RESET_SENT, ROLE_LISTENER,
     },
     tcp,
 };
 
 use super::{
     Close, ClosedBy, Reason,
-    close::{RCV_SHUTDOWN, SHUTDOWN_BOTH},
+    close::RCV_SHUTDOWN,
+    evidence::{self, Ending, Evidence, Holder, Reset},
 };
 
 impl Close {
     /// Why it ended
     pub const fn reason(&self) -> Reason {
-        self.reason
+        self.ending.reason
     }
 
-    /// Why it ended, as far as the path, the socket's error and the RSTs that were seen prove it.
-    pub(super) fn find_reason(&self) -> Reason {
-        let path = self.path();
-        let passed = |state| path.iter().any(|step| step.state() == state);
-        let both_fins = passed(tcp::FIN_WAIT2)
-            || passed(tcp::CLOSING)
-            || passed(tcp::LAST_ACK)
-            || passed(tcp::TIME_WAIT);
-        // Set by `tcp_close` before the state changes, by `tcp_done` after it.
-        let by_close = self.is_by_close();
-        let from = self.path.head.old;
-        let open = matches!(from, tcp::ESTABLISHED | tcp::CLOSE_WAIT);
+    /// Why it ended, as far as the path, the RSTs that were seen and the socket's error prove it.
+    pub(super) fn find_ending(&self) -> Ending {
         // A listener may keep the error of what the socket was before.
         if self.path.head.role == ROLE_LISTENER {
-            return Reason::Normal;
+            return Ending {
+                reason: Reason::Normal,
+                by_error: false,
+            };
         }
-        match (self.path.err, self.counters.reset) {
-            (ECONNREFUSED, _) if matches!(from, tcp::SYN_SENT | tcp::SYN_RECV) => Reason::Refused,
-            // Later, it is what `tcp_write_err` says in place of it, if an ICMP message said so before.
-            (ETIMEDOUT | ECONNREFUSED, _) => Reason::Timeout,
-            (EHOSTUNREACH | ENETUNREACH, _) => Reason::Unreachable,
-            (ECONNABORTED, _) => Reason::ResetSent,
-            (ECONNRESET | EPIPE, _) | (0, RESET_RECEIVED | RESET_EITHER) => Reason::ResetReceived,
-            (0, RESET_SENT) => Reason::ResetSent,
-            // What else the socket says of its end may be from before it, or gone.
-            (0, _) if self.is_deduced() => Reason::Unknown,
-            // No port for it, or no memory: the kernel gave up, before any SYN.
-            (0, _) if from == tcp::SYN_SENT && !by_close && self.has_sent_nothing() => {
-                Reason::Unknown
-            }
-            (0, _) if from == tcp::SYN_SENT => Reason::Canceled,
-            // The peer's FIN never came.
-            (0, _) if self.counters.known & KNOWN_EXPIRED != 0 => Reason::Timeout,
-            (0, _) if self.ends_without_fin() || self.counters.known & KNOWN_NO_FIN != 0 => {
-                Reason::Unknown
-            }
-            (0, _) if both_fins => Reason::Normal,
-            // Neither FIN went out: `tcp_close` with linger 0 or unread data aborts.
-            (0, _) if by_close && open => Reason::ResetSent,
-            // `inet_csk_listen_stop` ends what nobody has accepted.
-            (0, _)
-                if self.path.head.role == ROLE_SERVER
-                    && self.path.accept_ns == 0
-                    && self.path.shutdown != SHUTDOWN_BOTH
-                    && open =>
-            {
-                Reason::ListenerClosed
-            }
-            // `tcp_disconnect`, which resets.
-            (0, _) if open => Reason::ResetSent,
-            _ => Reason::Unknown,
+        self.evidence().ending()
+    }
+
+    fn evidence(&self) -> Evidence {
+        let passed = |states: &[u8]| {
+            let mut path = self.path().iter();
+            path.any(|step| states.contains(&step.state()))
+        };
+        let from = self.path.head.old;
+        let known = |bit| self.counters.known & bit != 0;
+        let end = |bit| self.counters.end & bit != 0;
+        // Where the limit of time-wait sockets is reached, the peer's FIN leads to `CLOSE`.
+        let fin_in_place = from == tcp::FIN_WAIT2
+            && self.path.head.new == tcp::CLOSE
+            && end(END_READ)
+            && !known(KNOWN_NO_FIN)
+            && !self.is_moved();
+        Evidence {
+            from,
+            peer_fin: fin_in_place
+                || passed(&[tcp::CLOSE_WAIT, tcp::LAST_ACK, tcp::CLOSING, tcp::TIME_WAIT]),
+            fin_acked: passed(&[tcp::FIN_WAIT2, tcp::TIME_WAIT])
+                || (end(END_ACKED) && matches!(from, tcp::LAST_ACK | tcp::CLOSING)),
+            reset: match self.counters.reset {
+                RESET_RECEIVED => Reset::Received,
+                RESET_EITHER => Reset::Either,
+                RESET_SENT => Reset::Sent,
+                _ => Reset::None,
+            },
+            error: self.own_error(),
+            soft: end(END_SOFT),
+            holder: if end(END_HELD) {
+                Holder::User
+            } else if end(END_QUEUED) {
+                Holder::Queue
+            } else if end(END_READ) {
+                Holder::Nobody
+            } else {
+                Holder::Unknown
+            },
+            closing: self.is_by_close(),
+            sent: known(KNOWN_COUNTERS) && self.counters.tx_segs != 0,
+            expired: known(KNOWN_EXPIRED),
+            deduced: self.is_deduced(),
         }
     }
 
-    /// Whether its [`Close::reason`] is inferred: a reset, because nothing else is left, or because an RST
-    /// may have come.
+    /// The socket's error, if it is of this life: the next SYN clears that of the one before
+    /// (`tcp_connect_init`).
+    const fn own_error(&self) -> u32 {
+        let counted = self.counters.known & KNOWN_COUNTERS != 0;
+        let former = if counted {
+            self.counters.tx_segs == 0
+        } else {
+            self.counters.end & END_ERROR_BEFORE != 0
+        };
+        if self.path.head.old == tcp::SYN_SENT && former {
+            0
+        } else {
+            self.path.err
+        }
+    }
+
+    /// Whether its [`Close::reason`] is inferred: an RST may have come.
     pub fn is_reason_inferred(&self) -> bool {
-        self.counters.known & KNOWN_BY_ELIMINATION != 0 || self.may_be_data()
+        self.may_be_data()
     }
 
     /// Whether in place of an RST data may have come after our `close()`, which we answered with an RST:
     /// the kernel then goes through `tcp_reset` as well.
     fn may_be_data(&self) -> bool {
-        self.reason == Reason::ResetReceived
+        self.reason() == Reason::ResetReceived
             && !self.is_moved()
             && matches!(self.path.head.old, tcp::FIN_WAIT1 | tcp::FIN_WAIT2)
             && self.path.shutdown & RCV_SHUTDOWN != 0
             && self.counters.reset != RESET_RECEIVED
-    }
-
-    const fn has_sent_nothing(&self) -> bool {
-        self.counters.known & KNOWN_COUNTERS != 0 && self.counters.tx_segs == 0
-    }
-
-    /// Whether it ended in a time-wait socket that still waited for the peer's FIN.
-    const fn ends_without_fin(&self) -> bool {
-        self.is_moved() && self.path.head.new == tcp::CLOSE
     }
 
     /// Who closed it: who sent the first FIN, or the RST that ended it
@@ -103,7 +114,7 @@ impl Close {
         if self.path.head.role == ROLE_LISTENER {
             return None;
         }
-        match self.reason {
+        match self.reason() {
             Reason::ResetReceived if self.may_be_data() => {}
             Reason::Refused | Reason::ResetReceived => return Some(ClosedBy::Remote),
             Reason::Canceled | Reason::ResetSent | Reason::ListenerClosed => {
@@ -122,30 +133,14 @@ impl Close {
         })
     }
 
-    /// The socket's error as its symbol
-    pub const fn errno(&self) -> Option<&'static str> {
-        if self.path.head.role == ROLE_LISTENER {
-            return None;
-        }
-        Some(match self.path.err {
-            ECONNREFUSED => "ECONNREFUSED",
-            ETIMEDOUT => "ETIMEDOUT",
-            EHOSTUNREACH => "EHOSTUNREACH",
-            ENETUNREACH => "ENETUNREACH",
-            ECONNRESET => "ECONNRESET",
-            EPIPE => "EPIPE",
-            ECONNABORTED => "ECONNABORTED",
-            _ => return None,
-        })
+    /// The error that its end left, by its symbol, or its number if it is one that TCP does not use
+    pub fn errno(&self) -> Option<Cow<'static, str>> {
+        let error = self.error()?;
+        Some(evidence::symbol(error).map_or_else(|| error.to_string().into(), Cow::Borrowed))
+    }
+
+    /// The error that its end left; none if there is none, or one that has nothing to do with it
+    pub fn error(&self) -> Option<u32> {
+        self.ending.by_error.then_some(self.path.err)
     }
 }
-
-// include/uapi/asm-generic/errno.h
-const EPIPE: u32 = 32;
-const ENETUNREACH: u32 = 101;
-const ECONNABORTED: u32 = 103;
-const ECONNRESET: u32 = 104;
-/// `sk_err` after a timeout
-pub const ETIMEDOUT: u32 = 110;
-const ECONNREFUSED: u32 = 111;
-const EHOSTUNREACH: u32 = 113;

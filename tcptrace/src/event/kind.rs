@@ -90,6 +90,11 @@ impl Accept {
         self.head.span_us()
     }
 
+    /// Whether no hook saw it: then its time is when it was found
+    pub const fn is_inferred(&self) -> bool {
+        self.head.is_inferred()
+    }
+
     /// The listening process
     pub fn listener_pid(&self) -> Option<u32> {
         (self.head.0.peer_pid != 0).then_some(self.head.0.peer_pid)

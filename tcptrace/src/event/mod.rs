@@ -7,6 +7,7 @@ mod close;
 mod connection;
 mod decode;
 mod ending;
+mod evidence;
 mod kind;
 mod path;
 mod state;
@@ -16,7 +17,7 @@ pub use self::{
     close::Close,
     connection::Connection,
     decode::DecodeError,
-    ending::ETIMEDOUT,
+    evidence::{EHOSTUNREACH, ETIMEDOUT},
     kind::{Accept, Listener, Reset, Retransmit, Slow, Socket, Transition},
     state::State,
     term::{ClosedBy, Direction, LossCause, OwnerSource, Phase, Reason, Role, Segment, TcpOption},

@@ -23,6 +23,9 @@ pub(super) fn steps(path: &PathRecord) -> &[Step] {
 /// (`tcp_conn_request` queues the child that `tcp_try_fastopen` returns), which shows if it
 /// is accepted before it is established.
 pub(super) fn accept_wait_us(path: &PathRecord) -> Option<u64> {
+    if path.overlooked != 0 {
+        return None;
+    }
     let accept_ns = path.accept_ns;
     let entered = |state| steps(path).iter().find(move |step| step.state() == state);
     let queued = match entered(tcp::ESTABLISHED) {
@@ -54,6 +57,9 @@ pub(super) fn unreported_accept(path: &PathRecord) -> Option<Accept> {
     record.kind = KIND_ACCEPT;
     record.mono_ns = path.accept_ns;
     record.flags &= !(FLAG_FIRST | FLAG_INFERRED | FLAG_DEDUCED);
+    if path.overlooked != 0 {
+        record.flags |= FLAG_INFERRED;
+    }
     record.old = tcp::ESTABLISHED;
     record.new = tcp::ESTABLISHED;
     record.span_ns = accept_wait_us(path).map_or(SPAN_UNKNOWN, |us| us.saturating_mul(1000));

@@ -240,5 +240,7 @@ term! {
         SinkFull = "sink_full",
         /// The kernel ran no program, because one was running
         Recursion = "recursion",
+        /// No hook saw who accepted, and nothing proved it afterwards
+        Overlooked = "overlooked",
     }
 }

@@ -10,7 +10,7 @@ mod tests;
 use tcptrace_common::tcp;
 
 use self::ending::{broken_off, closing_ended, handshake_ended, never_answered};
-use crate::event::{Direction, ETIMEDOUT, OwnerSource, Reason, Role, Transition};
+use crate::event::{Direction, EHOSTUNREACH, ETIMEDOUT, OwnerSource, Reason, Role, Transition};
 
 /// What is proven of a transition besides its states. The default: nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,11 +49,14 @@ impl Evidence {
         let Some(close) = transition.close() else {
             return evidence;
         };
-        evidence.err = Some(match close.reason() {
+        evidence.err = match close.reason() {
             // The end of a `FIN_WAIT2` leaves no error.
-            Reason::Timeout => ETIMEDOUT,
-            _ => close.err(),
-        });
+            Reason::Timeout => Some(ETIMEDOUT),
+            Reason::Unreachable => Some(EHOSTUNREACH),
+            // That our FIN was acknowledged is not known either.
+            Reason::Unknown if transition.oldstate().0 == tcp::LAST_ACK => None,
+            _ => Some(close.error().unwrap_or(0)),
+        };
         evidence.by_close = close.is_by_close();
         evidence.is_reset = !close.is_reason_inferred();
         evidence.reset = match close.reason() {

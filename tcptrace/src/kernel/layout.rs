@@ -75,7 +75,6 @@ fn counters(btf: &Btf<'_>, layout: &mut Layout) -> Found {
     layout.tp_rtt_min = tp("rtt_min.s")?;
     layout.tp_mss_cache = tp("mss_cache")?;
     layout.tp_snd_cwnd = tp("snd_cwnd")?;
-    layout.tp_snd_una = tp("snd_una")?;
     layout.tp_rcv_nxt = tp("rcv_nxt")?;
     layout.tp_ecn_flags = tp("ecn_flags")?;
     layout.tp_tstamp_ok = bit("rx_opt.tstamp_ok")?;
@@ -136,14 +135,18 @@ fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         sk_protocol: sock("sk_protocol")?,
         sk_lock_owned: sock("sk_lock.owned")?,
         sk_err: sock("sk_err")?,
+        sk_err_soft: sock("sk_err_soft")?,
         sk_shutdown: sock("sk_shutdown")?,
         sk_socket: sock("sk_socket")?,
         inet_sport: btf.offset("inet_sock", "inet_sport")?,
+        tp_write_seq: btf.offset("tcp_sock", "write_seq")?,
+        tp_snd_una: btf.offset("tcp_sock", "snd_una")?,
         tp_tsorted_sent_queue: btf.offset("tcp_sock", "tsorted_sent_queue")?,
         net_inum: btf.offset("net", "ns.inum")?,
         socket_sk: btf.offset("socket", "sk")?,
         socket_file: btf.offset("socket", "file")?,
         file_private_data: btf.offset("file", "private_data")?,
+        file_cred: btf.offset("file", "f_cred")?,
         file_inode: btf.offset("file", "f_inode")?,
         inode_mode: btf.offset("inode", "i_mode")?,
         task_flags: btf.offset("task_struct", "flags")?,
@@ -153,6 +156,7 @@ fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         task_start_time: btf.offset("task_struct", "start_time")?,
         task_files: btf.offset("task_struct", "files")?,
         task_cred: btf.offset("task_struct", "real_cred")?,
+        task_acting_cred: btf.offset("task_struct", "cred")?,
         cred_uid: btf.offset("cred", "uid")?,
         files_fdt: btf.offset("files_struct", "fdt")?,
         fdt_fd: btf.offset("fdtable", "fd")?,
@@ -163,6 +167,10 @@ fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         sk_kern_sock: optional(btf.bit_offset("sock", "sk_kern_sock"))?,
         sk_use_task_frag: optional(sock("sk_use_task_frag"))?,
         subflow_mp_join: optional(btf.bit_offset("mptcp_subflow_context", "mp_join"))?,
+        icsk_accept_head: btf
+            .offset("inet_connection_sock", "icsk_accept_queue.rskq_accept_head")?,
+        req_dl_next: btf.offset("request_sock", "dl_next")?,
+        req_sk: btf.offset("request_sock", "sk")?,
         icsk_ulp_data: optional(btf.offset("inet_connection_sock", "icsk_ulp_data"))?,
         tp_rcv_tstamp: optional(btf.offset("tcp_sock", "rcv_tstamp"))?,
         subflow_conn: optional(btf.offset("mptcp_subflow_context", "conn"))?,

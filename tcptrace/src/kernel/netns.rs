@@ -5,12 +5,18 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
 use anyhow::Context as _;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    fs::{Mode, OFlags, StatFs, fstatfs, open, statfs},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+
+/// `NSFS_MAGIC`, include/uapi/linux/magic.h: where namespaces are files
+const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// A network namespace and a file that stands for it.
 #[derive(Debug)]
@@ -41,7 +47,8 @@ pub fn all() -> Vec<Namespace> {
     let named = ["/run/netns", "/run/docker/netns"]
         .into_iter()
         .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
-        .map(|entry| entry.path());
+        .map(|entry| entry.path())
+        .filter(|path| statfs(path).is_ok_and(|found| is_nsfs(&found)));
     let mut namespaces = BTreeMap::new();
     for path in processes.chain(named) {
         if let Ok(metadata) = fs::metadata(&path) {
@@ -62,7 +69,7 @@ impl Namespace {
 
     /// Moves the calling thread into it. Needs `CAP_SYS_ADMIN`.
     fn enter(&self) -> anyhow::Result<()> {
-        let file = File::open(&self.path)?;
+        let file = open_namespace(&self.path)?;
         let inode = file.metadata()?.ino();
         anyhow::ensure!(inode == self.inode, "it is gone");
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
@@ -107,4 +114,17 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyh
             .join()
             .unwrap_or_else(|_panic| Err(anyhow::anyhow!("the thread inside it failed")))
     })
+}
+
+/// Opens what stands for a namespace, and nothing else: the opening of a FIFO, which somebody may have
+/// put in its place, would wait for another to open it.
+fn open_namespace(path: &Path) -> anyhow::Result<File> {
+    let how = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(open(path, how, Mode::empty())?);
+    anyhow::ensure!(is_nsfs(&fstatfs(&file)?), "it is no namespace");
+    Ok(file)
+}
+
+fn is_nsfs(found: &StatFs) -> bool {
+    i64::try_from(found.f_type).is_ok_and(|kind| kind == NSFS_MAGIC)
 }

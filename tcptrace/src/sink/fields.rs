@@ -171,6 +171,9 @@ pub fn details(event: &Event, names: &Names, to: &mut impl Fields) {
             to.known(field!("backlog"), accept.backlog());
             to.known(field!("backlog_max"), accept.backlog_max());
             to.known(field!("listener_pid"), accept.listener_pid());
+            if accept.is_inferred() {
+                to.yes(field!("inferred"));
+            }
         }
         Event::Retransmit(retransmit) => {
             to.text(field!("kind"), retransmit.segment().name());
@@ -248,7 +251,7 @@ fn end_of(close: &Close, to: &mut impl Fields) {
         to.text(field!("closed_by"), side.name());
     }
     if let Some(errno) = close.errno() {
-        to.text(field!("errno"), errno);
+        to.text(field!("errno"), &errno);
     }
     to.known(field!("closer_pid"), close.closer_pid());
     to.known(field!("duration_us"), close.duration_us());

@@ -99,8 +99,7 @@ impl Accounting {
         // What was missed a moment ago and has been recorded since was reported, and that stands.
         self.reported.recursion = now.recursion.max(before.recursion);
         let shows_transitions = self.kinds.shows(EMIT_TRANSITION);
-        let [ring, map, recursion] = losses_between(&before, &now, self.kinds, mono_ns);
-        for lost in [ring, map, recursion] {
+        for lost in losses_between(&before, &now, self.kinds, mono_ns) {
             if lost != Lost::new(lost.cause, mono_ns, 0) {
                 self.lost(&lost, shows_transitions, outputs);
             }
@@ -160,7 +159,7 @@ impl Accounting {
 }
 
 /// What was lost from the ring, for want of room in a map, and because the kernel ran no program.
-fn losses_between(before: &Losses, now: &Losses, kinds: Records, mono_ns: u64) -> [Lost; 3] {
+fn losses_between(before: &Losses, now: &Losses, kinds: Records, mono_ns: u64) -> [Lost; 4] {
     // A counter that cannot be read is 0.
     let since = u64::saturating_sub;
     let shows_transitions = kinds.shows(EMIT_TRANSITION);
@@ -200,5 +199,11 @@ fn losses_between(before: &Losses, now: &Losses, kinds: Records, mono_ns: u64) -
         others: since(now.recursion_noted, before.recursion_noted),
         ..Lost::new(LossCause::Recursion, mono_ns, count)
     };
-    [ring, map, recursion]
+    let accepts = since(now.overlooked, before.overlooked);
+    let count = if shows_transitions { 0 } else { accepts };
+    let overlooked = Lost {
+        accepts,
+        ..Lost::new(LossCause::Overlooked, mono_ns, count)
+    };
+    [ring, map, recursion, overlooked]
 }

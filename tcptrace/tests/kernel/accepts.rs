@@ -156,7 +156,9 @@ fn accepts_in_place(each: usize, args: &[&str]) {
             // Closed by the acceptor first, it waits for the FIN of a client that is gone.
             continue;
         };
-        let accepted = records[close].int("accept_wait_us").is_some();
+        // How long it waited is not known if its end came before the hook, and showed the acceptor.
+        let found = at.iter().any(|at| records[*at].get("inferred").is_some());
+        let accepted = found || records[close].int("accept_wait_us").is_some();
         let number = if whole {
             at.len()
         } else {

@@ -46,6 +46,17 @@ impl Fate {
         }
     }
 
+    /// The same, of a socket of which the test knows its ends alone.
+    pub(crate) fn between(
+        scene: &'static str,
+        local: SocketAddr,
+        remote: SocketAddr,
+        owner: &Who,
+        reason: &'static str,
+    ) -> Self {
+        Self::of(scene, &Held::at(local, remote), owner, reason)
+    }
+
     /// The other end of a connection that nobody accepted.
     pub(crate) fn waiting(scene: &'static str, client: &Held, reason: &'static str) -> Self {
         Self {

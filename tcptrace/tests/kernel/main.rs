@@ -45,8 +45,11 @@ mod segments;
 mod selection;
 mod slow;
 mod stage;
+mod steering;
 mod timewait;
 mod wire;
+mod wrong_owner;
+mod wrong_reason;
 
 use std::process::ExitCode;
 
@@ -54,7 +57,9 @@ use libtest_mimic::Arguments;
 
 use harness::Test;
 // By their short names, as everything here uses them.
-pub(crate) use testkit::{actor, check, confinement, netns, oracle, peer, record, tracer, wait};
+pub(crate) use testkit::{
+    actor, check, confinement, netns, oracle, peer, record, sock_diag, tracer, wait,
+};
 
 /// The tests of all modules.
 const TESTS: &[&[Test]] = &[
@@ -92,6 +97,8 @@ const TESTS: &[&[Test]] = &[
     timewait::TESTS,
     timewait::full_list::TESTS,
     timewait::storm::TESTS,
+    wrong_owner::TESTS,
+    wrong_reason::TESTS,
 ];
 
 fn main() -> ExitCode {

@@ -1,14 +1,10 @@
 //! Why a connection ended, who ended it, and how long everything took.
 
 use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    num::NonZeroU32,
+    net::{SocketAddr, SocketAddrV4},
     thread,
     time::{Duration, Instant},
 };
-
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::{
     actor::{Actor, Held, Listener},
@@ -16,6 +12,7 @@ use crate::{
     fate::{self, Fate},
     harness::{Impossible, Outcome, Test, beside},
     netns::{Ip, Netns},
+    sock_diag,
     stage::{Exchange, Stage},
     wait,
     wire::{ACK, FIN, Puppet, RST, SYN, Wire},
@@ -37,17 +34,17 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// A client, a server that listens, and the wire.
-struct Cast {
-    stage: Stage,
-    wire: Wire,
-    client: Actor,
-    server: Actor,
-    listener: Listener,
-    fates: Vec<Fate>,
+pub(crate) struct Cast {
+    pub(crate) stage: Stage,
+    pub(crate) wire: Wire,
+    pub(crate) client: Actor,
+    pub(crate) server: Actor,
+    pub(crate) listener: Listener,
+    pub(crate) fates: Vec<Fate>,
 }
 
 impl Cast {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let netns = Netns::new();
         let wire = Wire::stretch(&netns);
         let stage = Stage::over(netns, &["--no-existing"]);
@@ -64,13 +61,13 @@ impl Cast {
         }
     }
 
-    fn meet(&mut self) -> (Held, Held) {
+    pub(crate) fn meet(&mut self) -> (Held, Held) {
         self.server.tell_accept(&self.listener, "");
         let (client, server) = (&mut self.client, &mut self.server);
         Exchange::default().meet(client, server, self.listener.local)
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         fate::check(&self.stage.end(0, &[]), &self.fates);
     }
 }
@@ -591,10 +588,14 @@ fn slow_handshake() {
 fn destroyed() -> Outcome {
     let mut cast = Cast::new();
     let (near, far) = cast.meet();
-    if !cast.stage.netns.inside(has_tcp_diag).unwrap() {
+    if !cast.stage.netns.inside(sock_diag::is_there).unwrap() {
         return Err(Impossible("the kernel has no tcp_diag".to_owned()));
     }
-    match cast.stage.netns.inside(|| destroy(near.local, near.remote)) {
+    match cast
+        .stage
+        .netns
+        .inside(|| sock_diag::destroy(near.local, near.remote))
+    {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             return Err(Impossible(
@@ -614,81 +615,4 @@ fn destroyed() -> Outcome {
     cast.fates.push(fate.by("remote").errno("ECONNRESET"));
     cast.end();
     Ok(())
-}
-
-// linux/sock_diag.h
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const SOCK_DESTROY: u16 = 21;
-
-// linux/netlink.h
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
-
-/// Whether the sockets of the namespace that the calling thread is in can be listed: there is one
-/// at least.
-fn has_tcp_diag() -> io::Result<bool> {
-    let nowhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-    let answer = ask_sock_diag(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, nowhere, nowhere)?;
-    let kind = u16::from_ne_bytes(answer[4..6].try_into().unwrap());
-    Ok(kind == SOCK_DIAG_BY_FAMILY)
-}
-
-/// In the namespace of the calling thread.
-fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
-    let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (local, remote) else {
-        panic!("for IPv4 only");
-    };
-    let answer = ask_sock_diag(SOCK_DESTROY, NLM_F_ACK, local, remote)?;
-    // struct nlmsgerr
-    match i32::from_ne_bytes(answer[16..20].try_into().unwrap()) {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(-error)),
-    }
-}
-
-/// The beginning of the answer.
-fn ask_sock_diag(
-    what: u16,
-    flags: u16,
-    local: SocketAddrV4,
-    remote: SocketAddrV4,
-) -> io::Result<Vec<u8>> {
-    const NETLINK_SOCK_DIAG: u32 = 4;
-    const TCP: u8 = 6;
-
-    // struct inet_diag_req_v2
-    let inet = u8::try_from(libc::AF_INET).unwrap();
-    let mut request = vec![inet, TCP, 0, 0];
-    // In any state.
-    request.extend(u32::MAX.to_ne_bytes());
-    request.extend(local.port().to_be_bytes());
-    request.extend(remote.port().to_be_bytes());
-    for end in [local, remote] {
-        request.extend(end.ip().octets());
-        request.extend([0; 12]);
-    }
-    request.extend([0; 4]);
-    // With any cookie.
-    request.extend([0xff; 8]);
-
-    // struct nlmsghdr
-    let len = u32::try_from(16 + request.len()).unwrap();
-    let mut message = len.to_ne_bytes().to_vec();
-    message.extend(what.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(request);
-
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        NonZeroU32::new(NETLINK_SOCK_DIAG).map(Protocol::from_raw),
-    )?;
-    rustix::net::send(&socket, &message, SendFlags::empty())?;
-    let mut answer = vec![0; 8192];
-    let (len, _) = rustix::net::recv(&socket, &mut answer[..], RecvFlags::empty())?;
-    answer.truncate(len);
-    Ok(answer)
 }

@@ -373,4 +373,14 @@ impl<'wire> Puppet<'wire> {
     pub(crate) fn unhear(&mut self, segment: &Segment) {
         self.wants = segment.seq;
     }
+
+    /// The sequence number it wants to hear next.
+    pub(crate) fn wanted(&self) -> u32 {
+        self.wants
+    }
+
+    /// Wants to hear another one, and acknowledges up to there; the one before.
+    pub(crate) fn want(&mut self, next: u32) -> u32 {
+        std::mem::replace(&mut self.wants, next)
+    }
 }

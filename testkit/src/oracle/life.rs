@@ -82,6 +82,10 @@ pub fn lives(steps: &[Step]) -> Vec<Life> {
     let mut lives: Vec<Life> = Vec::new();
     let mut living = HashMap::new();
     for step in steps {
+        // What the kernel reports after the end of a listener by `ss -K`, and of some subflows of MPTCP.
+        if step.old == "CLOSE" && step.new == "CLOSE" {
+            continue;
+        }
         let born = step.old == "CLOSE" || (step.old == "LISTEN" && step.new == "SYN_RECV");
         let at = match living.get(&step.sk) {
             Some(at) if !born => *at,

@@ -113,11 +113,15 @@ struct Reader {
     cpus: Vec<Cpu>,
 }
 
+/// More than the kernel needs from a time-wait socket's timer to the end of the socket in its place, with
+/// what may come between.
+const ARMED_FOR_NS: u64 = 10_000_000;
+
 struct Cpu {
     path: PathBuf,
     pipe: File,
-    /// The last record is of a time-wait socket's timer.
-    armed: bool,
+    /// When timers of time-wait sockets were started, of which the end of the socket has not come yet
+    armed: Vec<u64>,
 }
 
 impl Reader {
@@ -128,7 +132,7 @@ impl Reader {
                 .custom_flags(libc::O_NONBLOCK)
                 .open(path.join("trace_pipe_raw"))
                 .unwrap();
-            let armed = false;
+            let armed = Vec::new();
             Cpu { path, pipe, armed }
         };
         Self {
@@ -164,13 +168,16 @@ impl Reader {
                 Ok(0) => return,
                 Ok(_) => self.layout.decode(&page, |at_ns, record| {
                     if record[..2] == self.timer_start.to_ne_bytes() {
-                        cpu.armed = true;
+                        cpu.armed.push(at_ns);
                     } else if let Some(mut step) = self.fields.decode(at_ns, record) {
                         // The kernel makes the time-wait socket, starts its timer and closes
-                        // the full one without letting anything else come between.
+                        // the full one on one CPU. In between it lets softirqs in
+                        // (`local_bh_enable` in `tcp_time_wait`), which may do the same for
+                        // others, from beginning to end. A timer that was set anew has no step.
+                        cpu.armed
+                            .retain(|armed_ns| at_ns.saturating_sub(*armed_ns) < ARMED_FOR_NS);
                         let left = matches!(step.old, "FIN_WAIT2" | "CLOSING");
-                        step.time_wait = cpu.armed && left && step.new == "CLOSE";
-                        cpu.armed = false;
+                        step.time_wait = left && step.new == "CLOSE" && cpu.armed.pop().is_some();
                         steps.push(step);
                     }
                 }),

@@ -5,7 +5,9 @@
 //! `err ERRNO`. Commands are synchronous, so that a test never has to guess how far a peer is.
 
 mod converse;
+mod odd;
 mod socket;
+mod thief;
 mod uring;
 mod work;
 
@@ -137,6 +139,17 @@ impl Peer {
                 let stream = uring::accept(listener)?;
                 self.keep(stream)
             }
+            // By the 32-bit system call. Answers with nothing: the connection is closed at once.
+            ["accept", id, "int80"] => {
+                let listener = self.listeners[index(id)].as_ref().unwrap();
+                drop(odd::accept_by_interrupt(listener)?);
+                Ok(String::new())
+            }
+            // Answers with the remote ends.
+            ["lose", id, count, how] => {
+                let listener = self.listeners[index(id)].as_ref().unwrap();
+                thief::run(listener, count.parse().unwrap(), how)
+            }
             ["connect", addr] => self.keep(TcpStream::connect(addr_of(addr))?),
             ["connect", addr, "thread", name] => {
                 let addr = addr_of(addr);
@@ -180,6 +193,16 @@ impl Peer {
                 let stream = self.streams[index(id)].take().expect("an open stream");
                 rustix::net::connect(&stream, &addr_of(addr))?;
                 self.keep(stream)
+            }
+            // Errors of ICMP messages are the socket's at once.
+            ["recverr", id] => {
+                odd::set_flag(&*self.stream(id), libc::IPPROTO_IP, libc::IP_RECVERR)?;
+                Ok(String::new())
+            }
+            // Until it has an error, which stays with it.
+            ["failed", id] => {
+                odd::await_error(self.stream(id))?;
+                Ok(String::new())
             }
             ["disconnect", id] => {
                 rustix::net::connect_unspec(self.stream(id))?;

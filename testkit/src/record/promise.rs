@@ -154,7 +154,13 @@ impl Records {
             "end.lost, and the sum of the lost records"
         );
         for record in self.of("lost") {
-            let causes = ["ring_full", "map_full", "sink_full", "recursion"];
+            let causes = [
+                "ring_full",
+                "map_full",
+                "sink_full",
+                "recursion",
+                "overlooked",
+            ];
             assert!(
                 causes.contains(&record.need_text("cause")),
                 "{}",
