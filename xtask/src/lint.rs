@@ -74,7 +74,7 @@ fn clippy_of_ebpf() -> Result<Outcome> {
 }
 
 fn dependencies() -> Result<Outcome> {
-    eprintln!("== licences and sources of dependencies");
+    eprintln!("== licenses and sources of dependencies");
     workspace::run(deny()?.args(["check", "bans", "licenses", "sources"]))
 }
 

@@ -104,7 +104,7 @@ fn syscall_exit(ctx: &TracePointContext) {
     let slots: u64 = table.read(off!(fdt_fd));
     let file = Probed(Probed(slots + u64::from(fd) * 8).read(0));
     let socket = Probed(file.read(off!(file_private_data)));
-    // Neighbours in every kernel so far: one probe for both.
+    // Neighbors in every kernel so far: one probe for both.
     let [back, sk] = if off!(socket_sk) == off!(socket_file) + 8 {
         socket.read::<[u64; 2]>(off!(socket_file))
     } else {

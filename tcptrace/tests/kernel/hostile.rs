@@ -73,7 +73,7 @@ fn names_in_json() {
     assert!(named > 0);
 }
 
-/// What may go to a terminal: text, line ends, and colours.
+/// What may go to a terminal: text, line ends, and colors.
 fn tame(text: &str) {
     assert!(
         !text.contains(NOT_OURS),
@@ -88,7 +88,7 @@ fn tame(text: &str) {
             .unwrap_or(after.len());
         rest = after[len..]
             .strip_prefix('m')
-            .unwrap_or_else(|| panic!("an escape sequence that is not a colour: {after:.40?}"));
+            .unwrap_or_else(|| panic!("an escape sequence that is not a color: {after:.40?}"));
     }
     plain += rest;
     for line in plain.split('\n') {
@@ -137,7 +137,7 @@ fn names_in_a_piped_table() {
         tame(&text);
         tame(&stderr);
         if !args.contains(&"always") {
-            assert!(!text.contains('\x1b'), "colours in a pipe: {text:?}");
+            assert!(!text.contains('\x1b'), "colors in a pipe: {text:?}");
         }
     }
 }
@@ -179,7 +179,7 @@ fn names_in_a_terminal() {
     let status = wait::poll(Duration::from_secs(20), || child.try_wait().unwrap());
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
     let text = screen.end();
-    assert!(text.contains("\x1b["), "no colour on a terminal");
+    assert!(text.contains("\x1b["), "no color on a terminal");
     tame(&text);
 }
 

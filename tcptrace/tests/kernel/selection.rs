@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     beside!(listener_passed_on).smoke(),
     beside!(one_worker_of_two),
     beside!(client_process),
-    beside!(queue_of_a_neighbour).smoke(),
+    beside!(queue_of_a_neighbor).smoke(),
 ];
 
 /// What a tracer that was told to watch some processes showed, without listeners: workers hold
@@ -250,12 +250,12 @@ fn listener_passed_on() {
 
 /// Two processes listen on one port, at different addresses, and one of them is asked for. What waits in
 /// the queue of the other is not its business, however it ends.
-fn queue_of_a_neighbour() {
+fn queue_of_a_neighbor() {
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut asked_for = Actor::spawn(&netns, "asked for");
-    let mut neighbour = Actor::spawn(&netns, "neighbour");
-    let theirs = neighbour.listen(netns.addr(Ip::V4, 0), "");
+    let mut neighbor = Actor::spawn(&netns, "neighbor");
+    let theirs = neighbor.listen(netns.addr(Ip::V4, 0), "");
     let port = theirs.local.port();
     let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let ours = asked_for.listen(loopback, "");
@@ -264,7 +264,7 @@ fn queue_of_a_neighbour() {
     // A connection of its own shows that the other is not just late.
     let exchange = Exchange::default();
     let pair = exchange.run(&mut client, &mut asked_for, &ours, ours.local);
-    neighbour.unlisten(&theirs);
+    neighbor.unlisten(&theirs);
     assert_eq!(client.act("error", &stranger), "ECONNRESET");
     client.close(&stranger);
     netns.settle(0);
