@@ -132,7 +132,7 @@ fn same_records() -> Outcome {
 /// The accept went unseen: who accepted shows when that process changes the connection's state, and until then
 /// nobody is named but the listening process.
 fn found_later(pair: &Pair, records: &[&Record]) {
-    let acceptor = pair.acceptor.as_ref().unwrap().pid.into();
+    let acceptor: u64 = pair.acceptor.as_ref().unwrap().pid.into();
     let (server, client): (Vec<_>, Vec<_>) = records
         .iter()
         .copied()
@@ -148,7 +148,7 @@ fn found_later(pair: &Pair, records: &[&Record]) {
         "{}",
         record::lines(records)
     );
-    let listener = pair.listener.pid.into();
+    let listener: u64 = pair.listener.pid.into();
     for record in server {
         let is_inferred = record.get("inferred").is_some();
         assert!(record.event() != "accept" || is_inferred, "{}", record.line);
