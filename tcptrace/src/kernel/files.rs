@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::error::Error;
 
 /// What a trace has open at most, with all records asked for.
-const NEEDED: u64 = 64;
+const NEEDED: u64 = 128;
 
 /// Raises the limit as far as it takes and as we may. Comes first: without a file to open, what is
 /// asked afterwards seems to be missing.

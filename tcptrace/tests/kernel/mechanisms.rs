@@ -114,7 +114,7 @@ fn same_records() -> Outcome {
             if (special.is_seen)(&told.start) {
                 check::owners(&[pair], &of_it);
             } else {
-                found_later(&pair, &of_it);
+                check::found_later(&pair, &of_it);
             }
         }
     }
@@ -127,38 +127,6 @@ fn same_records() -> Outcome {
         compare(first, other, &specials, netns.inode);
     }
     Ok(())
-}
-
-/// The accept went unseen: who accepted shows when that process changes the connection's state, and until then
-/// nobody is named but the listening process.
-fn found_later(pair: &Pair, records: &[&Record]) {
-    let acceptor: u64 = pair.acceptor.as_ref().unwrap().pid.into();
-    let (server, client): (Vec<_>, Vec<_>) = records
-        .iter()
-        .copied()
-        .partition(|record| record.role() == "server");
-    check::client_side(&pair.dialer, &client);
-    let told = |event: &str| -> Vec<_> {
-        let of_event = server.iter().filter(|record| record.event() == event);
-        of_event.map(|record| record.int("pid")).collect()
-    };
-    assert_eq!(
-        (told("accept"), told("close")),
-        (vec![Some(acceptor)], vec![Some(acceptor)]),
-        "{}",
-        record::lines(records)
-    );
-    let listener: u64 = pair.listener.pid.into();
-    for record in server {
-        let is_inferred = record.get("inferred").is_some();
-        assert!(record.event() != "accept" || is_inferred, "{}", record.line);
-        let named = record.int("pid");
-        assert!(
-            named.is_none_or(|pid| pid == acceptor || pid == listener),
-            "{}",
-            record.line
-        );
-    }
 }
 
 /// By which hooks it knows what it tells, besides those that the kind of accept hook brings with it.

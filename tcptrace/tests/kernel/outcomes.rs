@@ -154,7 +154,7 @@ fn failed_slow_and_roles() {
             .cloned()
             .collect();
         let check = || {
-            assert_eq!(records.lost(), 0, "{}", records.end().line);
+            assert_eq!(records.lost(), 0, "{}", records.losses());
             let shown = records.within(netns.inode);
             check::same_transitions(&lives, &shown);
             record::each_end_has_its_close(&shown);

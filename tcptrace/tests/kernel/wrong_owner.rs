@@ -25,8 +25,8 @@ use crate::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    beside!(lost_descriptor).smoke(),
-    beside!(lost_descriptor_of_one_asked_for).smoke(),
+    alone!(lost_descriptor).smoke(),
+    alone!(lost_descriptor_of_one_asked_for).smoke(),
     beside!(steered_by_sk_lookup).smoke(),
     alone!(fifo_among_namespaces).smoke(),
     beside!(accept_by_interrupt).smoke(),

@@ -13,8 +13,8 @@ use crate::{
     record::{self, Record, Records},
 };
 pub use owner::{
-    Pair, accept_hook, client_side, names, owners, sees_blocked_accept, sees_io_uring_accept,
-    server_side,
+    Pair, accept_hook, client_side, found_later, names, owners, sees_blocked_accept,
+    sees_io_uring_accept, server_side,
 };
 
 /// How far the tracer's time of an event may be from ftrace's: both hooks run one after the

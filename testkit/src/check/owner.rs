@@ -137,6 +137,38 @@ pub fn owners(pairs: &[Pair], records: &[&Record]) {
     }
 }
 
+/// The accept went unseen: who accepted shows when that process changes the connection's state, and until then
+/// nobody is named but the listening process.
+pub fn found_later(pair: &Pair, records: &[&Record]) {
+    let acceptor: u64 = pair.acceptor.as_ref().unwrap().pid.into();
+    let (server, client): (Vec<_>, Vec<_>) = records
+        .iter()
+        .copied()
+        .partition(|record| record.role() == "server");
+    client_side(&pair.dialer, &client);
+    let told = |event: &str| -> Vec<_> {
+        let of_event = server.iter().filter(|record| record.event() == event);
+        of_event.map(|record| record.int("pid")).collect()
+    };
+    assert_eq!(
+        (told("accept"), told("close")),
+        (vec![Some(acceptor)], vec![Some(acceptor)]),
+        "{}",
+        record::lines(records)
+    );
+    let listener: u64 = pair.listener.pid.into();
+    for record in server {
+        let is_inferred = record.get("inferred").is_some();
+        assert!(record.event() != "accept" || is_inferred, "{}", record.line);
+        let named = record.int("pid");
+        assert!(
+            named.is_none_or(|pid| pid == acceptor || pid == listener),
+            "{}",
+            record.line
+        );
+    }
+}
+
 /// The records of a socket that connected.
 pub fn client_side(dialer: &Who, records: &[&Record]) {
     for record in records {

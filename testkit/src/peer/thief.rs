@@ -73,7 +73,7 @@ fn lose(listener: &TcpListener, wanted: &AtomicI32) -> io::Result<SocketAddr> {
         return Err(io::Error::last_os_error());
     }
     while wanted.load(Ordering::Acquire) != IDLE {
-        std::hint::spin_loop();
+        thread::yield_now();
     }
     let ip = Ipv4Addr::from(addr.sin_addr.s_addr.to_ne_bytes());
     Ok((ip, u16::from_be(addr.sin_port)).into())

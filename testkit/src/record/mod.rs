@@ -143,6 +143,15 @@ impl Records {
         self.end().need_int("lost")
     }
 
+    /// The end, and each record of a loss before it.
+    pub fn losses(&self) -> String {
+        let losses = self.of("lost").chain([self.end()]);
+        losses
+            .map(|record| record.line.as_str())
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
     /// The records about connections in a network namespace.
     pub fn within(&self, netns: u64) -> Vec<&Record> {
         self.all

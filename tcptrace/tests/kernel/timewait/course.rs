@@ -274,7 +274,7 @@ fn sees_by_timers(start: &Record) -> bool {
 
 /// What happened is what was told, and each of these took its course.
 pub(super) fn check_all(told: &Told, courses: &[Course], stays: &[Stay]) {
-    assert_eq!(told.records.lost(), 0, "{}", told.records.end().line);
+    assert_eq!(told.records.lost(), 0, "{}", told.records.losses());
     let ours = told.ours();
     check::same_transitions(&told.lives, &ours);
     record::each_end_has_its_close(&ours);
