@@ -191,9 +191,7 @@ fn few_files() {
     assert!(lowest <= 128, "{lowest} open files are needed");
     // What it may raise by itself is no limit.
     assert_eq!(works(&run(5, most)), whole);
-    crate::harness::figure!(
-        "traces with {lowest} open files, of 256, 128, 96, 64, 32, 16, 5"
-    );
+    crate::harness::figure!("traces with {lowest} open files, of 256, 128, 96, 64, 32, 16, 5");
 }
 
 /// A memory cgroup, gone when the test is.
