@@ -20,6 +20,8 @@ pub const EMIT_RETRANSMIT: u8 = 8;
 pub const EMIT_RESET: u8 = 16;
 /// Set in [`Config::emit`]: what goes wrong at listeners.
 pub const EMIT_LISTENER: u8 = 32;
+/// Set in [`Config::emit`]: another process has become the owner.
+pub const EMIT_OWNER: u8 = 64;
 
 /// Every role, in [`Config::roles`].
 pub const ROLES_ALL: u8 = 15;
@@ -33,12 +35,46 @@ pub struct Config {
     pub slower_ns: u64,
     /// A wake-up is forced when this many bytes wait in the ring; 0: the reader's timer suffices.
     pub wake_bytes: u32,
+    /// States of [`AUTOMATON_COMM`] from this one on accept.
+    pub comm_accepts: u16,
+    /// States of [`AUTOMATON_EXE`] from this one on accept.
+    pub exe_accepts: u16,
+    /// States of [`AUTOMATON_CONTAINER`] from this one on accept.
+    pub container_accepts: u16,
     /// `FAMILY_*` of the connections to show.
     pub families: u8,
     /// `EMIT_*` of the records to send.
     pub emit: u8,
-    /// 1: only connections owned by a process in the `PIDS` map.
+    /// 1: only connections of certain owners: by any of the filters below that look at processes.
     pub by_pid: u8,
+    /// 1: only of processes in the `PIDS` map.
+    pub in_pids: u8,
+    /// 1: also of the processes that those fork.
+    pub follow: u8,
+    /// 1: only of processes whose name the automaton [`AUTOMATON_COMM`] accepts.
+    pub by_comm: u8,
+    /// 1: only of processes whose executable's path [`AUTOMATON_EXE`] accepts.
+    pub by_exe: u8,
+    /// 1: only of processes in a cgroup whose name [`AUTOMATON_CONTAINER`] accepts.
+    pub by_container: u8,
+    /// `LISTED_*`: by real user id, in the `WANTED` map.
+    pub by_uid: u8,
+    /// `LISTED_*`: by cgroup id, in the `WANTED` map; cgroups below it are in it.
+    pub by_cgroup: u8,
+    /// `LISTED_*`: by network namespace, in the `WANTED` map.
+    pub by_netns: u8,
+    /// `LISTED_*`: by local address, in the `NETWORKS` map.
+    pub by_laddr: u8,
+    /// `LISTED_*`: by remote address, in the `NETWORKS` map.
+    pub by_raddr: u8,
+    /// `LISTED_*`: by the address at either end, in the `NETWORKS` map.
+    pub by_addr: u8,
+    /// State of [`AUTOMATON_COMM`] before the first byte.
+    pub comm_start: u8,
+    /// State of [`AUTOMATON_EXE`] before the first byte.
+    pub exe_start: u8,
+    /// State of [`AUTOMATON_CONTAINER`] before the first byte.
+    pub container_start: u8,
     /// 1: only connections whose local port is set in the `PORTS` bitmap, row 0.
     pub by_lport: u8,
     /// 1: only connections whose remote port is set in the `PORTS` bitmap, row 1.
@@ -68,6 +104,12 @@ pub struct Config {
     pub lists: u8,
     /// 1: `kfunc::RDONLY_CAST` stands for a function of this kernel, which takes any address (6.17 and later).
     pub casts: u8,
+    /// 1: command lines are wanted.
+    pub args: u8,
+    /// 1: the kernel describes what it takes to say what a process is.
+    pub processes: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
 }
 
 impl Config {
@@ -78,6 +120,23 @@ impl Config {
         families: FAMILY_V4 | FAMILY_V6,
         emit: EMIT_TRANSITION | EMIT_ACCEPT | EMIT_CLOSE,
         by_pid: 0,
+        in_pids: 0,
+        follow: 0,
+        by_comm: 0,
+        by_exe: 0,
+        by_container: 0,
+        by_uid: 0,
+        by_cgroup: 0,
+        by_netns: 0,
+        by_laddr: 0,
+        by_raddr: 0,
+        by_addr: 0,
+        comm_start: 0,
+        exe_start: 0,
+        container_start: 0,
+        comm_accepts: 0,
+        exe_accepts: 0,
+        container_accepts: 0,
         by_lport: 0,
         by_rport: 0,
         by_port: 0,
@@ -92,6 +151,9 @@ impl Config {
         exchanges: 1,
         lists: 1,
         casts: 0,
+        args: 0,
+        processes: 1,
+        reserved: [0; 2],
     };
 }
 
@@ -117,9 +179,9 @@ pub const WATCH_STOPS: u64 = 1;
 pub const TIME_WAIT_WORDS: u32 = 8;
 
 /// Words of a record in the `SOCKS` map.
-pub const SOCK_WORDS: usize = 42;
+pub const SOCK_WORDS: usize = 43;
 /// Words of a record in the `PAIRS` map.
-pub const PAIR_WORDS: usize = 14;
+pub const PAIR_WORDS: usize = 15;
 /// The records in the `SOCKS` map: an argument of `find_hidden` and `tell_hidden`.
 pub const HIDDEN_SOCKS: u64 = 0;
 /// The records in the `PAIRS` map of which nobody has seen that a timer stopped: an argument of
@@ -144,3 +206,40 @@ pub const PORTS_ANY: u32 = 2;
 pub const PORTS_NONE: u32 = 3;
 /// Rows in the `PORTS` bitmap.
 pub const PORT_ROWS: u32 = 4;
+
+/// Value in the `PIDS` map: asked for by its id.
+pub const PID_ASKED: u8 = 1;
+/// Value in the `PIDS` map: forked by a process that was asked for, or started by the agent.
+pub const PID_FOLLOWED: u8 = 2;
+
+/// A filter by list that is off.
+pub const LISTED_OFF: u8 = 0;
+/// A filter by list: only what is listed as wanted.
+pub const LISTED_ONLY: u8 = 1;
+/// A filter by list: all but what is listed as unwanted.
+pub const LISTED_REST: u8 = 2;
+
+/// First word of a key in the `WANTED` map: real user ids.
+pub const WANTED_UID: u64 = 0;
+/// First word of a key in the `WANTED` map: cgroup ids.
+pub const WANTED_CGROUP: u64 = 1;
+/// First word of a key in the `WANTED` map: network namespaces.
+pub const WANTED_NETNS: u64 = 2;
+
+/// In the first word of a key in the `NETWORKS` map, above the family: local addresses.
+pub const NETWORKS_LOCAL: u32 = 0;
+/// Likewise: remote addresses.
+pub const NETWORKS_REMOTE: u32 = 1;
+/// Likewise: addresses at either end.
+pub const NETWORKS_ANY: u32 = 2;
+
+/// Index into the `AUTOMATA` map: names of processes.
+pub const AUTOMATON_COMM: u32 = 0;
+/// Index into the `AUTOMATA` map: paths of executables.
+pub const AUTOMATON_EXE: u32 = 1;
+/// Index into the `AUTOMATA` map: names of cgroups.
+pub const AUTOMATON_CONTAINER: u32 = 2;
+/// Entries of the `AUTOMATA` map.
+pub const AUTOMATA: u32 = 3;
+/// Bytes of an entry of the `AUTOMATA` map: the next state at `state << 8 | byte`.
+pub const AUTOMATON_BYTES: usize = 1 << 16;

@@ -199,6 +199,66 @@ pub struct Layout {
     pub tp_syn_data: u32,
     /// Bit offset of `tcp_sock.syn_data_acked`
     pub tp_syn_data_acked: u32,
+    /// `task_struct.pid` (`pid_t`): of the thread
+    pub task_pid: u32,
+    /// `task_struct.signal` (`struct signal_struct *`)
+    pub task_signal: u32,
+    /// `signal_struct.live` (`atomic_t`): threads that have not ended
+    pub signal_live: u32,
+    /// `task_struct.real_parent` (`struct task_struct *`)
+    pub task_parent: u32,
+    /// `task_struct.mm` (`struct mm_struct *`)
+    pub task_mm: u32,
+    /// `task_struct.start_boottime` (`u64`, ns)
+    pub task_start_boottime: u32,
+    /// `task_struct.self_exec_id` (`u64`; `u32` before 5.7)
+    pub task_exec_id: u32,
+    /// `mm_struct.exe_file` (`struct file *`)
+    pub mm_exe_file: u32,
+    /// `mm_struct.arg_start` (`unsigned long`)
+    pub mm_arg_start: u32,
+    /// `mm_struct.arg_end` (`unsigned long`)
+    pub mm_arg_end: u32,
+    /// `file.f_path.dentry` (`struct dentry *`)
+    pub file_dentry: u32,
+    /// `file.f_path.mnt` (`struct vfsmount *`)
+    pub file_mnt: u32,
+    /// `dentry.d_parent` (`struct dentry *`)
+    pub dentry_parent: u32,
+    /// `dentry.d_name.name` (`const unsigned char *`)
+    pub dentry_name: u32,
+    /// `dentry.d_name.len` (`u32`)
+    pub dentry_name_len: u32,
+    /// `vfsmount.mnt_root` (`struct dentry *`)
+    pub mnt_root: u32,
+    /// `mount.mnt` (`struct vfsmount`)
+    pub mount_mnt: u32,
+    /// `mount.mnt_parent` (`struct mount *`)
+    pub mount_parent: u32,
+    /// `mount.mnt_mountpoint` (`struct dentry *`)
+    pub mount_mountpoint: u32,
+    /// `task_struct.cgroups` (`struct css_set *`)
+    pub task_cgroups: u32,
+    /// `css_set.dfl_cgrp` (`struct cgroup *`)
+    pub cset_dfl: u32,
+    /// `css_set.subsys[pids_cgrp_id]` (`struct cgroup_subsys_state *`); without that controller, of another
+    pub cset_css: u32,
+    /// `cgroup_subsys_state.cgroup` (`struct cgroup *`)
+    pub css_cgroup: u32,
+    /// `cgroup.root` (`struct cgroup_root *`)
+    pub cgroup_root: u32,
+    /// `cgroup.kn` (`struct kernfs_node *`)
+    pub cgroup_kn: u32,
+    /// `kernfs_node.id` (`u64`)
+    pub kn_id: u32,
+    /// `kernfs_node.name` (`const char *`)
+    pub kn_name: u32,
+    /// `file.f_count` (`atomic_long_t`); [`ABSENT`] from 6.13 on
+    pub file_count: u32,
+    /// `file.f_ref` (`file_ref_t`); [`ABSENT`] before 6.13
+    pub file_ref: u32,
+    /// `kernfs_node.parent` (`struct kernfs_node *`; `__parent` from 6.15 on)
+    pub kn_parent: u32,
 }
 
 impl Layout {
@@ -296,5 +356,35 @@ impl Layout {
         tp_rcv_wscale: ABSENT,
         tp_syn_data: ABSENT,
         tp_syn_data_acked: ABSENT,
+        task_pid: ABSENT,
+        task_signal: ABSENT,
+        signal_live: ABSENT,
+        task_parent: ABSENT,
+        task_mm: ABSENT,
+        task_start_boottime: ABSENT,
+        task_exec_id: ABSENT,
+        mm_exe_file: ABSENT,
+        mm_arg_start: ABSENT,
+        mm_arg_end: ABSENT,
+        file_dentry: ABSENT,
+        file_mnt: ABSENT,
+        dentry_parent: ABSENT,
+        dentry_name: ABSENT,
+        dentry_name_len: ABSENT,
+        mnt_root: ABSENT,
+        mount_mnt: ABSENT,
+        mount_parent: ABSENT,
+        mount_mountpoint: ABSENT,
+        task_cgroups: ABSENT,
+        cset_dfl: ABSENT,
+        cset_css: ABSENT,
+        css_cgroup: ABSENT,
+        cgroup_root: ABSENT,
+        cgroup_kn: ABSENT,
+        kn_id: ABSENT,
+        kn_name: ABSENT,
+        file_count: ABSENT,
+        file_ref: ABSENT,
+        kn_parent: ABSENT,
     };
 }

@@ -6,7 +6,7 @@
 use crate::record::{Counters, PATH_LEN};
 
 /// Changes whenever a place or its meaning does.
-pub const LIVE_VERSION: u32 = 1;
+pub const LIVE_VERSION: u32 = 2;
 
 /// The map that says what is where: an array of words.
 pub const ABI_MAP: &str = "TCPTRACE_ABI";
@@ -40,7 +40,7 @@ pub mod sock {
     /// `[Owner; 2]`
     pub const OWNERS: usize = PATH + PATH_LEN * 8 + 48;
     /// Bytes of a value
-    pub const BYTES: usize = OWNERS + 64 + size_of::<Counters>();
+    pub const BYTES: usize = OWNERS + 64 + size_of::<Counters>() + 8;
 }
 
 /// Places in a value of `PAIRS`.
@@ -56,5 +56,5 @@ pub mod pair {
     /// `SOURCE_*` (`u8`)
     pub const SOURCE: usize = 110;
     /// Bytes of a value
-    pub const BYTES: usize = 112;
+    pub const BYTES: usize = 120;
 }

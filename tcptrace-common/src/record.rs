@@ -40,6 +40,20 @@ pub const SLOW_CONNECT: u8 = 1;
 /// [`KIND_SLOW`]: for `accept()`.
 pub const SLOW_ACCEPT: u8 = 2;
 
+/// A process that comes to own a connection, before the first record that names it. A [`ProcessRecord`].
+pub const KIND_PROCESS: u8 = 10;
+
+/// Another process has become the owner. A [`NotedRecord`]: the former owner's id (0: there was none), a `HOW_*`,
+/// and the former owner's name in four words of memory.
+pub const KIND_OWNER: u8 = 11;
+
+/// [`KIND_OWNER`]: the new owner is a child of the former one, or a child's child.
+pub const HOW_FORK: u32 = 1;
+/// [`KIND_OWNER`]: the new owner was given a descriptor.
+pub const HOW_PASSED: u32 = 2;
+/// [`KIND_OWNER`]: how is not known.
+pub const HOW_UNKNOWN: u32 = 0;
+
 /// [`KIND_RETRANSMIT`]: a client's SYN.
 pub const RETRANSMIT_SYN: u8 = 1;
 /// [`KIND_RETRANSMIT`]: a server's SYN-ACK.
@@ -78,6 +92,8 @@ pub const SOURCE_LISTENER: u8 = 3;
 pub const SOURCE_ACCEPT: u8 = 4;
 /// Owner: held the socket's file when tracing began.
 pub const SOURCE_SNAPSHOT: u8 = 5;
+/// Owner: holds the socket since another process that did does so no more.
+pub const SOURCE_HANDOVER: u8 = 6;
 
 /// Set in [`Record::flags`]: first record of this connection.
 pub const FLAG_FIRST: u8 = 1;
@@ -162,8 +178,8 @@ pub struct Record {
     pub source: u8,
     /// Place of this state change in the connection's path, from 0
     pub seq: u8,
-    /// Zero
-    pub reserved: u32,
+    /// Which of the processes that had the owner's id it is, as in a [`ProcessRecord`]; 0: not known
+    pub process: u32,
 }
 
 impl Owner {
@@ -197,7 +213,7 @@ impl Record {
         role: 0,
         source: 0,
         seq: 0,
-        reserved: 0,
+        process: 0,
     };
 }
 
@@ -404,6 +420,37 @@ pub struct NotedRecord {
     pub numbers: [u32; 6],
 }
 
+/// Room for a path in a [`ProcessRecord`].
+pub const PROCESS_PATH_MAX: usize = 512;
+/// Room for command lines behind a [`ProcessRecord`].
+pub const PROCESS_ARGS_MAX: usize = 512;
+
+/// [`KIND_PROCESS`]: what a process is. In `head` only its id, name, user and `process` are filled in. With
+/// [`Config::args`](crate::config::Config::args), [`PROCESS_ARGS_MAX`] bytes of its command line follow.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct ProcessRecord {
+    /// Which process
+    pub head: Record,
+    /// When it was started (`CLOCK_BOOTTIME`, ns)
+    pub start_ns: u64,
+    /// Its parent
+    pub ppid: u32,
+    /// Where in `exe` the path begins, which ends with it; [`PROCESS_PATH_MAX`]: not known
+    pub exe_at: u16,
+    /// Where in `cgroup` the path begins, which ends with it; the beginning of a long one is missing
+    pub cgroup_at: u16,
+    /// Bytes of the command line
+    pub args_len: u16,
+    /// Zero
+    pub reserved: [u16; 3],
+    /// Path of its executable
+    pub exe: [u8; PROCESS_PATH_MAX],
+    /// Path of its cgroup
+    pub cgroup: [u8; PROCESS_PATH_MAX],
+}
+
+const _: () = assert!(size_of::<ProcessRecord>() == 112 + 24 + 2 * PROCESS_PATH_MAX);
 const _: () = assert!(size_of::<Owner>() == 32);
 const _: () = assert!(size_of::<Record>() == 112);
 const _: () = assert!(size_of::<PathRecord>() == 240);

@@ -5,12 +5,13 @@ use aya_ebpf::{
     maps::ring_buf::RingBufEntry,
 };
 use tcptrace_common::{
-    config::{EMIT_CLOSE, EMIT_TRANSITION},
+    config::{EMIT_CLOSE, EMIT_OWNER, EMIT_TRANSITION},
     count,
     record::{
         CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_NO_FASTOPEN,
-        FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_STEPS, KIND_TRANSITION, NotedRecord, PATH_LEN,
-        PathRecord, Record, SPAN_UNKNOWN, Step, UNKNOWN,
+        FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_OWNER, KIND_STEPS, KIND_TRANSITION,
+        NotedRecord, PATH_LEN, PROCESS_ARGS_MAX, PathRecord, ProcessRecord, Record, SPAN_UNKNOWN,
+        Step, UNKNOWN,
     },
     tcp,
 };
@@ -80,6 +81,23 @@ pub(crate) fn nudge() {
     }
 }
 
+/// Sends what a process is, and behind it its command line if that is wanted.
+#[inline(always)]
+pub(crate) fn process(record: &ProcessRecord) -> bool {
+    let with_args = size_of::<ProcessRecord>() + PROCESS_ARGS_MAX;
+    let len = if config!(args) != 0 {
+        with_args
+    } else {
+        size_of::<ProcessRecord>()
+    };
+    let bytes = core::ptr::slice_from_raw_parts((&raw const *record).cast::<u8>(), len);
+    // SAFETY: the place in `SCRATCH` that the record stands in goes on behind it.
+    let bytes = unsafe { &*bytes };
+    EVENTS
+        .output::<[u8]>(bytes, submit_flags(len as u64))
+        .is_ok()
+}
+
 /// Fills the part common to all records.
 #[inline(always)]
 pub(crate) fn fill(record: &mut Record, sock: &Sock, tuple: &Tuple) {
@@ -107,7 +125,7 @@ fn fill_as(record: &mut Record, sock: &Sock, tuple: &Tuple, slot: u8) {
     record.family = tuple.family;
     record.role = sock.role;
     record.source = sock.sources[slot] * owned;
-    record.reserved = 0;
+    record.process = sock.processes[slot];
 }
 
 /// Fills in the state change at `index` of the socket's path.
@@ -267,7 +285,7 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, inferred: u8, claim: impl FnO
     record.role = pair.role;
     record.source = pair.source;
     record.seq = pair.seq;
-    record.reserved = 0;
+    record.process = pair.process;
     if claim() {
         slot.submit(submit_flags(size_of::<Record>() as u64));
     } else {
@@ -411,6 +429,32 @@ pub(crate) fn accept(
         },
         claim,
     )
+}
+
+/// Sends that another process has become the owner, which the record of the socket names already.
+#[inline(always)]
+pub(crate) fn owner(sock: &Sock, now_ns: u64, former: u32, how: u32, comm: [u64; 2]) {
+    if config!(emit) & EMIT_OWNER == 0 {
+        return;
+    }
+    noted_if(
+        sock,
+        &sock.tuple,
+        KIND_OWNER,
+        now_ns,
+        count::RING_FULL_NOTED,
+        |head, numbers| {
+            head.old = sock.state();
+            head.new = sock.state();
+            numbers[0] = former;
+            numbers[1] = how;
+            numbers[2] = comm[0] as u32;
+            numbers[3] = (comm[0] >> 32) as u32;
+            numbers[4] = comm[1] as u32;
+            numbers[5] = (comm[1] >> 32) as u32;
+        },
+        || true,
+    );
 }
 
 /// Sends the totals of a socket whose last transition went unseen, if `claim` says that nobody else

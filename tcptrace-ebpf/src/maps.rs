@@ -2,15 +2,16 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf},
 };
 use tcptrace_common::{
-    config::{PORT_ROWS, PORT_WORDS, TIME_WAIT_WORDS},
+    config::{self, AUTOMATON_BYTES, PORT_ROWS, PORT_WORDS, TIME_WAIT_WORDS},
     count::{self, COUNTS},
     map_index::SELECTIONS,
 };
 
 use crate::{
+    process::{Known, PLACES, SCRATCH_BYTES},
     sock::{Backlog, Pair, Sock, Waiting},
     tuple::Request,
 };
@@ -86,13 +87,37 @@ pub(crate) fn wait(key: u64, since_ns: u64) {
     }
 }
 
-/// Thread groups the user asked for. Written by the agent before attach.
+/// Thread groups the user asked for, and why (`PID_*`). Written by the agent before attach; with `-f`,
+/// `hook::fork` adds children and `hook::exit` removes those that have ended. Sized by the agent.
 #[map]
 pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
 
 /// Bitmaps of the ports the user asked for, a row each. Written by the agent before attach.
 #[map]
 pub(crate) static PORTS: Array<u64> = Array::with_max_entries(PORT_ROWS * PORT_WORDS, 0);
+
+/// Numbers (`WANTED_*`, number) that are wanted, 1, or unwanted, 0. Written by the agent before attach.
+#[map]
+pub(crate) static WANTED: HashMap<[u64; 2], u8> = HashMap::with_max_entries(4096, 0);
+
+/// Networks (`NETWORKS_*` and family, address) that are wanted, 1, or unwanted, 0. Written by the agent before
+/// attach.
+#[map]
+pub(crate) static NETWORKS: LpmTrie<[u32; 5], u8> = LpmTrie::with_max_entries(4096, 0);
+
+/// Patterns of names as automata. Written by the agent before attach.
+#[map]
+pub(crate) static AUTOMATA: Array<[u8; AUTOMATON_BYTES]> =
+    Array::with_max_entries(config::AUTOMATA, 0);
+
+/// Processes that came to own something, by their ids. The oldest give way. Inserted by `process`.
+#[map]
+pub(crate) static KNOWN: LruHashMap<u32, Known> = LruHashMap::with_max_entries(8192, 0);
+
+/// Where a program puts paths together, each in a place of its own (`process::Place`).
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<[u64; SCRATCH_BYTES / 8]> =
+    PerCpuArray::with_max_entries(PLACES, 0);
 
 /// Records for the agent. Sized by the agent.
 #[map]

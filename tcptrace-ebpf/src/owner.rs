@@ -7,6 +7,7 @@ use crate::{
     constants::off,
     filter,
     kernel::{self, Object as _, Probed, Typed, Walked},
+    process::{self, Place},
 };
 
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -113,11 +114,25 @@ pub(crate) fn current_tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
-/// Whether the user asked for the running task's thread group, be it a kernel thread's, which owns
-/// nothing.
+/// The leader of the running task's thread group.
+#[inline(always)]
+pub(crate) fn leader() -> Probed {
+    let leader = Walked::current_task().follow(off!(task_group_leader));
+    Probed(kernel::number(leader.address()))
+}
+
+/// Tells who the running process is, of which [`current`] has found that it owns something.
+#[inline(always)]
+pub(crate) fn introduce(place: Place) -> u32 {
+    process::introduce(current_tgid(), leader(), place, true)
+}
+
+/// Whether the user asked for the connections of the running process.
 #[inline(always)]
 pub(crate) fn is_wanted() -> bool {
-    filter::owner::takes_process((bpf_get_current_pid_tgid() >> 32) as u32)
+    let mut owner = Owner::NONE;
+    current(&mut owner);
+    filter::owner::takes(&owner)
 }
 
 /// The running process, `tgid` 0 for a kernel thread. Name and user are those of the thread-group

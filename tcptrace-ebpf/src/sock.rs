@@ -58,6 +58,10 @@ pub(crate) struct Pair {
     pub source: u8,
     /// Steps before this one
     pub seq: u8,
+    /// Which process the owner is; 0: not known
+    pub process: u32,
+    /// Zero
+    pub reserved: u32,
 }
 
 /// A connection that waits for its SYN-ACK or for `accept()`.
@@ -164,6 +168,8 @@ pub(crate) struct Sock {
     pub owners: [Owner; 2],
     /// What the kernel counts; `reset` (`reset`), all else (`set_state`)
     pub counters: Counters,
+    /// Which process each owner is; 0: not known
+    pub processes: [u32; 2],
 }
 
 // What another tcptrace reads; whoever moves it raises `LIVE_VERSION`.
@@ -219,6 +225,7 @@ impl Sock {
         accept_ns: 0,
         seen_ns: 0,
         listener: 0,
+        processes: [0; 2],
         owners: [Owner::NONE; 2],
         counters: Counters::NONE,
     };

@@ -27,7 +27,18 @@ pub struct Output {
 #[derive(Debug)]
 enum Target {
     Stdout(io::Stdout),
+    Stderr(io::Stderr),
     File(PathBuf, File),
+}
+
+impl Target {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stdout(stdout) => stdout.as_fd(),
+            Self::Stderr(stderr) => stderr.as_fd(),
+            Self::File(_, file) => file.as_fd(),
+        }
+    }
 }
 
 /// What became of a write.
@@ -40,57 +51,45 @@ pub enum Written {
 }
 
 impl Output {
-    /// Standard output, or `path` for appending.
-    pub fn open(path: Option<PathBuf>) -> Result<Self, Error> {
+    /// Standard output, or standard error if that is a command's; or `path` for appending.
+    pub fn open(path: Option<PathBuf>, is_commands: bool) -> Result<Self, Error> {
         let target = match path {
+            None if is_commands => Target::Stderr(io::stderr()),
             None => Target::Stdout(io::stdout()),
             Some(path) => {
                 let file = append(&path)?;
                 Target::File(path, file)
             }
         };
-        let regular = match &target {
-            Target::Stdout(stdout) => len(stdout.as_fd()),
-            Target::File(_, file) => len(file.as_fd()),
-        };
-        Ok(Self {
-            target,
-            regular: regular.is_some(),
-        })
+        let regular = len(target.fd()).is_some();
+        Ok(Self { target, regular })
     }
 
     /// Whether a person looks on.
     pub fn is_terminal(&self) -> bool {
-        match &self.target {
-            Target::Stdout(stdout) => stdout.is_terminal(),
-            Target::File(..) => false,
-        }
+        !matches!(self.target, Target::File(..)) && self.target.fd().is_terminal()
     }
 
     /// How many columns the terminal has that shows the lines; none if none does.
     pub fn columns(&self) -> Option<usize> {
-        let Target::Stdout(stdout) = &self.target else {
+        if matches!(self.target, Target::File(..)) {
             return None;
-        };
+        }
         // Anything but a terminal refuses.
-        let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+        let size = rustix::termios::tcgetwinsize(self.target.fd()).ok()?;
         (size.ws_col > 0).then_some(size.ws_col.into())
     }
 
     /// Whether nothing is there before our first line: an empty file, or no file.
     pub fn is_new(&self) -> bool {
-        match &self.target {
-            Target::Stdout(stdout) => len(stdout.as_fd()),
-            Target::File(_, file) => len(file.as_fd()),
-        }
-        .is_none_or(|bytes| bytes == 0)
+        len(self.target.fd()).is_none_or(|bytes| bytes == 0)
     }
 
     /// Standard output, if that is where lines go.
     pub fn stdout_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.target {
             Target::Stdout(stdout) => Some(stdout.as_fd()),
-            Target::File(..) => None,
+            Target::Stderr(_) | Target::File(..) => None,
         }
     }
 
@@ -108,10 +107,7 @@ impl Output {
 
     /// Writes whole lines.
     pub fn write(&mut self, lines: &[u8]) -> Result<Written, Error> {
-        let fd = match &self.target {
-            Target::Stdout(stdout) => stdout.as_fd(),
-            Target::File(_, file) => file.as_fd(),
-        };
+        let fd = self.target.fd();
         let before = if self.regular { len(fd) } else { None };
         let mut left = lines;
         match write_all(fd, &mut left) {
@@ -135,6 +131,7 @@ impl Output {
     fn failed(&self, what: &str) -> String {
         match &self.target {
             Target::Stdout(_) => format!("failed to {what} standard output"),
+            Target::Stderr(_) => format!("failed to {what} standard error"),
             Target::File(path, _) => format!("failed to {what} {}", path.display()),
         }
     }

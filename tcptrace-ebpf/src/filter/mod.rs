@@ -7,12 +7,16 @@
 //! | filter | asked | file |
 //! |---|---|---|
 //! | role | before there is a record, and when the role becomes known | [`role`] |
-//! | addresses, ports | when the four-tuple is complete | [`tuple`] |
+//! | network namespace | before there is a record | [`netns`] |
+//! | addresses, ports | when the four-tuple is complete | [`tuple`], [`address`] |
 //! | owner | when the owner becomes known: birth, accept, end | [`owner`] |
 //! | outcome | at each step, and at accept | [`outcome`] |
 
+mod address;
+pub(crate) mod netns;
 pub(crate) mod outcome;
 pub(crate) mod owner;
+pub(crate) mod pattern;
 pub(crate) mod role;
 pub(crate) mod tuple;
 

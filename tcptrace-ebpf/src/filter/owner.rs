@@ -1,9 +1,17 @@
-//! Filters that ask who owns the connection: `-p`. Another such filter is a function like [`takes_process`],
-//! and a line in [`is_on`] and in [`takes`].
+//! Filters that ask who owns the connection: `-p`, `-f`, `-c`, `-u`; and `--exe`, `--cgroup` and `--container`,
+//! whose answers `process` has worked out when the process was first met.
 
-use tcptrace_common::record::Owner;
+use tcptrace_common::{
+    config::{LISTED_REST, PID_FOLLOWED, WANTED_UID},
+    record::Owner,
+};
 
-use crate::{constants::config, maps::PIDS};
+use super::pattern;
+use crate::{
+    constants::config,
+    maps::{PIDS, WANTED},
+    process,
+};
 
 /// Whether any filter asks for the owner: then nothing is sent of a connection before the owner is known.
 #[inline(always)]
@@ -14,15 +22,54 @@ pub(crate) fn is_on() -> bool {
 /// Whether this owner's connections are wanted.
 #[inline(always)]
 pub(crate) fn takes(owner: &Owner) -> bool {
-    takes_process(owner.tgid)
+    if owner.tgid == 0 {
+        return false;
+    }
+    // `-p` of one process alone, which most ask for.
+    if config!(only_pid) != 0 {
+        return owner.tgid == config!(only_pid) && takes_name(owner) && takes_user(owner);
+    }
+    let mut followed = false;
+    if config!(in_pids) != 0 || config!(follow) != 0 {
+        // SAFETY: the value is copied at once.
+        match unsafe { PIDS.get(owner.tgid) } {
+            Some(why) => followed = *why == PID_FOLLOWED,
+            None if config!(in_pids) != 0 => return false,
+            None => {}
+        }
+    }
+    if !followed && !takes_name(owner) {
+        return false;
+    }
+    takes_user(owner)
 }
 
-/// Whether this process's connections are wanted.
+/// By what is executed.
 #[inline(always)]
-pub(crate) fn takes_process(tgid: u32) -> bool {
-    if config!(only_pid) != 0 {
-        return tgid == config!(only_pid);
+fn takes_name(owner: &Owner) -> bool {
+    (config!(by_comm) == 0 || pattern::comm_matches(&owner.comm))
+        && (config!(by_exe) == 0 || process::is_taken(owner.tgid, process::EXE_TAKEN))
+}
+
+/// By what stays the same for most children.
+#[inline(always)]
+fn takes_user(owner: &Owner) -> bool {
+    if config!(by_uid) != 0 && !takes_listed(WANTED_UID, owner.uid, config!(by_uid)) {
+        return false;
     }
-    // SAFETY: the value is not read; the agent fills the map before attach and leaves it alone.
-    tgid != 0 && unsafe { PIDS.get(tgid) }.is_some()
+    (config!(by_cgroup) == 0 || process::is_taken(owner.tgid, process::CGROUP_TAKEN))
+        && (config!(by_container) == 0 || process::is_taken(owner.tgid, process::CONTAINER_TAKEN))
+}
+
+/// What a list says of a number; none if it is not on it.
+#[inline(always)]
+pub(crate) fn listed(list: u64, number: u64) -> Option<bool> {
+    // SAFETY: the value is copied at once; the agent fills the map before attach and leaves it alone.
+    unsafe { WANTED.get(&[list, number]) }.map(|wanted| *wanted != 0)
+}
+
+/// Whether a list, of which only exclusions leave the rest in, takes a number.
+#[inline(always)]
+pub(crate) fn takes_listed(list: u64, number: u32, mode: u8) -> bool {
+    listed(list, number.into()).unwrap_or(mode == LISTED_REST)
 }

@@ -4,6 +4,7 @@ use tcptrace_common::config::{
     FAMILY_V4, FAMILY_V6, PORT_WORDS, PORTS_ANY, PORTS_LOCAL, PORTS_NONE, PORTS_REMOTE,
 };
 
+use super::address;
 use crate::{constants::config, maps::PORTS, tuple::Tuple};
 
 #[inline(always)]
@@ -39,5 +40,5 @@ pub(crate) fn takes(tuple: &Tuple) -> bool {
             return false;
         }
     }
-    true
+    address::takes(tuple)
 }

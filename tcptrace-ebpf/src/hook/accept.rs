@@ -31,7 +31,9 @@ use crate::{
     kernel::{self, Object as _, Probed, Walked},
     maps::{self, BACKLOGS, SOCKS},
     owner::{self, IPPROTO_MPTCP},
-    phase, preempt, publish,
+    phase, preempt,
+    process::{self, Place},
+    publish,
     sock::{FOUND, Sock},
 };
 
@@ -156,6 +158,11 @@ fn took(key: u64, sock: &mut Sock) {
         return;
     }
     let now_ns = kernel::now_ns();
+    let tgid = owner::current_tgid();
+    process::look(tgid, owner::leader(), Place::Accept);
+    if tgid != 0 && (!filter::owner::is_on() || owner::is_wanted()) {
+        owner::introduce(Place::Accept);
+    }
     let backlog = taken_from(sock.listener, now_ns);
     if !own(sock, now_ns, backlog) {
         return;
@@ -177,6 +184,7 @@ fn own(sock: &mut Sock, now_ns: u64, backlog: [u32; 2]) -> bool {
     if sock.owners[1].tgid != 0 {
         sock.sources[1] = SOURCE_ACCEPT;
     }
+    sock.processes[1] = process::which(sock.owners[1].tgid, owner::leader());
     sock.accept_ns = now_ns;
     sock.backlog = backlog;
     sock.role = ROLE_SERVER;
@@ -211,6 +219,7 @@ fn adopt(key: u64) -> bool {
     }
     let mut acceptor = Owner::NONE;
     owner::current(&mut acceptor);
+    process::look(acceptor.tgid, owner::leader(), Place::Accept);
     if !filter::owner::takes(&acceptor) {
         return false;
     }
@@ -221,7 +230,7 @@ fn adopt(key: u64) -> bool {
     }
     phase::take_any_listener();
     phase::activate();
-    let full = seed::insert(sk, None, sk.read(off!(sk_cookie)));
+    let full = seed::insert(sk, None, sk.read(off!(sk_cookie)), Place::Accept);
     maps::count(count::MAP_FULL, u64::from(full));
     true
 }

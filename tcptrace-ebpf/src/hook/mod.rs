@@ -14,9 +14,12 @@ macro_rules! answering {
 pub(crate) mod accept;
 mod backlog;
 mod destroy;
+mod exit;
 mod flush;
+mod fork;
 mod hidden;
 mod holders;
+mod introduce;
 mod reset;
 mod retransmit;
 mod seed;

@@ -31,8 +31,10 @@ use crate::{
     listener,
     maps::{self, QUEUED, SEED_PASS, SOCKS},
     owner::IPPROTO_MPTCP,
-    phase, publish,
-    sock::{PARTIAL, Sock},
+    phase,
+    process::{self, Place, Room},
+    publish,
+    sock::{NOTHING, PARTIAL, Sock},
     tuple::Tuple,
 };
 
@@ -159,7 +161,7 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
     if own_record(sk, cookie).is_none() {
         if may_be_wanted(sk, state) {
             // Here alone: who looks at files comes by a socket as often as somebody holds it.
-            let full = insert(sk, None, cookie);
+            let full = insert(sk, None, cookie, Place::Agent);
             maps::count(count::MAP_FULL, u64::from(full));
         }
     }
@@ -234,6 +236,7 @@ fn queued(key: u64, sock: &mut Sock) {
         sock.sources[0] = SOURCE_LISTENER;
         sock.listener = address;
         sock.role = ROLE_SERVER;
+        sock.processes[0] = listener.processes[0];
         filter::decide(Stage::Found, sock);
     }
 }
@@ -269,17 +272,21 @@ fn own_record(sk: Probed, cookie: u64) -> Option<*mut Sock> {
 fn hold(sk: Probed, leader: Probed, cookie: u64) {
     let start_ns: u64 = leader.read(off!(task_start_time));
     if own_record(sk, cookie).is_none() {
-        let _full = insert(sk, Some((leader, start_ns)), cookie);
+        let _full = insert(sk, Some((leader, start_ns)), cookie, Place::Agent);
     }
     let Some(pointer) = SOCKS.get_ptr_mut(sk.0) else {
         return;
     };
     // SAFETY: a live record: the iterator holds a reference to the file.
     let sock = unsafe { &mut *pointer };
+    let tgid = leader.read(off!(task_tgid));
+    let mut wanted = !filter::owner::is_on();
     if filter::owner::is_on() {
+        process::look(tgid, leader, Place::Agent);
         let mut owner = Owner::NONE;
         holder(&mut owner, leader);
         if filter::owner::takes(&owner) {
+            wanted = true;
             sock.wanted_holder = 1;
             phase::activate();
         }
@@ -291,6 +298,10 @@ fn hold(sk: Probed, leader: Probed, cookie: u64) {
         holder(&mut sock.owners[0], leader);
         sock.sources[0] = SOURCE_SNAPSHOT;
         sock.seen_ns = start_ns;
+        sock.processes[0] = 0;
+    }
+    if partial && wanted && sock.owners[0].tgid == tgid && sock.processes[0] == 0 {
+        sock.processes[0] = process::introduce(tgid, leader, Place::Agent, false);
     }
 }
 
@@ -299,21 +310,37 @@ fn holder(owner: &mut Owner, leader: Probed) {
     owner.tgid = leader.read(off!(task_tgid));
     owner.uid = Probed(leader.read(off!(task_cred))).read(off!(cred_uid));
     owner.cgroup = 0;
+    if config!(processes) != 0 {
+        owner.cgroup = Probed(process::cgroups(leader)[0]).read(off!(kn_id));
+    }
     owner.comm = leader.read(off!(task_comm));
 }
 
 /// Makes the record of a socket whose beginning went unseen. Returns whether there was no room for it.
 #[inline(always)]
-pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) -> bool {
+pub(crate) fn insert(
+    sk: Probed,
+    held_by: Option<(Probed, u64)>,
+    cookie: u64,
+    place: Place,
+) -> bool {
     let state: u8 = sk.read(off!(sk_state));
     if state == tcp::CLOSE || state == 0 {
         return false;
     }
-    // In its place at once: a second one would not fit on the stack.
-    let mut sock = Sock::EMPTY;
+    // It would not fit on the stack.
+    let Some(room) = Room::of(place as u32) else {
+        return true;
+    };
+    let sock = room.record::<Sock>();
+    copy(sock, &NOTHING);
     sock.tuple = Tuple::read(sk, state == tcp::LISTEN, || {
         sk.read::<u16>(off!(inet_sport))
     });
+    sock.netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
+    if !filter::netns::takes(sock.netns) {
+        return false;
+    }
     sock.flags = PARTIAL;
     sock.origin = state;
     sock.path[0] = Step::new(0, state);
@@ -325,9 +352,8 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) ->
     } else {
         ROLE_UNKNOWN
     };
-    sock.netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
     sock.conn = cookie;
-    if filter::decide(Stage::Found, &mut sock) == Decision::Drop {
+    if filter::decide(Stage::Found, sock) == Decision::Drop {
         return false;
     }
     if let Some((leader, start_ns)) = held_by {
@@ -336,7 +362,7 @@ pub(crate) fn insert(sk: Probed, held_by: Option<(Probed, u64)>, cookie: u64) ->
         sock.seen_ns = start_ns;
     }
     // Live events win: a record made meanwhile stays.
-    if SOCKS.insert(sk.0, &sock, u64::from(BPF_NOEXIST)).is_err() {
+    if SOCKS.insert(sk.0, &*sock, u64::from(BPF_NOEXIST)).is_err() {
         return SOCKS.get_ptr_mut(sk.0).is_none();
     }
     if state == tcp::LISTEN {

@@ -25,7 +25,7 @@ use crate::{
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, CURRENT, SOCKS},
-    overlooked, owner, phase, preempt, publish,
+    overlooked, owner, phase, preempt, process, publish,
     sock::{BY_KERNEL, JOINED, LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
     timewait::{self, TimeWait},
     tuple::Tuple,
@@ -167,14 +167,16 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     let now_ns = kernel::now_ns();
     // Most that begin have no record yet, which inserting it shows as well.
     let inserts = !rescue && config!(by_pid) == 0 && transition.is_birth() && !phase::is_ending();
-    let known = if inserts {
-        None
-    } else {
-        SOCKS.get_ptr_mut(key)
-    };
+    // A pointer, not an option: of one that is none the compiler leaves the pointer unset, and the verifier
+    // lets nothing be copied that is.
+    let mut known: *mut Sock = core::ptr::null_mut();
+    if !inserts && let Some(pointer) = SOCKS.get_ptr_mut(key) {
+        known = pointer;
+    }
 
-    if phase::is_ending() && (known.is_none() || transition.is_birth()) {
-        if let Some(former) = known {
+    if phase::is_ending() && (known.is_null() || transition.is_birth()) {
+        if !known.is_null() {
+            let former = known;
             // SAFETY: a live record, under this socket's lock.
             if unsafe { (*former).role } == ROLE_LISTENER {
                 listener::end(key);
@@ -186,7 +188,8 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     if rescue {
         // The first program may have recorded it and been followed, on this CPU, by a softirq's
         // transitions, so that `CURRENT` names one of those.
-        if let Some(sock) = known {
+        if !known.is_null() {
+            let sock = known;
             // SAFETY: a live record; only this socket's lock holder, us, changes its path.
             let sock = unsafe { &*sock };
             // It lives on in a time-wait socket, which is what the first program has recorded.
@@ -198,17 +201,15 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
         }
         maps::count(count::RESCUED, 1);
         // With `-p`, no record: the first program rejected it, or it was never wanted.
-        if known.is_none() && config!(by_pid) != 0 && !transition.is_birth() {
+        if known.is_null() && config!(by_pid) != 0 && !transition.is_birth() {
             return;
         }
     }
 
     // An accept hook has found that nobody wants it, and had not this socket's lock.
-    if !transition.is_birth()
-        && let Some(pointer) = known
-    {
+    if !transition.is_birth() && !known.is_null() {
         // SAFETY: a live record, under this socket's lock.
-        let sock = unsafe { &mut *pointer };
+        let sock = unsafe { &mut *known };
         if filter::is_dropped(sock) {
             publish::forget(key, sock);
             return;
@@ -283,7 +284,8 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
     if !child && role != ROLE_UNKNOWN && owner::proven(sk) && owner::is_of_a_process(sk) {
         owner::current(&mut opener);
     }
-    if !filter::admits(role, &opener, parent.is_some()) {
+    let netns_taken = config!(by_netns) == 0 || filter::netns::takes(netns_of(sk));
+    if !netns_taken || !filter::admits(role, &opener, parent.is_some()) {
         end_former(key);
         return None;
     }
@@ -307,6 +309,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
             // The same, by `listener_of`.
             sock.netns = listener.netns;
             copy(&mut sock.owners[0], &listener.owners[0]);
+            sock.processes[0] = listener.processes[0];
             if sock.owners[0].tgid != 0 {
                 sock.sources[0] = SOURCE_LISTENER;
             }
@@ -318,6 +321,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
             _ => SOURCE_UNKNOWN,
         };
         copy(&mut sock.owners[0], &opener);
+        sock.processes[0] = process::which(opener.tgid, owner::leader());
         if sock.owners[0].tgid == 0 {
             sock.sources[0] = SOURCE_UNKNOWN;
         }
@@ -371,10 +375,11 @@ fn live(
     key: u64,
     transition: Transition,
     now_ns: u64,
-    known: Option<*mut Sock>,
+    known: *mut Sock,
 ) -> Option<*mut Sock> {
     let Transition { sk, old, new: _ } = transition;
-    if let Some(pointer) = known {
+    if !known.is_null() {
+        let pointer = known;
         // SAFETY: a live record; this program holds the socket's lock.
         let sock = unsafe { &mut *pointer };
         let another = is_of_another(sock, sk);
@@ -410,7 +415,8 @@ fn live(
     } else {
         ROLE_UNKNOWN
     };
-    if !filter::admits_midway(role) {
+    let netns_taken = config!(by_netns) == 0 || filter::netns::takes(netns_of(sk));
+    if !netns_taken || !filter::admits_midway(role) {
         return None;
     }
     let pointer = fresh(key)?;

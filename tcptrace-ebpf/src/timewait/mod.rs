@@ -121,6 +121,8 @@ fn pair_of(tw: TimeWait, sock: &Sock, seq: u8, entered: Step) -> Pair {
         tw: tw.address,
         owner: tcptrace_common::record::Owner::NONE,
         tuple: Tuple::EMPTY,
+        process: sock.processes[slot],
+        reserved: 0,
         netns: sock.netns,
         flags: sock.flags & PARTIAL,
         role: sock.role,

@@ -196,6 +196,15 @@ impl Hooks {
                 }
                 .to_owned(),
             ),
+            (
+                "process",
+                if self.lacks("process") {
+                    "none"
+                } else {
+                    "task_struct when it connects, listens or accepts"
+                }
+                .to_owned(),
+            ),
             ("snapshot", "iter/task_file, iter/tcp".to_owned()),
             (
                 "conn",

@@ -24,11 +24,20 @@ pub(super) fn wanted(settings: &Settings, kernel: &Kernel) -> KernelFilters {
             (Some(_), true) => PIN_TRACEPOINTS | PIN_TRAMPOLINES,
         },
         casts: u8::from(kernel.rdonly_cast.is_some()),
+        processes: u8::from(
+            kernel
+                .lacking
+                .iter()
+                .all(|lacking| lacking.fact != "process"),
+        ),
         ..Config::DEFAULT
     };
     let mut wanted = KernelFilters {
         config,
         pids: Vec::new(),
+        wanted: Vec::new(),
+        networks: Vec::new(),
+        automata: Vec::new(),
         ports: Vec::new(),
     };
     settings.configure(&mut wanted);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader, Endianness, VerifierLogLevel,
-    maps::{Array, HashMap, MapData},
+    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
     programs::ProgramError,
     util::{nr_cpus, online_cpus},
 };
@@ -14,8 +14,8 @@ use rustix::{
 };
 use tcptrace_common::{
     config::{
-        EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION, PIN_TRACEPOINTS,
-        PORT_WORDS, TIME_WAIT_WORDS,
+        AUTOMATA, AUTOMATON_BYTES, Config, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT,
+        EMIT_TRANSITION, PIN_TRACEPOINTS, PORT_WORDS, TIME_WAIT_WORDS,
     },
     map_index::TIME_WAIT_MODE,
 };
@@ -54,6 +54,27 @@ fn cpu_ids() -> u32 {
     possible.max(online).unwrap_or(1)
 }
 
+/// Entries of the `PIDS` map for processes that are asked for by their ids.
+const PIDS_ASKED: u32 = 4096;
+/// The same with those that they fork.
+const PIDS_FOLLOWED: u32 = 65536;
+
+/// Some filters need what not every kernel describes.
+fn refuse_unknown_processes(config: &Config, kernel: &Kernel) -> Result<(), Error> {
+    let lacking = kernel
+        .lacking
+        .iter()
+        .find(|lacking| lacking.fact == "process");
+    let needs = config.follow | config.by_exe | config.by_cgroup | config.by_container;
+    match lacking {
+        Some(lacking) if needs != 0 => Err(Error::CannotTrace(format!(
+            "-f, --exe, --cgroup and --container need what this kernel's BTF does not have: {}",
+            lacking.why
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Loads and attaches everything, with room for the records of `max_sockets`.
 pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<Tracer, Error> {
     let log_level: u8 = match settings.verbose {
@@ -63,6 +84,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     };
     let wanted = config::wanted(settings, kernel);
     let config = wanted.config;
+    refuse_unknown_processes(&config, kernel)?;
     let cpus = cpu_ids();
     let layout = kernel.layout;
     let mut loader = new_loader();
@@ -73,6 +95,22 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .map_max_entries("TIME_WAIT", TIME_WAIT_WORDS * (cpus + 1))
         .map_max_entries("EVENTS", settings.run.ring_bytes)
         .map_max_entries("SLOW", slow::room(config.slower_ns != 0))
+        .map_max_entries(
+            "PIDS",
+            if config.follow == 0 {
+                PIDS_ASKED
+            } else {
+                PIDS_FOLLOWED
+            },
+        )
+        .map_max_entries(
+            "AUTOMATA",
+            if wanted.automata.is_empty() {
+                1
+            } else {
+                AUTOMATA
+            },
+        )
         .override_global("LAYOUT", layout.as_bytes(), true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     let btf = Btf::parse(&kernel.btf, Endianness::default())
@@ -112,13 +150,40 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         .collect();
     let links = attach_optional(&mut ebpf, &btf, settings, &mut hooks)?;
 
+    let mut links = links;
+    if config.processes != 0 {
+        // It comes before the programs that ask what it has found.
+        match attach::load_and_attach_tracepoint(
+            &mut ebpf,
+            &btf,
+            "introduce",
+            "inet_sock_set_state",
+        ) {
+            Ok(link) => links.push(link),
+            Err(why) if config.by_exe | config.by_container != 0 => {
+                return Err(refused(&why, settings));
+            }
+            Err(why) => hooks.lacking.push(("process", chain(&why))),
+        }
+    }
+    if config.follow != 0 {
+        for (name, tracepoint) in [
+            ("follow", "sched_process_fork"),
+            ("unfollow", "sched_process_exit"),
+        ] {
+            let link = attach::load_and_attach_tracepoint(&mut ebpf, &btf, name, tracepoint)
+                .map_err(|why| refused(&why, settings))?;
+            links.push(link);
+        }
+    }
+    let pids = take(&mut ebpf, "PIDS")?;
     let counts = Counts::new(&mut ebpf, settings.records.emit)?;
     let ring = Ring::new(&mut ebpf)?;
     let attach = |ebpf: &mut Ebpf, name| {
         attach::attach_tracepoint(ebpf, name).map_err(|why| refused(&why, settings))
     };
     let mut state_links = VecDeque::new();
-    if wanted.pids.is_empty() {
+    if config.by_pid == 0 || config.follow != 0 {
         state_links.push_back(attach(&mut ebpf, "destroy")?);
     }
     snapshot::find(&mut ebpf)?;
@@ -135,12 +200,13 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         looks: Looks::new(cpus),
         hidden: Hidden::new(),
         selection,
+        pids,
         rescuers,
         idle: true,
         without_room: 0,
         slow: (config.slower_ns != 0).then(Slow::new),
     };
-    if wanted.pids.is_empty() {
+    if config.by_pid == 0 || config.follow != 0 {
         tracer.attach_rest()?;
     }
     Ok(tracer)
@@ -245,8 +311,31 @@ fn lacks_memory(why: &EbpfError) -> bool {
 
 fn fill_filters(ebpf: &mut Ebpf, wanted: &KernelFilters) -> Result<(), Error> {
     let mut pids: HashMap<&mut MapData, u32, u8> = map(ebpf, "PIDS")?;
-    for pid in &wanted.pids {
-        pids.insert(pid, 1, 0).map_err(anyhow::Error::new)?;
+    for (pid, why) in &wanted.pids {
+        pids.insert(pid, why, 0).map_err(anyhow::Error::new)?;
+    }
+    let mut numbers: HashMap<&mut MapData, [u64; 2], u8> = map(ebpf, "WANTED")?;
+    for (list, number, is_wanted) in &wanted.wanted {
+        numbers
+            .insert([*list, *number], u8::from(*is_wanted), 0)
+            .map_err(anyhow::Error::new)?;
+    }
+    let mut networks: LpmTrie<&mut MapData, [u8; 20], u8> = map(ebpf, "NETWORKS")?;
+    for (list, network) in &wanted.networks {
+        let mut data = [0; 20];
+        let head = list << 8 | u32::from(network.family);
+        data[..4].copy_from_slice(&head.to_ne_bytes());
+        data[4..].copy_from_slice(&network.address);
+        let key = Key::new(32 + u32::from(network.prefix_len), data);
+        networks
+            .insert(&key, u8::from(network.wanted), 0)
+            .map_err(anyhow::Error::new)?;
+    }
+    let mut automata: Array<&mut MapData, [u8; AUTOMATON_BYTES]> = map(ebpf, "AUTOMATA")?;
+    for (index, automaton) in &wanted.automata {
+        let table: &[u8; AUTOMATON_BYTES] =
+            automaton.table().try_into().map_err(anyhow::Error::new)?;
+        automata.set(*index, table, 0).map_err(anyhow::Error::new)?;
     }
     let mut ports: Array<&mut MapData, u64> = map(ebpf, "PORTS")?;
     for (row, words) in &wanted.ports {

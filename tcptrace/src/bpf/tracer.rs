@@ -7,11 +7,14 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData},
+    maps::{Array, HashMap, MapData},
     programs::tp_btf::BtfTracePointLink,
 };
 use rustix::thread::{MembarrierCommand, membarrier};
-use tcptrace_common::map_index::{ACTIVE, ENDING, OVER};
+use tcptrace_common::{
+    config::{PID_FOLLOWED, SOCK_WORDS},
+    map_index::{ACTIVE, ENDING, OVER},
+};
 
 use super::{
     attach::{self, Hooks, TimeWait},
@@ -55,6 +58,8 @@ pub struct Tracer {
     pub(super) hidden: Hidden,
     /// Which connections the kernel side follows
     pub(super) selection: Array<MapData, u32>,
+    /// Processes that are asked for, and why
+    pub(super) pids: HashMap<MapData, u32, u8>,
     /// Programs that stand in for the first
     pub(super) rescuers: &'static [&'static str],
     /// With `-p`: no connection has been seen that may be shown
@@ -127,6 +132,22 @@ impl Tracer {
     /// Whether the kernel lets us use our maps, with the rights that this thread has.
     pub fn answers(&self) -> bool {
         self.counts.answers()
+    }
+
+    /// Whether a process that is followed is still there.
+    pub fn follows_any(&self) -> bool {
+        self.pids
+            .iter()
+            .flatten()
+            .any(|(_, why)| why == PID_FOLLOWED)
+    }
+
+    /// Whether a socket has not ended yet that is recorded.
+    pub fn has_records(&self) -> bool {
+        self.ebpf
+            .map("SOCKS")
+            .and_then(|map| HashMap::<_, u64, [u64; SOCK_WORDS]>::try_from(map).ok())
+            .is_some_and(|records| records.keys().next().is_some())
     }
 
     /// Attaches what only connections need, once there is one.

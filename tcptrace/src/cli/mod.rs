@@ -11,6 +11,8 @@ mod view;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::trace::child::SUBCOMMAND;
+
 pub use self::{
     export::ExportArgs,
     kernel::KernelArgs,
@@ -26,6 +28,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   sudo tcptrace                        every TCP connection of this host, as it happens
   sudo tcptrace -p 4242                only those of process 4242, from their first SYN
+  sudo tcptrace -- curl example.com    only those of this command and its children
   sudo tcptrace -s -D 443              one line per connection to port 443, at its end
   sudo tcptrace --json | jq .          one JSON object per line
   sudo tcptrace --format csv -o FILE   rows for a spreadsheet or a database
@@ -81,6 +84,15 @@ pub enum Command {
     },
     /// Print the manual page, tcptrace(8)
     Man,
+    /// Become a command once a byte comes through a pipe; for `-- CMD` alone
+    #[command(name = SUBCOMMAND, hide = true)]
+    Exec {
+        /// The pipe's file descriptor
+        gate: i32,
+        /// The command
+        #[arg(last = true)]
+        command: Vec<std::ffi::OsString>,
+    },
 }
 
 /// Options of `check`.

@@ -1,6 +1,6 @@
 //! The options of a trace.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -29,6 +29,9 @@ pub struct TraceArgs {
     pub diagnostic: DiagnosticArgs,
     #[command(flatten)]
     pub kernel: KernelArgs,
+    /// Run this command, and trace only it and the processes that come of it; exit with its status
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
 }
 
 /// Which records there are, and where they go.
@@ -52,13 +55,16 @@ pub struct RecordArgs {
         require_equals = true
     )]
     pub compact: Compact,
-    /// Which records: socket, transition, accept, close, listener (these by default), retransmit,
+    /// Which records: socket, transition, accept, owner, close, listener (these by default), retransmit,
     /// reset, or all
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub events: Vec<EventName>,
     /// Say in words what each transition means on the wire
     #[arg(long)]
     pub explain: bool,
+    /// Command lines of owners in JSON, CSV and ECS; they may hold secrets
+    #[arg(long)]
+    pub args: bool,
     /// Append to FILE in place of standard output; SIGHUP reopens it
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -84,6 +90,8 @@ pub enum EventName {
     Transition,
     /// `accept()` returned a connection
     Accept,
+    /// Another process became the owner
+    Owner,
     /// A connection ended
     Close,
     /// A segment was sent again

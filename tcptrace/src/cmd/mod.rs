@@ -17,6 +17,7 @@ use crate::{
     cli::{Cli, Command},
     error::Error,
     settings::{Settings, list::ListSettings, listen::ListenSettings},
+    trace::child,
 };
 
 /// Does what the command line asks for; the status to exit with.
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Error> {
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Man) => man::run(),
         Some(Command::Schema) => schema::run(),
+        Some(Command::Exec { gate, command }) => child::become_command(gate, &command),
         None => trace::run(Settings::new(cli.trace)?),
     }
 }

@@ -22,7 +22,10 @@ use crate::{
         text,
         time::TimeColumn,
     },
-    trace::{Consumer, LineOutput, Outputs, Reader, Signals, Supervisor, Totals},
+    trace::{
+        Consumer, LineOutput, Outputs, Reader, Signals, Supervised, Supervisor, Totals,
+        child::Child,
+    },
 };
 
 /// The port of name servers
@@ -40,6 +43,14 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
     }
     kernel::refuse_lockdown()?;
     let max_sockets = kernel::memory::sockets(settings.run.max_sockets, settings.run.ring_bytes)?;
+    let mut child = if settings.command.is_empty() {
+        None
+    } else {
+        Some(Child::hold(&settings.command)?)
+    };
+    if let Some(child) = &child {
+        settings.filters.pids.follow_command(child.pid());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -47,7 +58,7 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
     // A FIFO waits here for its reader; until then a signal just ends us.
     let output = settings
         .prints
-        .then(|| Output::open(settings.output.clone()))
+        .then(|| Output::open(settings.output.clone(), child.is_some()))
         .transpose()?;
     if let Some(output) = &output
         && settings.view.format == Format::Table
@@ -96,6 +107,7 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
         None
     };
     let fence = fence(&settings, &tracer)?;
+    let gate = child.as_mut().and_then(Child::gate);
     let supervisor = Supervisor::new(settings.run.duration, signals, tracer.ring.waker()?);
     let reader = Reader::new(
         tracer,
@@ -105,10 +117,16 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
         supervisor.control(),
     )
     .behind(fence.clone())
-    .managed(Manager::from_environment());
-    let (totals, ring_thread) =
-        runtime.block_on(supervisor.supervise(reader, logger, fence.as_ref()))?;
-    let status = finish(&settings, &totals);
+    .managed(Manager::from_environment())
+    .opening(gate);
+    let supervised =
+        runtime.block_on(supervisor.supervise(reader, logger, fence.as_ref(), child))?;
+    let Supervised {
+        totals,
+        ring_thread,
+        status: command,
+    } = supervised;
+    let status = finish(&settings, &totals, command);
     // Nothing is left behind: what is attached goes before we do.
     let _panicked = ring_thread.join();
     Ok(status)
@@ -191,7 +209,7 @@ fn line_output(settings: &Settings, output: Output) -> Box<dyn Consumer> {
 }
 
 /// Says how it went, and with which status to exit.
-fn finish(settings: &Settings, totals: &Totals) -> ExitCode {
+fn finish(settings: &Settings, totals: &Totals, command: Option<u8>) -> ExitCode {
     let end = &totals.end;
     if totals.malformed > 0 {
         log::warn!(
@@ -227,6 +245,9 @@ fn finish(settings: &Settings, totals: &Totals) -> ExitCode {
         );
         // Standard error may be closed; there is nowhere left to say so.
         let _unsaid = writeln!(std::io::stderr(), "{summary}");
+    }
+    if let Some(status) = command.filter(|status| *status != 0) {
+        return ExitCode::from(status);
     }
     if settings.run.fail_on_loss && totals.anything_lost {
         return ExitCode::from(LOST);

@@ -32,7 +32,7 @@ impl Connection {
             (
                 record.conn,
                 (record.lport, record.rport, record.netns),
-                (record.role, record.family, record.source),
+                (record.role, record.family, record.source, record.process),
                 record.flags & FLAG_MAPPED,
             )
         };
@@ -40,6 +40,12 @@ impl Connection {
             && a.laddr == b.laddr
             && a.raddr == b.raddr
             && a.owner.as_bytes() == b.owner.as_bytes()
+    }
+
+    /// The owner's id, and which of the processes that had it is meant; none if that is not known
+    pub fn process(&self) -> Option<(u32, u32)> {
+        let pid = self.pid()?;
+        (self.0.process != 0).then_some((pid, self.0.process))
     }
 
     /// What the socket is in it

@@ -1,13 +1,14 @@
 //! Bytes of the ring to events.
 
 use tcptrace_common::record::{
-    Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_RESET, KIND_RETRANSMIT, KIND_SLOW,
-    KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord, Record,
+    Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OWNER, KIND_RESET, KIND_RETRANSMIT,
+    KIND_SLOW, KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord, Record,
 };
 use zerocopy::FromBytes as _;
 
 use super::{
-    Accept, Close, Connection, Event, Listener, Reset, Retransmit, Slow, Socket, Transition, path,
+    Accept, Close, Connection, Event, Listener, Owner, Reset, Retransmit, Slow, Socket, Transition,
+    path,
 };
 
 /// Why a record could not be understood.
@@ -34,7 +35,7 @@ impl Event {
         match record.kind {
             KIND_SOCKET => Ok(each(&Self::Socket(Socket(head)))),
             KIND_TRANSITION => Ok(each(&Self::Transition(Transition { head, close: None }))),
-            KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_LISTENER | KIND_SLOW => {
+            KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_OWNER | KIND_LISTENER | KIND_SLOW => {
                 let (detail, _rest) =
                     NotedRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
                 let numbers = detail.numbers;
@@ -43,6 +44,7 @@ impl Event {
                     KIND_RETRANSMIT => Self::Retransmit(Retransmit { head, numbers }),
                     KIND_RESET => Self::Reset(Reset { head, numbers }),
                     KIND_SLOW => Self::Slow(Slow { head, numbers }),
+                    KIND_OWNER => Self::Owner(Owner { head, numbers }),
                     _ => Self::Listener(Listener { head, numbers }),
                 }))
             }

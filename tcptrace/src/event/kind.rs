@@ -2,7 +2,7 @@
 
 use tcptrace_common::record::{FLAG_NO_FASTOPEN, UNKNOWN};
 
-use super::{Close, Connection, Direction, Phase, Segment, State};
+use super::{Close, Connection, Direction, How, Phase, Segment, State};
 
 /// Numbers that a record brings along; what they are, its kind says.
 type Numbers = [u32; 6];
@@ -214,6 +214,42 @@ impl Slow {
         known(self.numbers[0])
             .zip(known(self.numbers[1]))
             .filter(|_| is_accept)
+    }
+}
+
+/// Another process has become the owner.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    pub(super) head: Connection,
+    pub(super) numbers: Numbers,
+}
+
+impl Owner {
+    /// The connection, with its new owner
+    pub const fn connection(&self) -> &Connection {
+        &self.head
+    }
+
+    /// The state it is in
+    pub const fn state(&self) -> State {
+        self.head.oldstate()
+    }
+
+    /// The former owner
+    pub fn old_pid(&self) -> Option<u32> {
+        known(self.numbers[0]).filter(|pid| *pid != 0)
+    }
+
+    /// Name of the former owner, without its end; bytes that anybody may have chosen
+    pub fn old_comm(&self) -> Vec<u8> {
+        let words = self.numbers.iter().skip(2);
+        let bytes = words.flat_map(|word| word.to_ne_bytes());
+        bytes.take_while(|byte| *byte != 0).collect()
+    }
+
+    /// How it became the owner
+    pub const fn how(&self) -> How {
+        How::from_number(self.numbers[1])
     }
 }
 

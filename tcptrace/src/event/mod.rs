@@ -18,9 +18,11 @@ pub use self::{
     connection::Connection,
     decode::DecodeError,
     evidence::{EHOSTUNREACH, ETIMEDOUT},
-    kind::{Accept, Listener, Reset, Retransmit, Slow, Socket, Transition},
+    kind::{Accept, Listener, Owner, Reset, Retransmit, Slow, Socket, Transition},
     state::State,
-    term::{ClosedBy, Direction, LossCause, OwnerSource, Phase, Reason, Role, Segment, TcpOption},
+    term::{
+        ClosedBy, Direction, How, LossCause, OwnerSource, Phase, Reason, Role, Segment, TcpOption,
+    },
 };
 
 /// Something that happened to a connection.
@@ -36,6 +38,8 @@ pub enum Event {
     Retransmit(Retransmit),
     /// RST was sent or received
     Reset(Reset),
+    /// Another process has become its owner
+    Owner(Owner),
     /// Something goes wrong at it: a listener
     Listener(Listener),
     /// It still waits when the limit has passed
@@ -53,6 +57,7 @@ impl Event {
             Self::Accept(accept) => accept.connection(),
             Self::Retransmit(retransmit) => retransmit.connection(),
             Self::Reset(reset) => reset.connection(),
+            Self::Owner(owner) => owner.connection(),
             Self::Listener(listener) => listener.connection(),
             Self::Slow(slow) => slow.connection(),
             Self::Close(close) => close.connection(),

@@ -1,9 +1,9 @@
 //! The words of records: each an enum with the name that users read.
 
 use tcptrace_common::record::{
-    RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_CLIENT, ROLE_LISTENER, ROLE_SERVER,
-    ROLE_UNKNOWN, SLOW_ACCEPT, SOURCE_ACCEPT, SOURCE_CONNECT, SOURCE_LISTEN, SOURCE_LISTENER,
-    SOURCE_SNAPSHOT,
+    HOW_FORK, HOW_PASSED, RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_CLIENT,
+    ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, SLOW_ACCEPT, SOURCE_ACCEPT, SOURCE_CONNECT,
+    SOURCE_HANDOVER, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT,
 };
 
 /// Defines an enum whose values have names.
@@ -89,6 +89,29 @@ impl Phase {
 }
 
 term! {
+    /// How a socket came from one process to another.
+    How {
+        /// To a child
+        Fork = "fork",
+        /// By a descriptor that was passed
+        Passed = "passed",
+        /// Nobody knows
+        Unknown = "unknown",
+    }
+}
+
+impl How {
+    /// The way by its number in records, `HOW_*`.
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            HOW_FORK => Self::Fork,
+            HOW_PASSED => Self::Passed,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+term! {
     /// How the owner of a connection is known.
     OwnerSource {
         /// It called `connect()`
@@ -101,6 +124,8 @@ term! {
         Accept = "accept",
         /// It held the socket's file when the trace began
         Snapshot = "snapshot",
+        /// It holds the socket since another process does so no more
+        Handover = "handover",
         /// It is not known
         Unknown = "unknown",
     }
@@ -115,6 +140,7 @@ impl OwnerSource {
             SOURCE_LISTENER => Self::Listener,
             SOURCE_ACCEPT => Self::Accept,
             SOURCE_SNAPSHOT => Self::Snapshot,
+            SOURCE_HANDOVER => Self::Handover,
             _ => Self::Unknown,
         }
     }

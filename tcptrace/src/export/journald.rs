@@ -151,6 +151,7 @@ const fn message_id(kind: Kind) -> &'static str {
         Kind::Accept => "d1aaf6e901a24c0596bc03afbd2358e8",
         Kind::Retransmit => "fc9f9262d4bd42fa8345b61208a7d1dd",
         Kind::Reset => "c0c8eb61b002497a9eb04f90fcf44d11",
+        Kind::Owner => "5a0c2b7f3d6e4c1f9b8e7d2a4f6c1e90",
         Kind::Listener => "fa8cf841fd45479eba3647a4a5cffae5",
         Kind::Close => "e682f435a3e6472e960e84ad11cfb2c5",
         Kind::Slow => "31cc4ffa1b1948c1becab942e8f9e826",
@@ -286,6 +287,7 @@ fn push_message(event: &Event, out: &mut Vec<u8>) {
             word(step.newstate().name());
         }
         Event::Accept(_) => word("accepted"),
+        Event::Owner(_) => word("owner changed"),
         Event::Retransmit(retransmit) => {
             word("sent again: ");
             word(retransmit.segment().name());
@@ -314,6 +316,7 @@ impl Consumer for Journald {
 
     fn start(&mut self, start: &Start) {
         self.names.reset_reasons.clone_from(&start.reset_reasons);
+        self.names.processes = start.processes.clone();
         self.begin(Kind::Start, start.mono_ns, INFO);
         self.entry.extend_from_slice(b"MESSAGE=tracing begins\n");
         fields::start(start, &mut Entry(&mut self.entry));
@@ -335,7 +338,7 @@ impl Consumer for Journald {
         self.begin(Kind::from(event), connection.mono_ns(), priority);
         push_message(event, &mut self.entry);
         let mut entry = Entry(&mut self.entry);
-        fields::about(connection, &mut entry);
+        fields::about(connection, &self.names, &mut entry);
         fields::details(event, &self.names, &mut entry);
         self.send();
         true

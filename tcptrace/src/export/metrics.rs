@@ -108,7 +108,11 @@ impl Metrics {
                 }
             }
             Event::Close(close) => self.close(close),
-            Event::Accept(_) | Event::Retransmit(_) | Event::Reset(_) | Event::Slow(_) => {}
+            Event::Accept(_)
+            | Event::Retransmit(_)
+            | Event::Reset(_)
+            | Event::Slow(_)
+            | Event::Owner(_) => {}
         }
     }
 

@@ -6,25 +6,41 @@
 //!
 //! The kernel side decides for the trace, as early as it can. `list` asks [`Filters::matches`].
 
+mod address;
+mod automaton;
+mod cgroup;
 mod family;
+mod name;
+mod netns;
+mod network;
+mod number;
 mod outcome;
 mod pid;
 mod port;
 mod role;
 mod state;
+mod user;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use clap::Args;
 use tcptrace_common::config::Config;
 
 pub use self::{
+    address::{AddressArgs, Addresses},
+    automaton::Automaton,
+    cgroup::{CgroupArgs, Cgroups},
     family::{Families, FamilyArgs},
+    name::{NameArgs, Names},
+    netns::{Namespaces, NetnsArgs},
+    network::{Network, NetworkList},
+    number::Numbers,
     outcome::{Outcome, OutcomeArgs},
     pid::{PidArgs, Pids},
     port::{PortArgs, PortList, Ports},
     role::{RoleArgs, Roles},
     state::{StateArgs, States},
+    user::{UserArgs, Users},
 };
 use crate::{
     error::Error,
@@ -48,8 +64,14 @@ pub trait Filter {
 pub struct KernelFilters {
     /// The programs' read-only configuration
     pub config: Config,
-    /// Keys of the `PIDS` map
-    pub pids: Vec<u32>,
+    /// Keys of the `PIDS` map, and why (`PID_*`)
+    pub pids: Vec<(u32, u8)>,
+    /// Keys of the `WANTED` map (`WANTED_*` and number), and whether they are wanted
+    pub wanted: Vec<(u64, u64, bool)>,
+    /// Entries of the `NETWORKS` map, by list (`NETWORKS_*`)
+    pub networks: Vec<(u32, Network)>,
+    /// Entries of the `AUTOMATA` map (`AUTOMATON_*`)
+    pub automata: Vec<(u32, Automaton)>,
     /// Rows of the `PORTS` map (`PORTS_*`) with their `PORT_WORDS` words
     pub ports: Vec<(u32, Vec<u64>)>,
 }
@@ -59,6 +81,14 @@ pub struct KernelFilters {
 pub struct Subject<'a> {
     /// Every process that owns it: thread groups in the initial PID namespace
     pub pids: &'a [u32],
+    /// What is known of them
+    pub owners: &'a [Owner<'a>],
+    /// Inode of its network namespace
+    pub netns: Option<u64>,
+    /// Local address
+    pub laddr: Option<IpAddr>,
+    /// Remote address; none of a listener
+    pub raddr: Option<IpAddr>,
     /// Whether its addresses are IPv4 (mapped ones included)
     pub is_v4: bool,
     /// Local port; none if it has none
@@ -71,6 +101,21 @@ pub struct Subject<'a> {
     pub state: State,
 }
 
+/// An owner as filters see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// Name of the thread-group leader, without its end
+    pub comm: &'a [u8],
+    /// Path of its executable
+    pub exe: Option<&'a str>,
+    /// Real user id
+    pub uid: Option<u32>,
+    /// Ids of its cgroup and of those above
+    pub cgroups: &'a [u64],
+    /// Path of its cgroup
+    pub cgroup_path: Option<&'a str>,
+}
+
 /// Filters that every command with connections takes.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Filter")]
@@ -79,9 +124,19 @@ pub struct FilterArgs {
     #[command(flatten)]
     pub pid: PidArgs,
     #[command(flatten)]
+    pub name: NameArgs,
+    #[command(flatten)]
+    pub user: UserArgs,
+    #[command(flatten)]
+    pub cgroup: CgroupArgs,
+    #[command(flatten)]
+    pub netns: NetnsArgs,
+    #[command(flatten)]
     pub family: FamilyArgs,
     #[command(flatten)]
     pub port: PortArgs,
+    #[command(flatten)]
+    pub address: AddressArgs,
     #[command(flatten)]
     pub role: RoleArgs,
     #[command(flatten)]
@@ -93,6 +148,16 @@ pub struct FilterArgs {
 pub struct Filters {
     /// By owner
     pub pids: Pids,
+    /// By the owner's name and executable
+    pub names: Names,
+    /// By the owner's user
+    pub users: Users,
+    /// By the owner's cgroup
+    pub cgroups: Cgroups,
+    /// By network namespace
+    pub namespaces: Namespaces,
+    /// By address
+    pub addresses: Addresses,
     /// By address family
     pub families: Families,
     /// By port
@@ -106,8 +171,19 @@ pub struct Filters {
 impl Filters {
     /// Checks what was typed.
     pub fn parse(args: FilterArgs) -> Result<Self, Error> {
+        let names = Names::parse(&args.name)?;
+        if args.pid.follow && args.pid.pid.is_empty() && names.is_empty() {
+            return Err(Error::usage(
+                "-f follows the children of processes that were asked for; add -p, -c or --exe",
+            ));
+        }
         Ok(Self {
             pids: Pids::parse(args.pid)?,
+            names,
+            users: Users::parse(&args.user)?,
+            cgroups: Cgroups::parse(&args.cgroup)?,
+            namespaces: Namespaces::parse(&args.netns)?,
+            addresses: Addresses::parse(args.address)?,
             families: Families::parse(&args.family),
             ports: Ports::parse(args.port)?,
             roles: Roles::parse(&args.role),
@@ -115,15 +191,31 @@ impl Filters {
         })
     }
 
-    fn each(&self) -> [&dyn Filter; 5] {
+    fn each(&self) -> [&dyn Filter; 10] {
         let Self {
             pids,
+            names,
+            users,
+            cgroups,
+            namespaces,
+            addresses,
             families,
             ports,
             roles,
             states,
         } = self;
-        [pids, families, ports, roles, states]
+        [
+            pids, names, users, cgroups, namespaces, addresses, families, ports, roles, states,
+        ]
+    }
+
+    /// Whether any filter asks who owns a connection.
+    pub fn ask_for_owners(&self) -> bool {
+        let mut typed = BTreeMap::new();
+        self.typed(&mut typed);
+        ["pid", "comm", "exe", "uid", "cgroup", "container"]
+            .iter()
+            .any(|name| typed.contains_key(name))
     }
 
     /// Whether every filter lets this connection pass.
@@ -174,6 +266,27 @@ pub(crate) mod tests {
     /// A client's connection to port 443, owned by 10 and 11.
     pub(crate) const SUBJECT: Subject<'static> = Subject {
         pids: &[10, 11],
+        owners: &[
+            Owner {
+                comm: b"curl",
+                exe: Some("/usr/bin/curl"),
+                uid: Some(1000),
+                cgroups: &[77, 1],
+                cgroup_path: Some(
+                    "/docker/9c4b1cbf5d2a8e0f7e3f65d2d8c9a54e1b6a3f0c7d2e9b8a4f5c6d7e8f901234",
+                ),
+            },
+            Owner {
+                comm: b"nc",
+                exe: None,
+                uid: None,
+                cgroups: &[],
+                cgroup_path: None,
+            },
+        ],
+        netns: Some(4_026_531_840),
+        laddr: Some(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1))),
+        raddr: Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7))),
         is_v4: true,
         lport: Some(40_000),
         rport: Some(443),

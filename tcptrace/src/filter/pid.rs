@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use tcptrace_common::config::{PID_ASKED, PID_FOLLOWED};
 
 use super::{Filter, KernelFilters, Subject};
 use crate::error::Error;
@@ -19,6 +20,9 @@ pub struct PidArgs {
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = parse_pid,
           allow_hyphen_values = true)]
     pub pid: Vec<u32>,
+    /// With -p, -c or --exe: also of the processes that those fork from now on
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 fn parse_pid(text: &str) -> Result<u32, String> {
@@ -30,7 +34,12 @@ fn parse_pid(text: &str) -> Result<u32, String> {
 
 /// Processes whose connections are wanted; none: everybody's.
 #[derive(Clone, Debug, Default)]
-pub struct Pids(Vec<u32>);
+pub struct Pids {
+    pids: Vec<u32>,
+    follow: bool,
+    /// The process that becomes the command behind `--`
+    command: Option<u32>,
+}
 
 impl Pids {
     /// Checks how many there are.
@@ -41,34 +50,62 @@ impl Pids {
                 "-p: {many} process ids are too many, at most {PIDS_MAX}"
             )));
         }
-        Ok(Self(args.pid))
+        Ok(Self {
+            pids: args.pid,
+            follow: args.follow,
+            command: None,
+        })
+    }
+
+    /// Follows the process that becomes the command, and all that come of it.
+    pub fn follow_command(&mut self, pid: u32) {
+        self.command = Some(pid);
+        self.follow = true;
+    }
+
+    /// Whether children are followed.
+    pub fn follows(&self) -> bool {
+        self.follow
     }
 
     /// The processes; empty if nobody asked for any.
     pub fn as_slice(&self) -> &[u32] {
-        &self.0
+        &self.pids
     }
 }
 
 impl Filter for Pids {
     fn typed(&self, typed: &mut BTreeMap<&'static str, String>) {
-        if !self.0.is_empty() {
-            let pids: Vec<_> = self.0.iter().map(u32::to_string).collect();
+        if !self.pids.is_empty() {
+            let pids: Vec<_> = self.pids.iter().map(u32::to_string).collect();
             typed.insert("pid", pids.join(","));
+        }
+        if self.follow {
+            typed.insert("follow", "true".to_owned());
         }
     }
 
     fn configure(&self, kernel: &mut KernelFilters) {
-        kernel.config.by_pid = u8::from(!self.0.is_empty());
-        kernel.config.only_pid = match self.0.as_slice() {
-            [only] => *only,
+        kernel.config.follow = u8::from(self.follow);
+        kernel
+            .pids
+            .extend(self.pids.iter().map(|pid| (*pid, PID_ASKED)));
+        kernel
+            .pids
+            .extend(self.command.map(|pid| (pid, PID_FOLLOWED)));
+        if kernel.pids.is_empty() {
+            return;
+        }
+        kernel.config.by_pid = 1;
+        kernel.config.in_pids = 1;
+        kernel.config.only_pid = match self.pids.as_slice() {
+            [only] if !self.follow => *only,
             _ => 0,
         };
-        kernel.pids.extend(&self.0);
     }
 
     fn matches(&self, subject: &Subject<'_>) -> bool {
-        self.0.is_empty() || subject.pids.iter().any(|owner| self.0.contains(owner))
+        self.pids.is_empty() || subject.pids.iter().any(|owner| self.pids.contains(owner))
     }
 }
 

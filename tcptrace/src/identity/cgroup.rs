@@ -4,7 +4,7 @@
 //! cgroups they make, and so do systemd and Kubernetes: no daemon has to be asked.
 
 /// Digits of a container id.
-const ID_LEN: usize = 64;
+pub const ID_LEN: usize = 64;
 
 /// What stands before a container id in the name of its cgroup. Monitors of a container
 /// (`libpod-conmon-`, `crio-conmon-`) have its id in the names of their own cgroups, outside of it.
@@ -132,7 +132,8 @@ fn is_uuid(text: &str) -> bool {
     lens.eq([8, 4, 4, 4, 12])
 }
 
-fn is_lower_hex(text: &str) -> bool {
+/// Whether these are hexadecimal digits as runtimes write them.
+pub fn is_lower_hex(text: &str) -> bool {
     text.bytes()
         .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -1,3 +1,5 @@
 //! Who owns a connection, beyond its process id.
 
 pub mod cgroup;
+pub mod process;
+pub mod procfs;

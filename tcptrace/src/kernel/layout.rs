@@ -23,6 +23,7 @@ pub fn resolve(btf: &Btf<'_>) -> Result<(Layout, Vec<Lacking>), BtfError> {
         ("time_wait", time_wait as fn(&Btf<'_>, &mut Layout) -> Found),
         ("counters", counters),
         ("listener", listeners),
+        ("process", processes),
     ] {
         let mut more = layout;
         match find(btf, &mut more) {
@@ -102,6 +103,45 @@ fn listeners(btf: &Btf<'_>, layout: &mut Layout) -> Found {
     Ok(())
 }
 
+fn processes(btf: &Btf<'_>, layout: &mut Layout) -> Found {
+    let task = |member: &str| btf.offset("task_struct", member);
+    layout.task_pid = task("pid")?;
+    layout.task_signal = task("signal")?;
+    layout.signal_live = btf.offset("signal_struct", "live")?;
+    layout.task_parent = task("real_parent")?;
+    layout.task_mm = task("mm")?;
+    layout.task_start_boottime = task("start_boottime")?;
+    layout.task_exec_id = task("self_exec_id")?;
+    layout.mm_exe_file = btf.offset("mm_struct", "exe_file")?;
+    layout.mm_arg_start = btf.offset("mm_struct", "arg_start")?;
+    layout.mm_arg_end = btf.offset("mm_struct", "arg_end")?;
+    layout.file_dentry = btf.offset("file", "f_path.dentry")?;
+    layout.file_mnt = btf.offset("file", "f_path.mnt")?;
+    layout.dentry_parent = btf.offset("dentry", "d_parent")?;
+    layout.dentry_name = btf.offset("dentry", "d_name.name")?;
+    layout.dentry_name_len = btf.offset("dentry", "d_name.len")?;
+    layout.mnt_root = btf.offset("vfsmount", "mnt_root")?;
+    layout.mount_mnt = btf.offset("mount", "mnt")?;
+    layout.mount_parent = btf.offset("mount", "mnt_parent")?;
+    layout.mount_mountpoint = btf.offset("mount", "mnt_mountpoint")?;
+    layout.task_cgroups = task("cgroups")?;
+    layout.cset_dfl = btf.offset("css_set", "dfl_cgrp")?;
+    layout.css_cgroup = btf.offset("cgroup_subsys_state", "cgroup")?;
+    layout.cgroup_root = btf.offset("cgroup", "root")?;
+    layout.cgroup_kn = btf.offset("cgroup", "kn")?;
+    layout.kn_id = btf.offset("kernfs_node", "id")?;
+    layout.kn_name = btf.offset("kernfs_node", "name")?;
+    layout.kn_parent = btf
+        .offset("kernfs_node", "parent")
+        .or_else(|_older| btf.offset("kernfs_node", "__parent"))?;
+    // Which controller is which depends on the kernel's configuration.
+    let controllers = btf.enumerators("cgroup_subsys_id")?;
+    let pids = controllers.iter().find(|(_, name)| *name == "pids_cgrp_id");
+    let index = pids.map_or(0, |(index, _)| *index);
+    layout.cset_css = btf.offset("css_set", "subsys")? + 8 * index;
+    Ok(())
+}
+
 fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
     let sock = |path: &str| btf.offset("sock", path);
     let common = |member: &str| btf.offset("sock", &format!("__sk_common.{member}"));
@@ -164,6 +204,8 @@ fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         sys_exit_ret: optional(btf.offset("syscall_trace_exit", "ret"))?,
         mptcp_first: optional(btf.offset("mptcp_sock", "first"))?,
         sk_flags: common("skc_flags")?,
+        file_count: optional(btf.offset("file", "f_count"))?,
+        file_ref: optional(btf.offset("file", "f_ref"))?,
         sk_kern_sock: optional(btf.bit_offset("sock", "sk_kern_sock"))?,
         sk_use_task_frag: optional(sock("sk_use_task_frag"))?,
         subflow_mp_join: optional(btf.bit_offset("mptcp_subflow_context", "mp_join"))?,

@@ -8,7 +8,7 @@ mod records;
 mod run;
 mod view;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use tcptrace_common::config::{EMIT_CLOSE, EMIT_LISTENER, EMIT_TRANSITION};
 
@@ -39,12 +39,14 @@ pub struct Settings {
     pub view: View,
     /// Time column of the table
     pub time: TimeFormat,
-    /// File to append to; none: standard output
+    /// File to append to; none: standard output, or standard error with a command
     pub output: Option<PathBuf>,
     /// Whether records are printed at all
     pub prints: bool,
     /// Where records and metrics go beside that
     pub exports: Exports,
+    /// The command to run and trace; empty: none
+    pub command: Vec<OsString>,
     /// How long, and with how much memory
     pub run: Run,
     /// What of the kernel may be used
@@ -93,6 +95,7 @@ impl Settings {
             output: args.records.output.filter(|path| path.as_os_str() != "-"),
             prints,
             exports,
+            command: args.command,
             run: Run::parse(args.run)?,
             kernel: args.kernel,
             verbose: args.diagnostic.verbose,
@@ -113,6 +116,7 @@ impl Settings {
         self.filters.configure(kernel);
         self.outcome.configure(kernel);
         kernel.config.emit = self.records.emit;
+        kernel.config.args = u8::from(self.records.args);
         kernel.config.lists = u8::from(self.records.sockets);
     }
 }

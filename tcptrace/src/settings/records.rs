@@ -1,7 +1,8 @@
 //! Which records there are.
 
 use tcptrace_common::config::{
-    EMIT_ACCEPT, EMIT_CLOSE, EMIT_LISTENER, EMIT_RESET, EMIT_RETRANSMIT, EMIT_TRANSITION,
+    EMIT_ACCEPT, EMIT_CLOSE, EMIT_LISTENER, EMIT_OWNER, EMIT_RESET, EMIT_RETRANSMIT,
+    EMIT_TRANSITION,
 };
 
 use crate::{
@@ -21,6 +22,8 @@ pub struct Records {
     pub emit: u8,
     /// Whether to say in words what transitions mean
     pub explain: bool,
+    /// Whether command lines are wanted
+    pub args: bool,
     /// Whether the line of an end has the states passed
     pub path: bool,
     /// Whether a narrow terminal decides that: nobody has asked for other records than usual
@@ -51,6 +54,7 @@ impl Records {
                 EventName::Socket,
                 EventName::Transition,
                 EventName::Accept,
+                EventName::Owner,
                 EventName::Close,
                 EventName::Listener,
             ]);
@@ -62,6 +66,7 @@ impl Records {
             (EventName::Close, EMIT_CLOSE),
             (EventName::Retransmit, EMIT_RETRANSMIT),
             (EventName::Reset, EMIT_RESET),
+            (EventName::Owner, EMIT_OWNER),
             (EventName::Listener, EMIT_LISTENER),
         ]
         .into_iter()
@@ -78,6 +83,7 @@ impl Records {
             print,
             emit: print,
             explain: args.explain,
+            args: args.args,
             path: compact,
             may_be_compact,
         })

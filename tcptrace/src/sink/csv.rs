@@ -14,7 +14,7 @@ use super::{
 use crate::event::{Event, State};
 
 /// The columns. New ones are added at the end.
-pub const COLUMNS: [&str; 79] = [
+pub const COLUMNS: [&str; 88] = [
     "v",
     "event",
     "ts",
@@ -94,6 +94,15 @@ pub const COLUMNS: [&str; 79] = [
     "phase",
     "waiting_us",
     "listeners",
+    "ppid",
+    "exe",
+    "args",
+    "container",
+    "pod_uid",
+    "unit",
+    "old_pid",
+    "old_comm",
+    "how",
 ];
 
 /// Writes records as CSV.
@@ -280,6 +289,7 @@ fn push_separator(nth: usize, text: &mut Vec<u8>) {
 impl Sink for Csv {
     fn start(&mut self, start: &Start, out: &mut Vec<u8>) {
         self.names.reset_reasons.clone_from(&start.reset_reasons);
+        self.names.processes = start.processes.clone();
         if self.header {
             self.header(out);
         }
@@ -299,7 +309,7 @@ impl Sink for Csv {
         } = self;
         let connection = event.connection();
         row.begin(Kind::from(event), clock, connection.mono_ns());
-        fields::about(connection, row);
+        fields::about(connection, names, row);
         fields::details(event, names, row);
         row.end(out);
     }

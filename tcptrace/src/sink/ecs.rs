@@ -316,6 +316,7 @@ impl Fields for Document {
 impl Sink for Ecs {
     fn start(&mut self, start: &Start, out: &mut Vec<u8>) {
         self.names.reset_reasons.clone_from(&start.reset_reasons);
+        self.names.processes = start.processes.clone();
         self.seldom(Kind::Start, start.mono_ns, out, |to| {
             fields::start(start, to);
         });
@@ -331,7 +332,7 @@ impl Sink for Ecs {
         let connection = event.connection();
         let mono_ns = connection.mono_ns();
         document.begin(classes(event), Kind::from(event));
-        fields::about(connection, document);
+        fields::about(connection, names, document);
         fields::details(event, names, document);
         if let Event::Close(close) = event {
             document.event.extend_from_slice(b",\"outcome\":");

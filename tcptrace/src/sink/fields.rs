@@ -11,6 +11,7 @@ use super::{End, Lost, Start, reset_reason};
 use crate::{
     event::{Close, Connection, Event, State, TcpOption},
     explain,
+    identity::process::{Process, Processes},
 };
 
 /// The name of a field.
@@ -81,6 +82,8 @@ pub enum Kind {
     Retransmit,
     /// RST sent or received
     Reset,
+    /// Another process has become the owner
+    Owner,
     /// What goes wrong at a listener
     Listener,
     /// What still waits when the limit has passed
@@ -95,13 +98,14 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Start,
         Self::Socket,
         Self::Transition,
         Self::Accept,
         Self::Retransmit,
         Self::Reset,
+        Self::Owner,
         Self::Listener,
         Self::Slow,
         Self::Close,
@@ -118,6 +122,7 @@ impl Kind {
             Self::Accept => "accept",
             Self::Retransmit => "retransmit",
             Self::Reset => "reset",
+            Self::Owner => "owner",
             Self::Listener => "listener",
             Self::Slow => "slow",
             Self::Close => "close",
@@ -135,6 +140,7 @@ impl From<&Event> for Kind {
             Event::Accept(_) => Self::Accept,
             Event::Retransmit(_) => Self::Retransmit,
             Event::Reset(_) => Self::Reset,
+            Event::Owner(_) => Self::Owner,
             Event::Listener(_) => Self::Listener,
             Event::Slow(_) => Self::Slow,
             Event::Close(_) => Self::Close,
@@ -149,6 +155,8 @@ pub struct Names {
     pub reset_reasons: HashMap<u32, String>,
     /// Whether to say in words what a transition means
     pub explain: bool,
+    /// The processes that own connections
+    pub processes: Processes,
 }
 
 /// Names what an event says beside what every one says of its connection.
@@ -191,6 +199,15 @@ pub fn details(event: &Event, names: &Names, to: &mut impl Fields) {
                 to.yes(field!("inferred"));
             }
         }
+        Event::Owner(owner) => {
+            to.known(field!("old_pid"), owner.old_pid());
+            let comm = owner.old_comm();
+            if !comm.is_empty() {
+                to.outside(field!("old_comm"), &comm);
+            }
+            to.text(field!("how"), owner.how().name());
+            to.text(field!("state"), owner.state().name());
+        }
         Event::Listener(listener) => {
             to.known(field!("backlog"), listener.backlog());
             to.known(field!("backlog_max"), listener.backlog_max());
@@ -217,7 +234,7 @@ pub fn details(event: &Event, names: &Names, to: &mut impl Fields) {
 
 /// Names what every record says of its connection.
 #[inline]
-pub fn about(connection: &Connection, to: &mut impl Fields) {
+pub fn about(connection: &Connection, names: &Names, to: &mut impl Fields) {
     to.hex(field!("conn"), connection.id());
     to.text(field!("role"), connection.role().name());
     to.text(
@@ -242,6 +259,27 @@ pub fn about(connection: &Connection, to: &mut impl Fields) {
     to.number(field!("netns"), u64::from(connection.netns()));
     if let Some(cgroup) = connection.cgroup() {
         to.large(field!("cgroup"), cgroup);
+    }
+    let which = connection.process();
+    if let Some(process) = which.and_then(|(pid, which)| names.processes.get(pid, which)) {
+        who(&process, to);
+    }
+}
+
+/// Names what an owner is.
+fn who(process: &Process, to: &mut impl Fields) {
+    to.known(field!("ppid"), process.ppid);
+    let cgroup = &process.names;
+    for (field, text) in [
+        (field!("exe"), &process.exe),
+        (field!("args"), &process.args),
+        (field!("container"), &cgroup.container),
+        (field!("pod_uid"), &cgroup.pod_uid),
+        (field!("unit"), &cgroup.unit),
+    ] {
+        if let Some(text) = text {
+            to.outside(field, text.as_bytes());
+        }
     }
 }
 

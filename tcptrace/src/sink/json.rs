@@ -78,18 +78,19 @@ fn push_head(clock: &mut Clock, kind: Kind, mono_ns: u64, out: &mut Vec<u8>) {
 /// What a record says of its connection, from memory where it is there.
 fn push_about(
     connection: &Connection,
+    names: &Names,
     remembered: Option<&mut Remembered>,
     object: &mut Object<'_>,
 ) {
     let Some(remembered) = remembered else {
-        fields::about(connection, object);
+        fields::about(connection, names, object);
         return;
     };
     if remembered.recall(connection, object.out) {
         return;
     }
     let begin = object.out.len();
-    fields::about(connection, object);
+    fields::about(connection, names, object);
     remembered.keep(connection, &object.out[begin..]);
 }
 
@@ -280,6 +281,7 @@ impl Formatter for Harmless {
 impl Sink for Json {
     fn start(&mut self, start: &Start, out: &mut Vec<u8>) {
         self.names.reset_reasons.clone_from(&start.reset_reasons);
+        self.names.processes = start.processes.clone();
         self.seldom(out, Kind::Start, start.mono_ns, |to| {
             fields::start(start, to);
         });
@@ -298,7 +300,7 @@ impl Sink for Json {
         let mut object = Object { out, changes };
         // Where a connection has but one line, nothing is worth remembering.
         let remembered = lines.transition.then_some(remembered);
-        push_about(connection, remembered, &mut object);
+        push_about(connection, names, remembered, &mut object);
         fields::details(event, names, &mut object);
         out.extend_from_slice(b"}\n");
     }

@@ -16,7 +16,10 @@ pub mod time;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::event::{Event, LossCause};
+use crate::{
+    event::{Event, LossCause},
+    identity::process::Processes,
+};
 
 /// What a trace begins with.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct Start {
     pub reset_reasons: HashMap<u32, String>,
     /// The filters in force, as typed
     pub filters: BTreeMap<&'static str, String>,
+    /// The processes that own connections, as they become known
+    pub processes: Processes,
 }
 
 /// Records that did not reach the reader.

@@ -1,7 +1,13 @@
 //! From a record to the consumers: decode, select, count, hand on.
 
 use super::{accounting::Accounting, consumer::Outputs, select::Selection};
-use crate::{error::Error, event::Event, kernel::netstat::Cookies, settings::Settings};
+use crate::{
+    error::Error,
+    event::Event,
+    identity::{process::Processes, procfs},
+    kernel::netstat::Cookies,
+    settings::Settings,
+};
 
 use super::Flow;
 
@@ -12,6 +18,10 @@ pub(super) struct Dispatch {
     pub(super) outputs: Outputs,
     /// SYN cookies sent, for `listener` records
     pub(super) cookies: Option<Cookies>,
+    /// The processes that own connections
+    pub(super) processes: Processes,
+    /// Whether command lines are wanted
+    args: bool,
     /// A consumer has no room before the next flush
     is_batch_full: bool,
 }
@@ -23,13 +33,26 @@ impl Dispatch {
             accounting: Accounting::new(settings.records, settings.run.count),
             outputs,
             cookies: None,
+            processes: Processes::default(),
+            args: settings.records.args,
             is_batch_full: false,
         }
     }
 
+    /// Takes what a record says of a process; whether it is such a record.
+    pub(super) fn learn(&self, record: &[u8]) -> bool {
+        let Some(unsaid) = self.processes.learn(record) else {
+            return false;
+        };
+        if unsaid.exe || (unsaid.args && self.args) {
+            procfs::add(&self.processes, &unsaid, self.args);
+        }
+        true
+    }
+
     /// Takes a record; whether there may be another before [`Dispatch::flush`].
     pub(super) fn take(&mut self, record: &[u8]) -> bool {
-        if !self.selection.takes(record) {
+        if self.learn(record) || !self.selection.takes(record) {
             return true;
         }
         if let Err(why) = Event::decode(record, |event| self.event(event)) {

@@ -9,11 +9,14 @@
 //! becomes a count in the kernel; any other stands behind a [`Queued`].
 
 mod accounting;
+pub mod child;
 mod consumer;
 mod dispatch;
+mod drain;
 mod lines;
 mod queued;
 mod reader;
+mod running;
 mod select;
 mod source;
 mod supervise;
@@ -24,5 +27,5 @@ pub use self::{
     lines::LineOutput,
     queued::Queued,
     reader::{Control, Reader},
-    supervise::{Signals, Supervisor},
+    supervise::{Signals, Supervised, Supervisor},
 };

@@ -14,7 +14,9 @@ use std::{
 
 use tcptrace_common::{config::EMIT_LISTENER, record::Record};
 
-use super::{Flow, Totals, consumer::Outputs, dispatch::Dispatch, source::Source};
+use super::{
+    Flow, Totals, child::Gate, consumer::Outputs, dispatch::Dispatch, drain::Drain, source::Source,
+};
 use crate::{
     bpf::{Snapshot, Tracer, Woken},
     error::Error,
@@ -38,6 +40,8 @@ pub struct Control {
     pub stop: AtomicBool,
     /// Open the output file anew
     pub reopen: AtomicBool,
+    /// End with the last of the processes that are followed
+    pub drain: AtomicBool,
 }
 
 /// The loop and all it works on.
@@ -49,6 +53,9 @@ pub struct Reader {
     control: Arc<Control>,
     fence: Option<Fence>,
     manager: Manager,
+    /// Opened once the beginning is reported
+    gate: Option<Gate>,
+    drain: Drain,
 }
 
 impl Reader {
@@ -68,6 +75,8 @@ impl Reader {
             control,
             fence: None,
             manager: Manager::default(),
+            gate: None,
+            drain: Drain::default(),
         }
     }
 
@@ -82,6 +91,13 @@ impl Reader {
     #[must_use]
     pub fn managed(mut self, manager: Manager) -> Self {
         self.manager = manager;
+        self
+    }
+
+    /// The same, which lets the command begin once it has reported its own beginning.
+    #[must_use]
+    pub fn opening(mut self, gate: Option<Gate>) -> Self {
+        self.gate = gate;
         self
     }
 
@@ -128,10 +144,16 @@ impl Reader {
             hooks: self.source.tracer.hooks.facts(),
             reset_reasons: self.kernel.reset_reasons.clone(),
             filters: self.settings.typed_filters(),
+            processes: self.dispatch.processes.clone(),
         };
         // The snapshot before the first line: who starts a load on reading it finds every owner
         // known. What happens meanwhile waits in the ring.
         let snapshot = self.source.begin(&self.settings, &self.kernel)?;
+        // What processes are stands in the ring, and is to be known before their sockets are listed.
+        let early = self.source.drain_to_memory();
+        for record in &early {
+            self.dispatch.learn(record);
+        }
         if self.settings.records.emit & EMIT_LISTENER != 0 {
             self.dispatch.cookies = Some(Cookies::begin());
         }
@@ -141,7 +163,15 @@ impl Reader {
         self.manager.ready();
         let mut flow = self.list(&snapshot)?;
         drop(snapshot);
+        for record in early {
+            if flow == Flow::Open && !self.dispatch.take(&record) {
+                flow = self.dispatch.flush()?;
+            }
+        }
         self.give_up_rights();
+        if let Some(gate) = self.gate.take() {
+            gate.open();
+        }
         let mut deferred = 0;
         if flow == Flow::Open {
             (flow, deferred) = self.follow()?;
@@ -203,7 +233,9 @@ impl Reader {
         let mut looked = Instant::now();
         let mut woken = Woken::Time;
         while !self.dispatch.accounting.is_full() {
-            if self.control.stop.load(Ordering::Acquire) {
+            let drained = self.control.drain.load(Ordering::Acquire)
+                && self.drain.is_done(&self.source.tracer);
+            if drained || self.control.stop.load(Ordering::Acquire) {
                 self.manager.stopping();
                 return self.follow_rest();
             }
@@ -231,7 +263,8 @@ impl Reader {
                 if self.dispatch.flush()? == Flow::Closed {
                     return Ok((Flow::Closed, 0));
                 }
-                self.source.sleep(due)
+                let drain = self.control.drain.load(Ordering::Acquire);
+                self.source.sleep(due, drain.then_some(Drain::TURN))
             } else {
                 self.source.wait_a_turn()
             };

@@ -16,6 +16,9 @@ use crate::{
 /// How often listeners are looked at.
 const LISTENERS_TURN: Duration = Duration::from_secs(1);
 
+/// Records that are held in memory at the beginning: on a busy host the ring may never be empty.
+const EARLY_MAX: usize = 65_536;
+
 /// The kernel side, and the recording of what comes from it.
 pub(super) struct Source {
     pub(super) tracer: Tracer,
@@ -120,11 +123,23 @@ impl Source {
         self.tracer.losses()
     }
 
-    /// Sleeps until something happens or is due.
-    pub(super) fn sleep(&mut self, due: Due) -> Woken {
+    /// The records that are in the ring now.
+    pub(super) fn drain_to_memory(&mut self) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        let mut room = EARLY_MAX;
+        self.drain(|record| {
+            records.push(record.to_vec());
+            room -= 1;
+            room > 0
+        });
+        records
+    }
+
+    /// Sleeps until something happens or is due, `at_most` so long.
+    pub(super) fn sleep(&mut self, due: Due, at_most: Option<Duration>) -> Woken {
         let losses = self.tracer.next_look_at_losses();
         self.tracer
-            .sleep([due.after, losses].into_iter().flatten().min())
+            .sleep([due.after, losses, at_most].into_iter().flatten().min())
     }
 
     /// Waits as long as records may gather.

@@ -14,8 +14,19 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Control, Reader, Totals};
+use super::{Control, Reader, Totals, child::Child, running::Running};
 use crate::{bpf, error::Error, kernel::field, privileges::Fence, settings::Settings};
+
+/// The trace is over.
+#[derive(Debug)]
+pub struct Supervised {
+    /// What came of it
+    pub totals: Totals,
+    /// The loop's thread, which ends when all is detached
+    pub ring_thread: JoinHandle<()>,
+    /// The exit status of the command behind `--`, if there was one
+    pub status: Option<u8>,
+}
 
 /// How often the kernel side's own messages are read, with `-v`.
 const LOG_TURN: Duration = Duration::from_millis(100);
@@ -45,8 +56,8 @@ impl OnHangup {
 /// The signals that steer a trace.
 pub struct Signals {
     on_hangup: OnHangup,
-    interrupt: Signal,
-    terminate: Signal,
+    pub(super) interrupt: Signal,
+    pub(super) terminate: Signal,
     hangup: Signal,
     /// Without a handler it ends the process in the middle of a line; with one, the write fails
     _file_too_large: Signal,
@@ -87,7 +98,7 @@ pub struct Supervisor {
 }
 
 /// A second signal that comes sooner is the first one once more.
-const SAME_SIGNAL: Duration = Duration::from_millis(250);
+pub(super) const SAME_SIGNAL: Duration = Duration::from_millis(250);
 
 impl Supervisor {
     /// `duration`: when to stop, if nobody asks for it before. `waker`: of the loop.
@@ -112,7 +123,8 @@ impl Supervisor {
         mut reader: Reader,
         logger: Option<bpf::Logger>,
         fence: Option<&Fence>,
-    ) -> Result<(Totals, JoinHandle<()>), Error> {
+        child: Option<Child>,
+    ) -> Result<Supervised, Error> {
         if let Some(logger) = logger {
             tokio::spawn(forward(logger));
         }
@@ -131,14 +143,20 @@ impl Supervisor {
         {
             log::warn!("privileges are kept: {why:#}");
         }
+        let mut command = child.map(Running::watch).transpose()?;
         let timer = sleep(self.duration.unwrap_or(Duration::MAX));
         tokio::pin!(timer);
         loop {
             tokio::select! {
                 outcome = &mut outcome => {
-                    let outcome = outcome.context("the reading thread failed")??;
-                    return Ok((outcome, ring_thread));
+                    let totals = outcome.context("the reading thread failed")??;
+                    let status = match &mut command {
+                        Some(command) => Some(command.end(&mut self.signals).await),
+                        None => None,
+                    };
+                    return Ok(Supervised { totals, ring_thread, status });
                 }
+                () = Running::ended(&mut command) => self.drain(),
                 () = &mut timer, if !self.stopping() => self.stop(),
                 _ = self.signals.hangup.recv() => match self.signals.on_hangup {
                     OnHangup::Reopen => self.reopen(),
@@ -154,9 +172,15 @@ impl Supervisor {
                     if stderr.is_terminal() {
                         let _unsaid = writeln!(stderr);
                     }
-                    self.end()?;
+                    if !Running::takes(command.as_mut(), rustix::process::Signal::INT) {
+                        self.end()?;
+                    }
                 }
-                _ = self.signals.terminate.recv() => self.end()?,
+                _ = self.signals.terminate.recv() => {
+                    if !Running::takes(command.as_mut(), rustix::process::Signal::TERM) {
+                        self.end()?;
+                    }
+                }
             }
         }
     }
@@ -180,6 +204,12 @@ impl Supervisor {
 
     fn stop(&self) {
         self.control.stop.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// The command has ended: so does the trace, with the last process that has come of it.
+    fn drain(&self) {
+        self.control.drain.store(true, Ordering::Release);
         self.waker.wake();
     }
 

@@ -14,6 +14,7 @@
 mod abuse;
 mod accepts;
 mod clock;
+mod command;
 mod container;
 mod counters;
 mod edges;
@@ -22,6 +23,7 @@ mod existing;
 mod export;
 mod fate;
 mod filters;
+mod filters_owner;
 mod flood;
 mod handover;
 mod harness;
@@ -66,6 +68,7 @@ const TESTS: &[&[Test]] = &[
     abuse::TESTS,
     accepts::TESTS,
     clock::TESTS,
+    command::TESTS,
     container::TESTS,
     counters::TESTS,
     edges::TESTS,
@@ -73,6 +76,7 @@ const TESTS: &[&[Test]] = &[
     existing::TESTS,
     export::TESTS,
     filters::TESTS,
+    filters_owner::TESTS,
     flood::TESTS,
     handover::TESTS,
     hidden::TESTS,
@@ -105,6 +109,9 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).is_some_and(|arg| arg == "peer") {
         return peer::main(&args[2..]);
+    }
+    if args.get(1).is_some_and(|arg| arg == "dial") {
+        return command::dial(&args[2..]);
     }
     let arguments = Arguments::from_args();
     if !arguments.list {

@@ -13,7 +13,8 @@ use crate::{
     bpf::{self, Holders},
     cli::Format,
     error::Error,
-    filter::{Filters, Subject},
+    filter::{Filters, Owner, Subject},
+    identity,
     inventory::{
         self, By, Inventory,
         dump::{ALL_STATES, Wanted},
@@ -40,7 +41,7 @@ const PIECE_BYTES: usize = 256 * 1024;
 
 /// Looks once, and prints it.
 pub(super) fn run(settings: &ListSettings) -> Result<ExitCode, Error> {
-    let mut output = Output::open(None)?;
+    let mut output = Output::open(None, false)?;
     let width = output.columns();
     let wanted = Wanted {
         v4: true,
@@ -179,17 +180,38 @@ impl<'a> Lines<'a> {
 /// Whether the filters let a socket pass. Its owners are gathered only where somebody asks for them.
 pub(super) fn passes(filters: &Filters, row: &Row<'_>) -> bool {
     let socket = row.socket;
-    let mut pids = Vec::new();
-    if !filters.pids.as_slice().is_empty() {
-        pids.extend(row.holders().map(|(process, _)| process.pid));
-        let owner = row.owner().map(|owner| owner.process.pid);
-        pids.extend(owner.filter(|_| pids.is_empty()));
+    let mut holders: Vec<&Process> = Vec::new();
+    if filters.ask_for_owners() {
+        holders.extend(row.holders().map(|(process, _)| process));
+        let owner = row.owner().map(|owner| owner.process);
+        holders.extend(owner.filter(|_| holders.is_empty()));
     }
+    let pids: Vec<_> = holders.iter().map(|process| process.pid).collect();
+    let places: Vec<_> = pids
+        .iter()
+        .map(|pid| identity::procfs::place(*pid))
+        .collect();
+    let owners: Vec<_> = holders
+        .iter()
+        .zip(&places)
+        .map(|(process, place)| Owner {
+            comm: process.comm(),
+            exe: place.exe.as_deref(),
+            uid: process.uid,
+            cgroups: &place.cgroups,
+            cgroup_path: place.cgroup_path.as_deref(),
+        })
+        .collect();
+    let is_listener = socket.is_listener();
     filters.matches(&Subject {
         pids: &pids,
+        owners: &owners,
+        netns: Some(row.netns()),
+        laddr: Some(socket.local),
+        raddr: (!is_listener).then_some(socket.remote),
         is_v4: socket.local.is_ipv4(),
         lport: Some(socket.lport),
-        rport: (!socket.is_listener()).then_some(socket.rport),
+        rport: (!is_listener).then_some(socket.rport),
         role: row.role(),
         state: row.state(),
     })

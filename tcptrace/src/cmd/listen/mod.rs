@@ -27,7 +27,7 @@ use crate::{
 
 /// Looks once, or again and again.
 pub(super) fn run(settings: &ListenSettings) -> Result<ExitCode, Error> {
-    let mut output = Output::open(None)?;
+    let mut output = Output::open(None, false)?;
     let (mut holders, refused) = match load(&settings.kernel.btf) {
         Ok(holders) => (Some(holders), None),
         Err(why) => (None, Some(why)),

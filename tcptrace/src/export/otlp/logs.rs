@@ -61,6 +61,7 @@ impl Logs {
     /// The first record.
     pub fn start(&mut self, start: &Start) {
         self.names.reset_reasons.clone_from(&start.reset_reasons);
+        self.names.processes = start.processes.clone();
         let mut attributes = Attributes::default();
         fields::start(start, &mut attributes);
         let severity = SeverityNumber::Info;
@@ -77,7 +78,7 @@ impl Logs {
     pub fn event(&mut self, event: &Event) {
         let connection = event.connection();
         let mut attributes = Attributes::default();
-        fields::about(connection, &mut attributes);
+        fields::about(connection, &self.names, &mut attributes);
         fields::details(event, &self.names, &mut attributes);
         let (severity, body) = match event {
             Event::Close(close) if close.reason().is_failure() => {
@@ -86,6 +87,7 @@ impl Logs {
             Event::Close(close) => (SeverityNumber::Info, close.reason().name()),
             Event::Transition(step) => (SeverityNumber::Info, step.newstate().name()),
             Event::Socket(socket) => (SeverityNumber::Info, socket.state().name()),
+            Event::Owner(_) => (SeverityNumber::Info, "owner changed"),
             Event::Listener(_) => (SeverityNumber::Warn, "trouble at a listener"),
             Event::Slow(slow) => (SeverityNumber::Warn, slow.phase().name()),
             Event::Accept(_) => (SeverityNumber::Info, "accepted"),

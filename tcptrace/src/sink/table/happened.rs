@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use crate::sink::pen::push;
 use crate::{
-    event::{Accept, Listener, Phase, Reset, Retransmit, Segment, Slow},
+    event::{Accept, How, Listener, Owner, Phase, Reset, Retransmit, Segment, Slow},
     sink::text::{count, duration, escape, push_duration, push_number},
 };
 
@@ -85,6 +85,20 @@ pub(super) fn slow(slow: &Slow) -> String {
         remark.push_str(&words);
     }
     remark
+}
+
+/// Another process has become the owner.
+pub(super) fn handed_over(owner: &Owner) -> String {
+    let from = match owner.old_pid() {
+        Some(pid) => format!(" from {pid} {}", escape(&owner.old_comm())),
+        None => String::new(),
+    };
+    let how = match owner.how() {
+        How::Fork => ", its child",
+        How::Passed => ", by a descriptor passed",
+        How::Unknown => "",
+    };
+    format!("owner changed{from}{how}")
 }
 
 /// What goes wrong at a listener.

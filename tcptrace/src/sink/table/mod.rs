@@ -325,6 +325,9 @@ impl Sink for Table {
                 let remark = happened::slow(slow);
                 self.remark(event.connection(), &remark, YELLOW, out);
             }
+            Event::Owner(owner) => {
+                self.remark(connection, &happened::handed_over(owner), GREEN, out);
+            }
             Event::Listener(listener) => {
                 self.remark(connection, &happened::trouble(listener), RED, out);
             }
