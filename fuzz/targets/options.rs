@@ -83,13 +83,16 @@ fn check(settings: &Settings) {
     let mut kernel = KernelFilters {
         config: Config::DEFAULT,
         pids: Vec::new(),
+        wanted: Vec::new(),
+        networks: Vec::new(),
+        automata: Vec::new(),
         ports: Vec::new(),
     };
     settings.configure(&mut kernel);
     assert!(kernel.config.families != 0 && kernel.config.roles != 0);
     let print = settings.records.print;
     assert_eq!(kernel.config.emit & print, print);
-    assert!(kernel.pids.iter().all(|pid| *pid > 0));
+    assert!(kernel.pids.iter().all(|(pid, _)| *pid > 0));
     for (row, words) in &kernel.ports {
         assert!(*row < PORT_ROWS && words.len() == PORT_WORDS as usize);
     }
@@ -110,6 +113,7 @@ fn check(settings: &Settings) {
         hooks: [].into(),
         reset_reasons: [].into(),
         filters: settings.typed_filters(),
+        processes: Default::default(),
     };
     let lost = Lost {
         mono_ns: 1,
