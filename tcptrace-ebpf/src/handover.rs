@@ -3,6 +3,7 @@
 use tcptrace_common::{
     layout::ABSENT,
     record::{HOW_FORK, HOW_UNKNOWN, ROLE_LISTENER, SOURCE_HANDOVER, SOURCE_LISTENER},
+    tcp,
 };
 
 use crate::{
@@ -34,16 +35,26 @@ fn references(file: Probed) -> Option<u64> {
     Some(file.read(off!(file_count)))
 }
 
-/// Whether the running process, which shuts down or closes a socket that it has locked, is the only one that
-/// holds it: it has given back the last reference, or has the only one.
+/// Whether the running process, which ends a connection whose socket it has locked, is the only one that holds
+/// it: it has given back the last reference to its file, or has the only one and shuts it down.
+///
+/// Whoever destroys the sockets of others (`sock_diag_destroy`, which goes to `CLOSE` at once), or takes an
+/// address away from MPTCP connections, holds none.
 #[inline(always)]
-fn holds_alone(sk: Typed) -> bool {
+fn holds_alone(sk: Typed, new: u8) -> bool {
     let socket = Probed(sk.read(off!(sk_socket)));
     if socket.0 == 0 {
         return false;
     }
     let file = Probed(socket.read(off!(socket_file)));
-    file.0 != 0 && references(file).is_some_and(|left| left <= 1)
+    if file.0 == 0 {
+        return false;
+    }
+    match references(file) {
+        Some(0) => true,
+        Some(1) => new != tcp::CLOSE && !owner::is_taken_away(sk),
+        _ => false,
+    }
 }
 
 /// Whether a process descends from another.
@@ -59,10 +70,16 @@ fn descends(leader: Probed, from: u32) -> bool {
     false
 }
 
+/// Whether it is one of ours: its iterators hold each file of the host for a moment, and may be the last to.
+#[inline(always)]
+fn looks_at_files(leader: Probed) -> bool {
+    leader.read::<[u8; 8]>(off!(task_comm)) == *b"tcptrace"
+}
+
 /// A process brings about the end of a connection that it neither opened nor accepted. If nobody else holds
 /// the socket any more, it has become the owner.
 #[inline(always)]
-pub(crate) fn at_the_end(sk: Typed) {
+pub(crate) fn at_the_end(sk: Typed, new: u8) {
     let key = sk.address();
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {
         return;
@@ -77,11 +94,13 @@ pub(crate) fn at_the_end(sk: Typed) {
     if tgid == 0 || before == tgid || sock.life != LIVES || is_provisional {
         return;
     }
-    if sock.role == ROLE_LISTENER || !holds_alone(sk) {
+    if sock.role == ROLE_LISTENER || !holds_alone(sk, new) {
         return;
     }
     let how = if before != 0 && descends(owner::leader(), before) {
         HOW_FORK
+    } else if looks_at_files(owner::leader()) {
+        return;
     } else {
         HOW_UNKNOWN
     };

@@ -335,6 +335,13 @@ impl Actor {
         self.fork_as("fork")
     }
 
+    /// The last child of this process, which may have children itself.
+    pub fn fork_parent(&mut self) -> Self {
+        let mut child = self.fork();
+        child.spares = std::mem::take(&mut self.spares);
+        child
+    }
+
     /// A child that lives on when its parent ends. It must not be left waiting for anything but
     /// its next command.
     pub fn fork_orphan(&mut self) -> Self {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
@@ -30,7 +31,10 @@ pub(crate) const TESTS: &[Test] = &[
 pub(crate) fn dial(args: &[String]) -> ExitCode {
     let addr: SocketAddr = args[0].parse().unwrap();
     for _ in 0..args[1].parse::<u32>().unwrap() {
-        drop(TcpStream::connect(addr).unwrap());
+        // The server waits for a byte, and answers.
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream.write_all(&[0]).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
     }
     ExitCode::SUCCESS
 }
@@ -80,6 +84,8 @@ impl Place {
 
     /// What a shell that runs `script` says and what is told of it.
     fn run(&self, script: &str) -> (Output, Records) {
+        // Files are appended to.
+        let _former = fs::remove_file(self.file());
         let mut other = Actor::spawn(&self.netns, "other");
         other.tell_dial(self.listener.local, 20, First::Client);
         let output = self.tracer(&["--", "sh", "-c", script]).output().unwrap();
@@ -191,7 +197,7 @@ fn follow_a_running_one() {
     let mut before = parent.fork();
     let pid = parent.who.pid.to_string();
     let tracer = crate::tracer::Tracer::start(&["--no-existing", "-p", &pid, "-f"]);
-    let mut child = parent.fork();
+    let mut child = parent.fork_parent();
     let mut grandchild = child.fork();
     for (actor, times) in [
         (&mut parent, 1),

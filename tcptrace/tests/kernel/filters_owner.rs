@@ -74,7 +74,10 @@ fn each_and_combined() {
         }),
         (
             vec!["--addr", &v4, "-c", "!red-client", "-N", "!0"],
-            |end, v4, _| end.comm != "red-client" && end.held.local.ip().to_string() == v4,
+            |end, v4, _| {
+                let ends = [end.held.local, end.held.remote];
+                end.comm != "red-client" && ends.iter().any(|end| end.ip().to_string() == v4)
+            },
         ),
     ];
     let tracers: Vec<_> = cases

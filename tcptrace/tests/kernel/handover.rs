@@ -1,4 +1,4 @@
-//! A process that closes a connection it neither opened nor accepted.
+//! A process that closes a connection it neither opened nor accepted: in the end it is that process's.
 
 use crate::{
     actor::{Actor, Held, Who},
@@ -40,6 +40,7 @@ fn child_closes_for_the_acceptor() {
     let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
     let mut child = server.fork();
     child.rename(b"child");
+    child.who.comm = "child".to_owned();
     // Only the last copy of the descriptor closes the connection.
     server.close(&far);
     child.close(&far);
@@ -47,7 +48,7 @@ fn child_closes_for_the_acceptor() {
     client.close(&near);
 
     let told = stage.end(0, &[]);
-    let pair = Pair::new(&near, &client.who, &far, &server.who);
+    let pair = Pair::new(&near, &client.who, &far, &server.who).left_by_server(&child.who);
     told.check(&[pair], &[]);
     closed_by_child(&told, &far, &child.who);
 }
@@ -68,7 +69,7 @@ fn child_closes_for_the_client() {
     server.close(&far);
 
     let told = stage.end(0, &[]);
-    let pair = Pair::new(&near, &client_who, &far, &server.who);
+    let pair = Pair::new(&near, &client_who, &far, &server.who).left_by_client(&child.who);
     told.check(&[pair], &[]);
     closed_by_child(&told, &near, &child.who);
 }

@@ -21,6 +21,8 @@ pub struct Pair {
     pub listener: Who,
     /// [`None`]: nobody accepted
     pub acceptor: Option<Who>,
+    /// Who has each socket at its end, if another than whoever connected or accepted: client's, server's
+    pub heirs: [Option<Who>; 2],
     /// Cookies of the client's and the server's socket, where known
     pub cookies: [Option<String>; 2],
 }
@@ -33,6 +35,7 @@ impl Pair {
             dialer: dialer.clone(),
             listener: acceptor.clone(),
             acceptor: Some(acceptor.clone()),
+            heirs: [None, None],
             cookies: [Some(client.cookie.clone()), Some(server.cookie.clone())],
         }
     }
@@ -45,6 +48,7 @@ impl Pair {
             dialer: dialer.clone(),
             listener: acceptor.clone(),
             acceptor: Some(acceptor.clone()),
+            heirs: [None, None],
             cookies: [None, None],
         }
     }
@@ -52,6 +56,18 @@ impl Pair {
     /// The listening process is not the accepting one.
     pub fn listened_by(mut self, listener: &Who) -> Self {
         self.listener = listener.clone();
+        self
+    }
+
+    /// The client's socket is this process's in the end.
+    pub fn left_by_client(mut self, heir: &Who) -> Self {
+        self.heirs[0] = Some(heir.clone());
+        self
+    }
+
+    /// The server's socket is this process's in the end.
+    pub fn left_by_server(mut self, heir: &Who) -> Self {
+        self.heirs[1] = Some(heir.clone());
         self
     }
 
@@ -122,9 +138,9 @@ pub fn owners(pairs: &[Pair], records: &[&Record]) {
                 .unwrap_or_else(|| panic!("no record of {local} -> {remote}"))
         };
         let client = side(pair.client, pair.server);
-        client_side(&pair.dialer, client);
+        client_side(&pair.dialer, inherited(client, pair.heirs[0].as_ref()));
         let server = side(pair.server, pair.client);
-        server_side(pair, server);
+        server_side(pair, inherited(server, pair.heirs[1].as_ref()));
         for (records, cookie) in [client, server].into_iter().zip(&pair.cookies) {
             if let Some(cookie) = cookie {
                 assert!(
@@ -135,6 +151,22 @@ pub fn owners(pairs: &[Pair], records: &[&Record]) {
             }
         }
     }
+}
+
+/// From the record that says so on, all name the heir. Returns those before.
+fn inherited<'ours>(records: &'ours [&'ours Record], heir: Option<&Who>) -> &'ours [&'ours Record] {
+    let handover = records.iter().position(|record| record.event() == "owner");
+    let (before, after) = records.split_at(handover.unwrap_or(records.len()));
+    assert_eq!(
+        handover.is_some(),
+        heir.is_some(),
+        "`owner` records:\n{}",
+        record::lines(records)
+    );
+    for record in after {
+        names(record, "handover", heir.unwrap(), records);
+    }
+    before
 }
 
 /// The accept went unseen: who accepted shows when that process changes the connection's state, and until then
