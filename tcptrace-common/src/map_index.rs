@@ -12,8 +12,10 @@ pub const ENDING: u32 = 2;
 /// Index into `SELECTION`: not 0 once the programs are detached. Nobody is told any more that a socket has
 /// ended, and another may have its address. Set by the agent.
 pub const OVER: u32 = 3;
+/// Index into `SELECTION`: not 0 once a process that had a listener has ended. Set by the programs.
+pub const KEEPER_GONE: u32 = 4;
 /// Values of `SELECTION`.
-pub const SELECTIONS: u32 = 4;
+pub const SELECTIONS: u32 = 5;
 
 /// Index into `TIME_WAIT`: a `TIME_WAIT_*` of the configuration, or 0 if nothing tells what becomes of
 /// time-wait sockets. Set by the agent.

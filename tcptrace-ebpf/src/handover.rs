@@ -8,7 +8,7 @@ use tcptrace_common::{
 
 use crate::{
     constants::off,
-    emit, filter,
+    emit, filter, keeper,
     kernel::{self, Object as _, Probed, Typed},
     maps::SOCKS,
     owner,
@@ -86,6 +86,10 @@ pub(crate) fn at_the_end(sk: Typed, new: u8) {
     };
     // SAFETY: a live record; the running task holds this socket's lock.
     let sock = unsafe { &mut *pointer };
+    if sock.role == ROLE_LISTENER {
+        keeper::forget_gone(sock);
+        return;
+    }
     let slot = usize::from(sock.slot & 1);
     let tgid = owner::current_tgid();
     let before = sock.owners[slot].tgid;
@@ -94,7 +98,7 @@ pub(crate) fn at_the_end(sk: Typed, new: u8) {
     if tgid == 0 || before == tgid || sock.life != LIVES || is_provisional {
         return;
     }
-    if sock.role == ROLE_LISTENER || !holds_alone(sk, new) {
+    if !holds_alone(sk, new) {
         return;
     }
     let how = if before != 0 && descends(owner::leader(), before) {

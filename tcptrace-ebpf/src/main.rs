@@ -36,6 +36,7 @@ mod filter;
 mod handover;
 mod hidden;
 mod hook;
+mod keeper;
 mod kernel;
 mod listener;
 mod maps;

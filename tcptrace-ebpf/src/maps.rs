@@ -87,6 +87,11 @@ pub(crate) fn wait(key: u64, since_ns: u64) {
     }
 }
 
+/// Thread groups that have listeners, by id: 0, or when the last process with this id has ended
+/// (`CLOCK_MONOTONIC`, ns). The oldest give way. Written by `keeper`.
+#[map]
+pub(crate) static KEEPERS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+
 /// Thread groups the user asked for, and why (`PID_*`). Written by the agent before attach; with `-f`,
 /// `hook::fork` adds children and `hook::exit` removes those that have ended. Sized by the agent.
 #[map]

@@ -1,6 +1,6 @@
 //! What the trace is doing: marks in `SELECTION` that the agent or a program sets, and nobody clears.
 
-use tcptrace_common::map_index::{ACTIVE, ANY_LISTENER, ENDING, OVER};
+use tcptrace_common::map_index::{ACTIVE, ANY_LISTENER, ENDING, KEEPER_GONE, OVER};
 
 use crate::{emit, filter, maps::SELECTION};
 
@@ -59,4 +59,16 @@ pub(crate) fn is_ending() -> bool {
 #[inline(always)]
 pub(crate) fn is_over() -> bool {
     is_set(OVER)
+}
+
+/// Whether a process that had a listener has ended.
+#[inline(always)]
+pub(crate) fn is_a_keeper_gone() -> bool {
+    is_set(KEEPER_GONE)
+}
+
+/// A process that had a listener has ended.
+#[inline(always)]
+pub(crate) fn keeper_is_gone() {
+    set(KEEPER_GONE);
 }

@@ -10,6 +10,7 @@ use crate::{
     constants::off,
     emit,
     filter::{self, Decision},
+    keeper,
     kernel::{self, Object as _, Probed},
     maps::{BACKLOGS, SOCKS},
 };
@@ -22,8 +23,9 @@ pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
     let (Some(pointer), Some(told)) = (SOCKS.get_ptr_mut(key), BACKLOGS.get_ptr_mut(key)) else {
         return 0;
     };
-    // SAFETY: a live record; only read.
-    let sock = unsafe { &*pointer };
+    // SAFETY: a live record. Whoever takes its owner away writes the same.
+    let sock = unsafe { &mut *pointer };
+    keeper::forget_gone(sock);
     // Also where connections are chosen by what becomes of them.
     let wanted = filter::owner_at_end(sock) == Decision::Show;
     if sock.state() != tcp::LISTEN || !wanted || sock.tuple.whole == 0 {

@@ -7,23 +7,25 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcptrace_common::config::PID_FOLLOWED;
 
 use crate::{
-    constants::off,
+    constants::{config, off},
+    keeper,
     kernel::{Object as _, Typed},
     maps::PIDS,
 };
 
-/// With `-f`: a process that was followed is no more, and another may get its id. Of one that was asked for by
-/// its id, the id stays asked for.
+/// Another process may get the id of one that has ended.
 #[btf_tracepoint(function = "sched_process_exit")]
-pub(crate) fn unfollow(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn exit(ctx: BtfTracePointContext) -> i32 {
     let task = Typed(ctx.arg::<*const u8>(0));
-    let tgid: u32 = task.read(off!(task_tgid));
-    // SAFETY: the value is copied at once.
-    if unsafe { PIDS.get(tgid) }.copied() != Some(PID_FOLLOWED) {
+    // `do_exit` counts before it calls us.
+    if task.probe(off!(task_signal)).read::<u32>(off!(signal_live)) != 0 {
         return 0;
     }
-    // `do_exit` counts before it calls us.
-    if task.probe(off!(task_signal)).read::<u32>(off!(signal_live)) == 0 {
+    let tgid: u32 = task.read(off!(task_tgid));
+    keeper::end(tgid);
+    // Of one that was asked for by its id, the id stays asked for.
+    // SAFETY: the value is copied at once.
+    if config!(follow) != 0 && unsafe { PIDS.get(tgid) }.copied() == Some(PID_FOLLOWED) {
         let _gone = PIDS.remove(tgid);
     }
     0

@@ -27,6 +27,7 @@ use crate::{
     constants::{config, off},
     emit,
     filter::{self, Decision, Stage},
+    keeper,
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, QUEUED, SEED_PASS, SOCKS},
@@ -299,6 +300,9 @@ fn hold(sk: Probed, leader: Probed, cookie: u64) {
         sock.sources[0] = SOURCE_SNAPSHOT;
         sock.seen_ns = start_ns;
         sock.processes[0] = 0;
+        if sock.role == ROLE_LISTENER {
+            keeper::begin(&sock.owners[0]);
+        }
     }
     if partial && wanted && sock.owners[0].tgid == tgid && sock.processes[0] == 0 {
         sock.processes[0] = process::introduce(tgid, leader, Place::Agent, false);
@@ -360,6 +364,9 @@ pub(crate) fn insert(
         holder(&mut sock.owners[0], leader);
         sock.sources[0] = SOURCE_SNAPSHOT;
         sock.seen_ns = start_ns;
+        if sock.role == ROLE_LISTENER {
+            keeper::begin(&sock.owners[0]);
+        }
     }
     // Live events win: a record made meanwhile stays.
     if SOCKS.insert(sk.0, &*sock, u64::from(BPF_NOEXIST)).is_err() {

@@ -22,6 +22,7 @@ use crate::{
     constants::{config, off},
     counters, emit, ending,
     filter::{self, Decision, Stage},
+    keeper,
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
     maps::{self, CURRENT, SOCKS},
@@ -304,8 +305,9 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
                 sock.flags |= NO_FASTOPEN;
             }
             // SAFETY: a live record: a listener outlives the clone made of it, because the
-            // kernel holds a reference to it while it clones.
-            let listener = unsafe { &*listener };
+            // kernel holds a reference to it while it clones. Whoever takes its owner away writes the same.
+            let listener = unsafe { &mut *listener };
+            keeper::forget_gone(listener);
             // The same, by `listener_of`.
             sock.netns = listener.netns;
             copy(&mut sock.owners[0], &listener.owners[0]);
@@ -329,6 +331,7 @@ fn birth(key: u64, transition: Transition, now_ns: u64) -> Option<*mut Sock> {
         sock.conn = kernel::cookie(sk, now_ns);
         if new == tcp::LISTEN {
             listener::begin(key, now_ns);
+            keeper::begin(&opener);
         }
     }
     filter::decide(Stage::Birth { child }, sock);

@@ -166,11 +166,12 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
             Err(why) => hooks.lacking.push(("process", chain(&why))),
         }
     }
-    if config.follow != 0 {
-        for (name, tracepoint) in [
-            ("follow", "sched_process_fork"),
-            ("unfollow", "sched_process_exit"),
-        ] {
+    if config.processes != 0 {
+        let mut hooks = vec![("exit", "sched_process_exit")];
+        if config.follow != 0 {
+            hooks.push(("follow", "sched_process_fork"));
+        }
+        for (name, tracepoint) in hooks {
             let link = attach::load_and_attach_tracepoint(&mut ebpf, &btf, name, tracepoint)
                 .map_err(|why| refused(&why, settings))?;
             links.push(link);

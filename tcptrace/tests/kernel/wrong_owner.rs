@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     alone!(fifo_among_namespaces).smoke(),
     beside!(accept_by_interrupt).smoke(),
     beside!(endpoint_deleted).smoke(),
+    beside!(listener_of_the_dead).smoke(),
 ];
 
 const LOST: usize = 200;
@@ -315,4 +316,40 @@ fn endpoint_deleted() -> Outcome {
     stage.end(0, &[]);
     assert_eq!(close.int("closer_pid"), None, "{}", close.line);
     Ok(())
+}
+
+/// Who has made a listener, passed it on and ended owns nothing any more: its pid may be another's.
+fn listener_of_the_dead() {
+    let stage = Stage::open(&["--no-existing"]);
+    let mut client = Actor::spawn(&stage.netns, "client");
+    let mut maker = Actor::spawn(&stage.netns, "maker");
+    let listener = maker.listen(stage.netns.addr(Ip::V4, 0), "");
+    let mut heir = Actor::spawn(&stage.netns, "heir");
+    let listener = heir.inherit(&mut maker, &listener);
+    let dead = maker.who.clone();
+    maker.kill();
+    let near = client.connect(listener.local, "");
+    let far = heir.accept(&listener);
+    client.close(&near);
+    heir.act("eof", &far);
+    heir.close(&far);
+    let told = stage.end(0, &[]);
+    let ours = told.ours();
+    let of_it = of_clients(&ours, listener.local, &[near.local]);
+    assert!(of_it.len() > 4, "{}", record::lines(&of_it));
+    for record in &of_it {
+        let pids = [record.int("pid"), record.int("listener_pid")];
+        assert!(
+            !pids.contains(&Some(dead.pid.into())),
+            "{dead} has ended:\n{}",
+            record::lines(&of_it)
+        );
+    }
+    let close = of_it.iter().find(|it| it.event() == "close").unwrap();
+    assert_eq!(
+        close.int("pid"),
+        Some(heir.who.pid.into()),
+        "{}",
+        close.line
+    );
 }
