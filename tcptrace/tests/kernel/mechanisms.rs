@@ -28,7 +28,7 @@ pub(crate) const TESTS: &[Test] = &[beside!(same_records).smoke()];
 const KINDS: [&str; 4] = ["fentry", "kprobe", "kretprobe", "tracepoint"];
 
 /// The fields that say whose a connection is.
-const OWNER: [&str; 5] = ["pid", "comm", "uid", "pid_source", "cgroup"];
+const OWNER: [&str; 7] = ["pid", "comm", "uid", "pid_source", "cgroup", "exe", "ppid"];
 
 /// The local and the remote end.
 type Ends = (SocketAddr, Option<SocketAddr>);
