@@ -23,6 +23,7 @@ mod trial;
 mod workload;
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -54,6 +55,9 @@ struct Args {
     /// Keep all lines of the main tracer's
     #[arg(long, value_name = "FILE")]
     keep: Option<PathBuf>,
+    /// Instead: processes that race on the same sockets, in rounds against the kernel's log and their own
+    #[arg(long, conflicts_with_all = ["seed", "keep"])]
+    adversary: bool,
 }
 
 fn minutes(text: &str) -> std::result::Result<f64, String> {
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
 /// Builds, and starts the trial as root.
 fn run(args: &Args) -> Result<()> {
     match &args.part {
+        None if args.adversary => race(args.minutes),
         None => prepare_and_try(args),
         Some(Part::Trial(plan)) => trial::run(plan),
         Some(Part::Workload(plan)) => workload::play(*plan),
@@ -110,6 +115,25 @@ fn prepare_and_try(args: &Args) -> Result<()> {
             args.minutes
         );
     }
+    Ok(())
+}
+
+/// The kernel test of that name, for as long as asked for.
+fn race(minutes: f64) -> Result<()> {
+    setup::setup(Found::Hidden)?;
+    setup::ensure_network_tools()?;
+    let built = build::build(Profile::Release, None, Progress::Shown)?;
+    let tests = build::build_kernel_tests(&built)?;
+    let mut binary = OsString::from("TCPTRACE_BIN=");
+    binary.push(&built.tcptrace);
+    let mut tests_as_root = workspace::as_root("env");
+    tests_as_root
+        .arg(binary)
+        .arg(format!("TCPTRACE_ADVERSARY_SECONDS={:.0}", minutes * 60.0))
+        .arg(tests)
+        .arg("adversary::")
+        .current_dir(workspace::root().join("tcptrace"));
+    workspace::run(&mut tests_as_root)?;
     Ok(())
 }
 

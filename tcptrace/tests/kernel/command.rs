@@ -196,7 +196,7 @@ fn follow_a_running_one() {
     let mut parent = Actor::spawn(&place.netns, "parent");
     let mut before = parent.fork();
     let pid = parent.who.pid.to_string();
-    let tracer = crate::tracer::Tracer::start(&["--no-existing", "-p", &pid, "-f"]);
+    let tracer = tracer::Tracer::start(&["--no-existing", "-p", &pid, "-f"]);
     let mut child = parent.fork_parent();
     let mut grandchild = child.fork();
     for (actor, times) in [

@@ -13,6 +13,7 @@
 
 mod abuse;
 mod accepts;
+mod adversary;
 mod clock;
 mod command;
 mod container;
@@ -66,6 +67,7 @@ pub(crate) use testkit::{
 /// The tests of all modules.
 const TESTS: &[&[Test]] = &[
     abuse::TESTS,
+    adversary::TESTS,
     accepts::TESTS,
     clock::TESTS,
     command::TESTS,

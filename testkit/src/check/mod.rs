@@ -2,11 +2,7 @@
 
 mod owner;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    net::SocketAddr,
-};
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
 use crate::{
     oracle::{Life, Step},
@@ -50,16 +46,29 @@ fn course_of_life(life: &Life) -> Course {
     (local, remote, path(life.steps.iter().map(reported)))
 }
 
-/// `time_waits`: ends of sockets that time-wait sockets took the place of. Such a socket can
+/// How a life ended, as the oracle has it.
+struct Ended {
+    begun_us: u64,
+    /// A time-wait socket took the place of its socket
+    time_waits: bool,
+}
+
+/// A time-wait socket can
 /// remain in `FIN_WAIT2` first, for the peer's FIN. If that has not come yet, nothing was told; if
 /// it never came, `CLOSE` was. Which it should be is what `timewait` tests.
-fn course_of_records(records: &[&Record], time_waits: &BTreeSet<Ends>) -> Course {
+fn course_of_records(records: &[&Record], ended: &BTreeMap<Ends, Vec<Ended>>) -> Course {
     let first = records[0];
     let mut steps: Vec<_> = records
         .iter()
         .map(|record| (record.text("old").unwrap(), record.text("new").unwrap()))
         .collect();
-    if time_waits.contains(&(first.local(), first.remote())) {
+    // The same ends may have had another life, which ended otherwise.
+    let lives = ended.get(&(first.local(), first.remote()));
+    let life = lives.and_then(|lives| {
+        let nearest = |life: &&Ended| life.begun_us.abs_diff(first.mono_us());
+        lives.iter().min_by_key(nearest)
+    });
+    if life.is_some_and(|life| life.time_waits) {
         steps.pop_if(|last| *last == ("FIN_WAIT2", "CLOSE"));
         if steps.last().is_some_and(|(_, new)| *new == "FIN_WAIT2") {
             steps.push(("FIN_WAIT2", "TIME_WAIT"));
@@ -102,14 +111,16 @@ pub fn same_transitions(oracle: &[Life], records: &[&Record]) {
             .or_default()
             .push(record);
     }
-    let time_waits: BTreeSet<Ends> = oracle
-        .iter()
-        .filter(|life| life.time_waits())
-        .map(ends_of_life)
-        .collect();
+    let mut ended: BTreeMap<Ends, Vec<Ended>> = BTreeMap::new();
+    for life in oracle {
+        ended.entry(ends_of_life(life)).or_default().push(Ended {
+            begun_us: life.steps[0].at_ns / 1000,
+            time_waits: life.time_waits(),
+        });
+    }
     let mut told: BTreeMap<Course, Vec<&Vec<&Record>>> = BTreeMap::new();
     for records in connections.values() {
-        told.entry(course_of_records(records, &time_waits))
+        told.entry(course_of_records(records, &ended))
             .or_default()
             .push(records);
     }

@@ -6,6 +6,7 @@
 
 mod converse;
 mod odd;
+mod riot;
 mod socket;
 mod thief;
 mod uring;
@@ -149,6 +150,13 @@ impl Peer {
             ["lose", id, count, how] => {
                 let listener = self.listeners[index(id)].as_ref().unwrap();
                 thief::run(listener, count.parse().unwrap(), how)
+            }
+            // Answers with what it is sure of.
+            ["riot", id, seed, millis, ref siblings @ ..] => {
+                let listener = self.listeners[index(id)].as_ref().unwrap();
+                let time = Duration::from_millis(millis.parse().unwrap());
+                let siblings = siblings.iter().map(|pid| pid.parse().unwrap()).collect();
+                riot::run(listener, seed.parse().unwrap(), time, siblings)
             }
             ["connect", addr] => self.keep(TcpStream::connect(addr_of(addr))?),
             ["connect", addr, "thread", name] => {
