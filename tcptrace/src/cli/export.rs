@@ -33,7 +33,7 @@ pub struct ExportArgs {
     )]
     pub drain: String,
     /// Most events that wait for an export; what comes then is counted as lost
-    #[arg(long, value_name = "N", default_value = "16384", hide_short_help = true,
+    #[arg(long, value_name = "N", default_value = "131072", hide_short_help = true,
           value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub export_queue: u32,
 }

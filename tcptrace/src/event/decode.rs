@@ -34,7 +34,7 @@ impl Event {
         let head = Connection(record);
         match record.kind {
             KIND_SOCKET => Ok(each(&Self::Socket(Socket(head)))),
-            KIND_TRANSITION => Ok(each(&Self::Transition(Transition { head, close: None }))),
+            KIND_TRANSITION => Ok(each(&Self::Transition(Transition::in_mid_life(head)))),
             KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_OWNER | KIND_LISTENER | KIND_SLOW => {
                 let (detail, _rest) =
                     NotedRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;

@@ -66,6 +66,11 @@ impl Transition {
         self.head.0.flags & FLAG_NO_FASTOPEN != 0
     }
 
+    /// One that is not its connection's last
+    pub const fn in_mid_life(head: Connection) -> Self {
+        Self { head, close: None }
+    }
+
     /// How the connection ended, if this was its last: the next event
     pub const fn close(&self) -> Option<&Close> {
         self.close.as_ref()
