@@ -1,21 +1,22 @@
 //! What the programs are told before they are loaded.
 
+use std::time::Duration;
+
 use tcptrace_common::config::{Config, PIN_TRACEPOINTS, PIN_TRAMPOLINES};
 
 use crate::{filter::KernelFilters, kernel::Kernel, settings::Settings};
 
-/// A ring smaller than this wakes the agent by its fill as well, not by the agent's timer alone.
+/// Records of 10 ms fit into a ring of this size. A smaller one, or one that is read more seldom, wakes the agent
+/// by its fill as well, not by the agent's timer alone.
 const TIMER_SUFFICES_BYTES: u32 = 4 << 20;
+const TIMER_SUFFICES: Duration = Duration::from_millis(10);
 
 /// What the user wants, with all that this kernel is likely to take.
 pub(super) fn wanted(settings: &Settings, kernel: &Kernel) -> KernelFilters {
     let ring_bytes = settings.run.ring_bytes;
+    let timer_suffices = ring_bytes >= TIMER_SUFFICES_BYTES && settings.run.turn <= TIMER_SUFFICES;
     let config = Config {
-        wake_bytes: if ring_bytes < TIMER_SUFFICES_BYTES {
-            ring_bytes / 4
-        } else {
-            0
-        },
+        wake_bytes: if timer_suffices { 0 } else { ring_bytes / 4 },
         reset_reason: u8::from(kernel.tells_reset_reason),
         retransmit_err: u8::from(kernel.tells_retransmit_err),
         pinned: match (kernel.preemption, kernel.preempts_tracepoints) {

@@ -179,7 +179,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     }
     let pids = take(&mut ebpf, "PIDS")?;
     let counts = Counts::new(&mut ebpf, settings.records.emit)?;
-    let ring = Ring::new(&mut ebpf)?;
+    let ring = Ring::new(&mut ebpf, settings.run.turn)?;
     let attach = |ebpf: &mut Ebpf, name| {
         attach::attach_tracepoint(ebpf, name).map_err(|why| refused(&why, settings))
     };

@@ -20,9 +20,6 @@ use tcptrace_common::config::{LOOKS_PER_RUN, STOPS_PER_RUN, WATCH_LIST, WATCH_ST
 use super::object::take;
 use crate::error::Error;
 
-/// How long records may gather.
-const TURN: Duration = Duration::from_millis(10);
-
 /// How many steps are asked for in one turn. The ring fills meanwhile: asking for 12,000 at once
 /// took 1.3 s.
 const FLUSH_AT_ONCE: usize = 256;
@@ -39,6 +36,8 @@ const HANGUP_TOKEN: u64 = 3;
 
 /// The ring, and what it takes to sleep beside it.
 pub struct Ring {
+    /// How long records gather
+    turn: Duration,
     events: RingBuf<MapData>,
     asleep: Array<MapData, u32>,
     pending: HashMap<MapData, u64, u64>,
@@ -82,8 +81,9 @@ impl Waker {
 }
 
 impl Ring {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn new(ebpf: &mut Ebpf, turn: Duration) -> Result<Self, Error> {
         let ring = Self {
+            turn,
             events: take(ebpf, "EVENTS")?,
             asleep: take(ebpf, "ASLEEP")?,
             pending: take(ebpf, "PENDING")?,
@@ -136,7 +136,7 @@ impl Ring {
 
     /// Waits for one turn, or until woken.
     pub fn wait_a_turn(&self) -> Woken {
-        self.wait(Some(TURN))
+        self.wait(Some(self.turn))
     }
 
     /// Waits until there is something to do, at most `timeout`. `due` tells whether something came

@@ -96,7 +96,7 @@ impl Settings {
             prints,
             exports,
             command: args.command,
-            run: Run::parse(args.run)?,
+            run: Run::parse(args.run, is_counting)?,
             kernel: args.kernel,
             verbose: args.diagnostic.verbose,
             quiet: args.diagnostic.quiet,

@@ -8,6 +8,13 @@ use crate::{
     quantity::{parse_duration, parse_size},
 };
 
+/// How long records gather before they are read.
+const TURN: Duration = Duration::from_millis(10);
+
+/// The same where only numbers are made of them: nobody sees a record by itself, and a turn costs as much as
+/// ten records.
+const TURN_OF_NUMBERS: Duration = Duration::from_millis(100);
+
 const PAGE_BYTES: u64 = 4096;
 const RING_MAX_BYTES: u64 = 1 << 30;
 
@@ -18,6 +25,8 @@ pub struct Run {
     pub duration: Option<Duration>,
     /// After how many records to stop
     pub count: Option<u64>,
+    /// How long records gather before they are read
+    pub turn: Duration,
     /// Ring size: a power of two of whole pages
     pub ring_bytes: u32,
     /// Records of live sockets; none: by memory
@@ -31,9 +40,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Checks what was typed.
-    pub fn parse(args: RunArgs) -> Result<Self, Error> {
+    /// Checks what was typed. `is_counting`: only numbers are made of the records.
+    pub fn parse(args: RunArgs, is_counting: bool) -> Result<Self, Error> {
         Ok(Self {
+            turn: if is_counting { TURN_OF_NUMBERS } else { TURN },
             duration: args
                 .duration
                 .as_deref()
