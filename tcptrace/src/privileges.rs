@@ -68,13 +68,37 @@ impl Needs {
     }
 }
 
+/// What became of a thread's rights.
+#[derive(Clone, Debug)]
+pub struct Raised {
+    /// The capabilities that it still has
+    pub kept: CapabilitySet,
+    /// Why there is no fence around files, if there is none
+    pub no_files: Option<String>,
+    /// Why there is no list of system calls, if there is none
+    pub no_calls: Option<String>,
+}
+
+impl Raised {
+    fn log(&self) {
+        for (what, why) in [
+            ("fence around files", &self.no_files),
+            ("list of system calls", &self.no_calls),
+        ] {
+            if let Some(why) = why {
+                log::info!("no {what}: {why}");
+            }
+        }
+    }
+}
+
 /// The fence: made once, raised by each thread.
 #[derive(Clone)]
 pub struct Fence(Arc<Parts>);
 
 struct Parts {
     kept: CapabilitySet,
-    ruleset: Option<RulesetCreated>,
+    ruleset: RulesetCreated,
     filter: BpfProgram,
 }
 
@@ -91,12 +115,13 @@ impl Fence {
     /// Gives up, in the calling thread and all that it starts, what is not needed any more. What this
     /// kernel does not know is left out.
     pub fn raise(&self) -> anyhow::Result<()> {
-        self.raise_keeping(self.0.kept)
+        self.raise_keeping(self.0.kept)?.log();
+        Ok(())
     }
 
     /// The same in the thread that uses maps and programs. `works`: whether it can; before Linux 5.19 that
     /// takes `CAP_BPF`, which is then kept.
-    pub fn raise_where(&self, works: impl FnOnce() -> bool) -> anyhow::Result<()> {
+    pub fn raise_where(&self, works: impl FnOnce() -> bool) -> anyhow::Result<Raised> {
         let mut kept = self.0.kept;
         let have = capabilities(None).context("capabilities")?;
         let bpf = CapabilitySet::BPF & have.permitted;
@@ -111,34 +136,38 @@ impl Fence {
                 kept |= bpf;
             }
         }
-        self.raise_keeping(kept)
+        let raised = self.raise_keeping(kept)?;
+        raised.log();
+        Ok(raised)
     }
 
-    fn raise_keeping(&self, kept: CapabilitySet) -> anyhow::Result<()> {
+    fn raise_keeping(&self, kept: CapabilitySet) -> anyhow::Result<Raised> {
         let parts = &*self.0;
-        drop_capabilities(kept)?;
+        let kept = drop_capabilities(kept)?;
         set_no_new_privs(true).context("no_new_privs")?;
-        if let Some(ruleset) = &parts.ruleset {
-            let status = ruleset
-                .try_clone()
-                .map_err(anyhow::Error::new)
-                .and_then(|ruleset| Ok(ruleset.restrict_self()?));
-            match status {
+        let status = parts
+            .ruleset
+            .try_clone()
+            .map_err(anyhow::Error::new)
+            .and_then(|ruleset| Ok(ruleset.restrict_self()?));
+        Ok(Raised {
+            kept,
+            no_files: match status {
                 Ok(status) if status.ruleset == RulesetStatus::NotEnforced => {
-                    log::info!("no fence around files: this kernel has no Landlock");
+                    Some("this kernel has no Landlock".to_owned())
                 }
-                Ok(_) => {}
-                Err(why) => log::info!("no fence around files: {why:#}"),
-            }
-        }
-        if let Err(why) = seccompiler::apply_filter(&parts.filter) {
-            log::info!("no list of system calls: {why}");
-        }
-        Ok(())
+                Ok(_) => None,
+                Err(why) => Some(format!("{why:#}")),
+            },
+            no_calls: seccompiler::apply_filter(&parts.filter)
+                .err()
+                .map(|why| why.to_string()),
+        })
     }
 }
 
-fn drop_capabilities(kept: CapabilitySet) -> anyhow::Result<()> {
+/// Returns those that are left.
+fn drop_capabilities(kept: CapabilitySet) -> anyhow::Result<CapabilitySet> {
     let have = capabilities(None).context("capabilities")?;
     let kept = have.permitted & kept;
     for capability in CapabilitySet::all().difference(kept).iter() {
@@ -152,10 +181,11 @@ fn drop_capabilities(kept: CapabilitySet) -> anyhow::Result<()> {
         permitted: kept,
         inheritable: CapabilitySet::empty(),
     };
-    set_capabilities(None, sets).context("cannot drop capabilities")
+    set_capabilities(None, sets).context("cannot drop capabilities")?;
+    Ok(kept)
 }
 
-fn ruleset(needs: &Needs) -> anyhow::Result<Option<RulesetCreated>> {
+fn ruleset(needs: &Needs) -> anyhow::Result<RulesetCreated> {
     let all = AccessFs::from_all(LANDLOCK);
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -186,7 +216,7 @@ fn ruleset(needs: &Needs) -> anyhow::Result<Option<RulesetCreated>> {
     for port in needs.ports.iter().flatten() {
         created = created.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
-    Ok(Some(created))
+    Ok(created)
 }
 
 /// The folders that a path is in: by its name, and behind its links.
@@ -303,16 +333,10 @@ fn filter(needs: &Needs) -> anyhow::Result<BpfProgram> {
 }
 
 /// The names of capabilities, as `capsh` has them.
-pub fn names(set: CapabilitySet) -> String {
-    let names: Vec<_> = set
-        .iter_names()
+pub fn names(set: CapabilitySet) -> Vec<String> {
+    set.iter_names()
         .map(|(name, _)| format!("CAP_{name}"))
-        .collect();
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
-    }
+        .collect()
 }
 
 #[cfg(test)]
@@ -322,7 +346,7 @@ mod tests {
     #[test]
     fn what_is_needed_is_kept() {
         let none = Needs::default();
-        assert_eq!(names(none.capabilities()), "none");
+        assert!(none.capabilities().is_empty());
         let all = Needs {
             attaches_later: true,
             output: Some("/var/log/tcptrace.json".into()),
@@ -330,7 +354,7 @@ mod tests {
         };
         assert_eq!(
             names(all.capabilities()),
-            "CAP_DAC_OVERRIDE, CAP_PERFMON, CAP_BPF"
+            ["CAP_DAC_OVERRIDE", "CAP_PERFMON", "CAP_BPF"]
         );
     }
 

@@ -1,8 +1,9 @@
 //! `tcptrace check`: what can be known on this kernel and how, without tracing.
 
-use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
+use std::{collections::BTreeMap, io::Write as _, process::ExitCode, thread};
 
 use clap::Parser as _;
+use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
         capability::{self, Capability, READ_TRACEFS},
         tracefs,
     },
+    privileges::{self, Fence, Needs},
     settings::Settings,
 };
 
@@ -40,6 +42,21 @@ struct Fact {
     note: Option<String>,
 }
 
+/// What a trace that runs has given up, and what it keeps.
+#[derive(Debug, Serialize)]
+struct AfterStart {
+    /// Capabilities that it still has
+    kept: Vec<String>,
+    /// Those that it keeps with some options
+    kept_with: BTreeMap<&'static str, Vec<String>>,
+    /// Whether there is a Landlock fence around files
+    landlock: bool,
+    /// Whether the kernel refuses it system calls that it does not need
+    seccomp: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,
@@ -49,6 +66,8 @@ struct Report {
     tracefs: bool,
     capabilities: BTreeMap<&'static str, bool>,
     facts: Vec<Fact>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after_start: Option<AfterStart>,
     /// Better mechanisms that are not to be had, and why
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unavailable: BTreeMap<String, String>,
@@ -85,6 +104,7 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
             .map(|capability| (capability.name, capability::holds(set, *capability)))
             .collect(),
         facts: Vec::new(),
+        after_start: None,
         unavailable: BTreeMap::new(),
         problems: Vec::new(),
     };
@@ -122,10 +142,52 @@ fn examine(args: &CheckArgs) -> Result<Report, Error> {
                 .map(|(mechanism, why)| (mechanism.to_string(), why.clone()))
                 .collect();
             report.problems = problems(&report, &tracer.hooks);
+            match after_start(tracer) {
+                Ok(after) => report.after_start = Some(after),
+                Err(why) => report
+                    .problems
+                    .push(format!("rights are kept after the start: {why:#}")),
+            }
         }
         Err(why) => report.problems.push(why.to_string()),
     }
     Ok(report)
+}
+
+/// Gives up what a trace gives up after its start, in a thread that ends with that.
+fn after_start(tracer: bpf::Tracer) -> anyhow::Result<AfterStart> {
+    let fence = Fence::new(&Needs::default())?;
+    let raised = thread::spawn(move || fence.raise_where(|| tracer.answers()))
+        .join()
+        .map_err(|_panic| anyhow::anyhow!("the thread has ended"))??;
+    let mut notes = Vec::new();
+    if raised.kept.contains(CapabilitySet::BPF) {
+        notes.push("this kernel lets nobody use maps without CAP_BPF".to_owned());
+    }
+    notes.extend(raised.no_files.iter().chain(&raised.no_calls).cloned());
+    let with = |needs: Needs| privileges::names(needs.capabilities());
+    Ok(AfterStart {
+        kept: privileges::names(raised.kept),
+        kept_with: BTreeMap::from([
+            (
+                "-o",
+                with(Needs {
+                    output: Some("FILE".into()),
+                    ..Needs::default()
+                }),
+            ),
+            (
+                "-p",
+                with(Needs {
+                    attaches_later: true,
+                    ..Needs::default()
+                }),
+            ),
+        ]),
+        landlock: raised.no_files.is_none(),
+        seccomp: raised.no_calls.is_none(),
+        notes,
+    })
 }
 
 fn facts(hooks: &Hooks) -> Vec<Fact> {
@@ -231,8 +293,15 @@ fn problems(report: &Report, hooks: &Hooks) -> Vec<String> {
         .collect()
 }
 
+const fn yes(known: bool) -> &'static str {
+    if known { "yes" } else { "no" }
+}
+
+fn head(name: &str, value: &str) -> String {
+    format!("  {name:<19} {value}")
+}
+
 fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
-    let yes = |known| if known { "yes" } else { "no" };
     writeln!(
         out,
         "tcptrace {} on Linux {}",
@@ -244,7 +313,6 @@ fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
     } else {
         "does not work here"
     };
-    let head = |name: &str, value: &str| format!("  {name:<19} {value}");
     writeln!(out, "{}", head("tracing", answer))?;
     let types = format!("{} ({})", yes(report.btf), kernel::BTF_PATH);
     writeln!(out, "{}", head("kernel types", &types))?;
@@ -279,6 +347,9 @@ fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
             }
         }
     }
+    if let Some(after) = &report.after_start {
+        render_after_start(after, out)?;
+    }
     if !report.unavailable.is_empty() {
         writeln!(out, "\n  Better, and not to be had here:")?;
         let width = report.unavailable.keys().map(String::len).max();
@@ -292,6 +363,26 @@ fn render(report: &Report, out: &mut Vec<u8>) -> std::io::Result<()> {
         for problem in &report.problems {
             writeln!(out, "  ! {problem}")?;
         }
+    }
+    Ok(())
+}
+
+fn render_after_start(after: &AfterStart, out: &mut Vec<u8>) -> std::io::Result<()> {
+    let list = |names: &[String]| match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    writeln!(out, "\n  A trace that runs, without --keep-privileges:")?;
+    let kept_with = after
+        .kept_with
+        .iter()
+        .map(|(option, names)| format!("; with {option} {}", list(names)));
+    let kept = list(&after.kept) + &kept_with.collect::<String>();
+    writeln!(out, "{}", head("keeps capabilities", &kept))?;
+    writeln!(out, "{}", head("Landlock fence", yes(after.landlock)))?;
+    writeln!(out, "{}", head("seccomp list", yes(after.seccomp)))?;
+    for note in &after.notes {
+        writeln!(out, "{}", head("", note))?;
     }
     Ok(())
 }

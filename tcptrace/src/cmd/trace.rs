@@ -177,7 +177,7 @@ fn fence(settings: &Settings, tracer: &bpf::Tracer) -> Result<Option<Fence>, Err
         local: exports.journald,
     };
     log::info!(
-        "kept after the start: {}",
+        "kept after the start: {:?}",
         privileges::names(needs.capabilities())
     );
     Ok(Some(Fence::new(&needs)?))
