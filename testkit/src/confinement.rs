@@ -88,6 +88,19 @@ pub fn with_capabilities(
     unsafe { command.pre_exec(confine) }
 }
 
+/// Makes the command start as root with no more than these capabilities, as in most containers.
+pub fn as_root_with(command: &mut Command, capabilities: CapabilitySet) -> &mut Command {
+    let confine = move || {
+        for capability in CapabilitySet::all().difference(capabilities) {
+            // The kernel may know fewer than there are.
+            let _unknown = rustix::thread::remove_capability_from_bounding_set(capability);
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made; the set is iterated in place.
+    unsafe { command.pre_exec(confine) }
+}
+
 /// Makes the command start where these folders are empty and these files say nothing.
 pub fn without<'command>(
     command: &'command mut Command,

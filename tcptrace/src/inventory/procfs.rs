@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, readlinkat};
+use rustix::{
+    fs::{CWD, readlinkat},
+    io::Errno,
+};
 
 use super::holding::{Holdings, Process};
 
@@ -22,7 +25,11 @@ pub(super) fn holders(places: &HashMap<u32, u32>, holdings: &mut Holdings) -> u6
         };
         let folder = entry.path();
         match fs::read_dir(folder.join("fd")) {
-            Ok(descriptors) => look(places, pid, &folder, descriptors, holdings),
+            Ok(descriptors) => {
+                if !look(places, pid, &folder, descriptors, holdings) {
+                    hidden += 1;
+                }
+            }
             Err(why) if why.kind() == std::io::ErrorKind::PermissionDenied => hidden += 1,
             // It has ended.
             Err(_) => {}
@@ -31,19 +38,25 @@ pub(super) fn holders(places: &HashMap<u32, u32>, holdings: &mut Holdings) -> u6
     hidden
 }
 
+/// Adds what a process holds; whether all its descriptors could be read. Of a process with more rights than we
+/// have, even as the same user, there is a list of them and nothing else.
 fn look(
     places: &HashMap<u32, u32>,
     pid: u32,
     folder: &Path,
     descriptors: fs::ReadDir,
     holdings: &mut Holdings,
-) {
+) -> bool {
+    let mut is_all = true;
     // One buffer for the targets of all links of the process.
     let mut target = Vec::new();
     for descriptor in descriptors.flatten() {
         target = match readlinkat(CWD, descriptor.path(), target) {
             Ok(target) => target.into_bytes(),
-            Err(_) => Vec::new(),
+            Err(why) => {
+                is_all &= why != Errno::ACCESS;
+                Vec::new()
+            }
         };
         let Some(place) = inode(&target).and_then(|inode| places.get(&inode)) else {
             continue;
@@ -57,6 +70,7 @@ fn look(
         };
         holdings.add(*place, pid, fd, || process(pid, folder));
     }
+    is_all
 }
 
 /// `socket:[4711]`

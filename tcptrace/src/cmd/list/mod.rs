@@ -316,7 +316,7 @@ pub(super) fn say_what_is_missing(inventory: &Inventory, refused: Option<&Error>
     {
         let processes = plural(hidden, "process", "processes");
         parts.push(format!(
-            "what {processes} of other users hold, and network namespaces that only they are in"
+            "what {processes} hold that we may not look into, and network namespaces that only they are in"
         ));
     }
     if !kernel::shows_all_processes() {
@@ -330,7 +330,7 @@ pub(super) fn say_what_is_missing(inventory: &Inventory, refused: Option<&Error>
             "other network namespaces",
         ));
     }
-    if inventory.vanished > 0 {
+    if inventory.vanished > 0 && parts.is_empty() {
         let sockets = plural(inventory.vanished, "socket was", "sockets were");
         log::info!("{sockets} let go by everybody while we looked");
     }

@@ -3,13 +3,16 @@
 use std::{
     collections::BTreeSet,
     net::{SocketAddr, SocketAddrV4},
+    process::Command,
 };
 
+use rustix::thread::CapabilitySet;
 use serde_json::Value;
 
-use super::{list, meet, of, pids, possible, socket_end, within};
+use super::{list, meet, of, pids, possible, run, socket_end, within};
 use crate::{
     actor::{Actor, Held, Who},
+    confinement::{Folder, as_root_with, with_capabilities},
     harness::{Outcome, Test, alone, beside},
     netns::{Ip, Netns},
     wire::{Puppet, Wire},
@@ -21,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     alone!(all_owners).smoke(),
     alone!(not_accepted),
     beside!(by_proc_alone),
+    beside!(without_rights),
 ];
 
 fn all_owners() -> Outcome {
@@ -140,5 +144,45 @@ fn by_proc_alone() -> Outcome {
     assert_eq!(of(&rows, &far)["pid"], server.who.pid);
     let both = BTreeSet::from([u64::from(server.who.pid), u64::from(child.who.pid)]);
     assert_eq!(pids(of(&rows, &far)), both);
+    Ok(())
+}
+
+/// Whoever may not look sees the sockets and no owners, and reads in one line that it is so.
+fn without_rights() -> Outcome {
+    possible()?;
+    let folder = Folder::new("list");
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    meet(&mut client, &mut server, &listener, listener.local);
+    let network = CapabilitySet::NET_ADMIN;
+    let confine: [&dyn Fn(&mut Command); 3] = [
+        &|command| {
+            with_capabilities(command, CapabilitySet::empty(), None);
+        },
+        &|command| {
+            with_capabilities(command, network, None);
+        },
+        &|command| {
+            as_root_with(command, network);
+        },
+    ];
+    let program = folder.program();
+    for confine in confine {
+        let mut command = Command::new(&program);
+        command.args(["list", "--json"]).current_dir("/");
+        netns.enter(&mut command);
+        confine(&mut command);
+        let (rows, stderr) = run(&mut command);
+        let rows = within(&rows, &netns);
+        assert_eq!(rows.len(), 3, "{rows:#?}");
+        // A tracer that runs here may know, and tells nobody without the right to ask.
+        assert!(rows.values().all(|row| pids(row).is_empty()), "{rows:#?}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        for part in ["not shown: what ", " processes hold", "run it with sudo"] {
+            assert!(stderr.contains(part), "{stderr}");
+        }
+    }
     Ok(())
 }
