@@ -194,16 +194,16 @@ impl Maps {
             }
         }
         for (what, more, less) in [
-            ("steps held", count::HELD, count::RELEASED),
+            ("deferred steps", count::DEFERRED, count::DEFERRED_SENT),
             (
-                "steps held without room",
+                "deferred steps without an entry",
                 count::UNLISTED,
                 count::UNLISTED_SENT,
             ),
             (
                 "time-wait sockets watched",
-                count::WATCHED,
-                count::UNWATCHED,
+                count::POLL_ADDED,
+                count::POLL_REMOVED,
             ),
         ] {
             let difference = self.counted(more)? - self.counted(less)?;

@@ -167,14 +167,14 @@ pub const TIME_WAIT_AT_ONCE: u64 = 1;
 /// They are told by their timers, and by looking.
 pub const TIME_WAIT_BY_TIMER: u64 = 2;
 
-/// Time-wait sockets that one run of the program `watch` looks at.
-pub const LOOKS_PER_RUN: u64 = 8;
+/// Time-wait sockets that one run of the program `poll` looks at.
+pub const POLLS_PER_RUN: u64 = 8;
 /// CPUs whose last stops one run of it looks at.
 pub const STOPS_PER_RUN: u32 = 4;
-/// First argument of `watch`: to look at the list.
-pub const WATCH_LIST: u64 = 0;
-/// First argument of `watch`: to look at the last stops; the second is the first CPU.
-pub const WATCH_STOPS: u64 = 1;
+/// First argument of `poll`: to look at the list.
+pub const POLL_QUEUED: u64 = 0;
+/// First argument of `poll`: to look at the last stops; the second is the first CPU.
+pub const POLL_STOPS: u64 = 1;
 /// Words of the `TIME_WAIT` map in front of those of the first CPU, and for each.
 pub const TIME_WAIT_WORDS: u32 = 8;
 
@@ -182,16 +182,16 @@ pub const TIME_WAIT_WORDS: u32 = 8;
 pub const SOCK_WORDS: usize = 43;
 /// Words of a record in the `PAIRS` map.
 pub const PAIR_WORDS: usize = 15;
-/// The records in the `SOCKS` map: an argument of `find_hidden` and `tell_hidden`.
-pub const HIDDEN_SOCKS: u64 = 0;
+/// The records in the `SOCKS` map: an argument of `find_stale` and `report_stale`.
+pub const STALE_SOCKETS: u64 = 0;
 /// The records in the `PAIRS` map of which nobody has seen that a timer stopped: an argument of
-/// `find_hidden` and `tell_hidden`.
-pub const HIDDEN_PAIRS: u64 = 1;
-/// The others in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.
+/// `find_stale` and `report_stale`.
+pub const RUNNING_PAIRS: u64 = 1;
+/// The others in the `PAIRS` map: an argument of `find_stale` and `report_stale`.
 pub const STOPPED_PAIRS: u64 = 2;
-/// All in the `PAIRS` map: an argument of `find_hidden` and `tell_hidden`.
+/// All in the `PAIRS` map: an argument of `find_stale` and `report_stale`.
 pub const ALL_PAIRS: u64 = 3;
-/// Records that one run of the program `find_hidden` looks at. The verifier follows each anew.
+/// Records that one run of the program `find_stale` looks at. The verifier follows each anew.
 pub const FINDS_PER_RUN: usize = 4;
 
 /// Words in one row of the `PORTS` bitmap: one bit for each of 65,536 ports.

@@ -10,20 +10,20 @@ pub const RING_FULL_CLOSE: usize = 2;
 pub const MAP_FULL: usize = 3;
 /// Transitions the second program handled because the kernel skipped the first.
 pub const RESCUED: usize = 4;
-/// Records put off until their four-tuple is whole.
-pub const HELD: usize = 5;
-/// Records of [`HELD`] that have since been sent.
-pub const RELEASED: usize = 6;
-/// Records put off that found no room in the `PENDING` map: they come with the next transition.
+/// Records deferred until their four-tuple is whole.
+pub const DEFERRED: usize = 5;
+/// Records of [`DEFERRED`] that have since been sent.
+pub const DEFERRED_SENT: usize = 6;
+/// Records deferred that found no room in the `PENDING` map: they come with the next transition.
 pub const UNLISTED: usize = 7;
 /// Records of [`UNLISTED`] that have since been sent or rejected.
 pub const UNLISTED_SENT: usize = 8;
 /// Other records (retransmissions, resets, listeners) that found the ring full.
 pub const RING_FULL_NOTED: usize = 9;
-/// Time-wait sockets put into `WATCH`.
-pub const WATCHED: usize = 10;
-/// Time-wait sockets taken out of `WATCH` for good.
-pub const UNWATCHED: usize = 11;
+/// Time-wait sockets put into `POLL_QUEUE`.
+pub const POLL_ADDED: usize = 10;
+/// Time-wait sockets taken out of `POLL_QUEUE` for good.
+pub const POLL_REMOVED: usize = 11;
 /// Ends of `TIME_WAIT` that found the ring full.
 pub const RING_FULL_PAIR: usize = 12;
 /// Ends of `TIME_WAIT` that will not be told: their pair found no room in the `PAIRS` map.

@@ -71,7 +71,7 @@ fn submit_if<T: 'static>(slot: RingBufEntry<T>, wanted: bool) {
     }
 }
 
-/// Wakes the agent without a record, so that it starts its timer for what is held.
+/// Wakes the agent without a record, so that it starts its timer for what is deferred.
 #[inline(always)]
 pub(crate) fn nudge() {
     if wake()

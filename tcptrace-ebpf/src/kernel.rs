@@ -201,7 +201,7 @@ pub(crate) fn number(address: u64) -> u64 {
 /// The same, of which the verifier knows nothing any more: what it knows keeps it from seeing that it
 /// has been here before.
 #[inline(always)]
-pub(crate) fn forgotten(number: u8) -> u8 {
+pub(crate) fn opaque_scalar(number: u8) -> u8 {
     let mut number = u64::from(number);
     // SAFETY: two instructions, which change nothing but their register.
     unsafe { core::arch::asm!("{0} = be16 {0}", "{0} = be16 {0}", inout(reg) number) };

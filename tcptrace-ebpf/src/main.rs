@@ -4,7 +4,7 @@
 //! ([`emit`]) when its four-tuple is whole and the user's filter has decided.
 //!
 //! Nothing here may loop without bound, wait, or guess: what cannot be proven is left unknown,
-//! and each way out of a hook is a record sent, a record held, a filter, or a count.
+//! and each way out of a hook is a record sent, a step deferred, a filter, or a count.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -34,7 +34,6 @@ mod emit;
 mod ending;
 mod filter;
 mod handover;
-mod hidden;
 mod hook;
 mod keeper;
 mod kernel;
@@ -47,6 +46,7 @@ mod preempt;
 mod process;
 mod publish;
 mod sock;
+mod stale;
 mod timewait;
 mod tuple;
 

@@ -32,10 +32,10 @@ pub(crate) static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(1, 0);
 #[map]
 pub(crate) static PAIRS: HashMap<u64, Pair> = HashMap::with_max_entries(1, 0);
 
-/// Time-wait sockets (address and cookie) that wait for their FIN, for `hook::watch` to look at where nothing
+/// Time-wait sockets (address and cookie) that wait for their FIN, for `hook::time_wait::poll` to look at where nothing
 /// else tells when it comes. Pushed by `timewait`.
 #[map]
-pub(crate) static WATCH: Queue<[u64; 2]> = Queue::with_max_entries(65536, 0);
+pub(crate) static POLL_QUEUE: Queue<[u64; 2]> = Queue::with_max_entries(65536, 0);
 
 /// Where in [`TIME_WAIT`] it is noted what this CPU stopped the timer of last: the key in [`PAIRS`] or [`SOCKS`];
 /// behind it, when that was. 64 bytes for each CPU.
@@ -65,7 +65,7 @@ pub(crate) static BACKLOGS: HashMap<u64, Backlog> = HashMap::with_max_entries(40
 #[map]
 pub(crate) static PENDING: HashMap<u64, u64> = HashMap::with_max_entries(16384, 0);
 
-/// Sockets whose held steps are being sent right now; see `publish::contended`.
+/// Sockets whose steps are being sent right now; see `publish::contended`.
 #[map]
 pub(crate) static LOCKS: HashMap<u64, u8> = HashMap::with_max_entries(1024, 0);
 

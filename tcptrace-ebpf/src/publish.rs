@@ -99,7 +99,7 @@ fn release(key: u64, sock: &mut Sock) {
         // Whoever removes the entry sends the first step. If it is gone, `hook::flush` took it,
         // and took its place in the ring before that: ours comes after it.
         if PENDING.remove(key).is_ok() {
-            maps::count(count::RELEASED, 1);
+            maps::count(count::DEFERRED_SENT, 1);
         } else {
             sock.sent = 1;
         }
@@ -151,7 +151,7 @@ fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
     }
     if PENDING.insert(key, now_ns, 0).is_ok() {
         sock.flags |= WAITING;
-        maps::count(count::HELD, 1);
+        maps::count(count::DEFERRED, 1);
         emit::nudge();
     } else {
         leave(sock);
@@ -207,7 +207,7 @@ pub(crate) fn unlist(key: u64, sock: &Sock) -> bool {
         return false;
     }
     let waits = PENDING.remove(key).is_ok();
-    maps::count(count::RELEASED, u64::from(waits));
+    maps::count(count::DEFERRED_SENT, u64::from(waits));
     !waits
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
     let sk = Probed(key);
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {
         if PENDING.remove(key).is_ok() {
-            maps::count(count::RELEASED, 1);
+            maps::count(count::DEFERRED_SENT, 1);
         }
         return 0;
     };
@@ -62,7 +62,7 @@ pub(crate) fn flush(ctx: RawTracePointContext) -> i32 {
     // The place in the ring is taken before the entry is: who finds the entry gone comes later.
     let ours = same && PENDING.remove(key).is_ok();
     if ours {
-        maps::count(count::RELEASED, 1);
+        maps::count(count::DEFERRED_SENT, 1);
     }
     if ours && wanted {
         slot.submit(u64::from(BPF_RB_FORCE_WAKEUP));

@@ -444,7 +444,10 @@ fn live(
 #[inline(always)]
 fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     let Transition { sk, old, new } = transition;
-    let (old, new) = (kernel::forgotten(old) & 15, kernel::forgotten(new) & 15);
+    let (old, new) = (
+        kernel::opaque_scalar(old) & 15,
+        kernel::opaque_scalar(new) & 15,
+    );
     let ends = new == tcp::CLOSE;
 
     // The kernel reports `CLOSE` as well where a time-wait socket takes this one's place.

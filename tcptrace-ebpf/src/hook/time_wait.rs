@@ -3,7 +3,7 @@
 //! | hooks | since | |
 //! |---|---|---|
 //! | fentry, kprobe `inet_twsk_kill(tw)` and `__inet_twsk_schedule(tw, timeo, rearm)` | 5.10 | every end, and every FIN that comes late, at once |
-//! | `tp_btf/timer_cancel(timer)` with [`watch`] | 5.10 | every end; a late FIN is found by looking |
+//! | `tp_btf/timer_cancel(timer)` with [`poll`] | 5.10 | every end; a late FIN is found by looking |
 //!
 //! A time-wait socket's timer is stopped before each end (`inet_twsk_deschedule_put`, and by
 //! expiry), but also to be set anew (`__mod_timer`), or to go on elsewhere when its CPU goes offline
@@ -15,7 +15,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use tcptrace_common::{
-    config::{LOOKS_PER_RUN, STOPS_PER_RUN, WATCH_STOPS},
+    config::{POLL_STOPS, POLLS_PER_RUN, STOPS_PER_RUN},
     count,
     map_index::TIME_WAIT_HANDLER,
 };
@@ -23,7 +23,7 @@ use tcptrace_common::{
 use crate::{
     constants::off,
     kernel::{self, Object as _, Typed},
-    maps::{self, TIME_WAIT, WATCH},
+    maps::{self, POLL_QUEUE, TIME_WAIT},
     preempt,
     timewait::{self, TimeWait},
 };
@@ -75,28 +75,28 @@ pub(crate) fn timer_cancel(ctx: BtfTracePointContext) -> i32 {
 }
 
 answering! {
-    /// Run by the agent. The arguments: `WATCH_LIST` to look at a few of the time-wait sockets on the list;
-    /// returns how many of them it took off. Or `WATCH_STOPS` and a CPU, to look at what this one and those
+    /// Run by the agent. The arguments: `POLL_QUEUED` to look at a few of the time-wait sockets on the list;
+    /// returns how many of them it took off. Or `POLL_STOPS` and a CPU, to look at what this one and those
     /// behind it have stopped last; returns of how many it is still uncertain whether that was for good.
-    fn watch(arguments) -> u32 {
+    fn poll(arguments) -> u32 {
         let now_ns = kernel::now_ns();
         timewait::begin(now_ns);
         let mut number = 0;
-        if arguments[0] == WATCH_STOPS {
+        if arguments[0] == POLL_STOPS {
             let first = arguments[1] as u32;
             for at in 0..STOPS_PER_RUN {
                 let cpu = first.wrapping_add(at);
-                number += u32::from(timewait::look_at_stop(cpu, now_ns));
+                number += u32::from(timewait::resolve_last_stop(cpu, now_ns));
             }
             return number;
         }
-        for _ in 0..LOOKS_PER_RUN {
-            let Ok(Some(listed)) = WATCH.pop() else { break };
+        for _ in 0..POLLS_PER_RUN {
+            let Ok(Some(listed)) = POLL_QUEUE.pop() else { break };
             // Read after the pop, so that what was put there meanwhile is not of the future.
-            let stays = timewait::look(TimeWait::listed(listed), kernel::now_ns());
+            let stays = timewait::poll(TimeWait::listed(listed), kernel::now_ns());
             number += u32::from(!stays);
         }
-        maps::count(count::UNWATCHED, u64::from(number));
+        maps::count(count::POLL_REMOVED, u64::from(number));
         number
     }
 }

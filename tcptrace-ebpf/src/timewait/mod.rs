@@ -29,7 +29,7 @@ use crate::{
     constants::{config, off},
     emit, filter,
     kernel::{self, Object as _, copy},
-    maps::{self, PAIRS, SOCKS, TIME_WAIT, WATCH, stop_of},
+    maps::{self, PAIRS, POLL_QUEUE, SOCKS, TIME_WAIT, stop_of},
     sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
     tuple::Tuple,
 };
@@ -79,7 +79,7 @@ pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock, now_ns: u64) -> bool {
     sock.life = GONE;
     sock.sent = sock.path_len;
     if mode() == TIME_WAIT_BY_TIMER {
-        watch(tw);
+        poll_from_now(tw);
     }
     // What happened to it on another CPU before it had its record, nobody told: it may have ended, or
     // its FIN may have come.
@@ -154,7 +154,7 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
             } else {
                 (former.ended_ns, 0)
             };
-            emit::pair_ended(former, at_ns, inferred, || PAIRS.remove(key).is_ok());
+            report_end(key, former, at_ns, inferred);
         }
         if PAIRS.insert(key, pair, 0).is_err() {
             maps::count(count::PAIRS_FULL, 1);
@@ -168,14 +168,19 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
     }
 }
 
+/// Reports the end of the pair with this key, if its record can still be removed: who removes it has claimed the
+/// end. The record in the ring has its place by then.
+#[inline(always)]
+pub(crate) fn report_end(key: u64, pair: &Pair, at_ns: u64, inferred: u8) {
+    emit::pair_ended(pair, at_ns, inferred, || PAIRS.remove(key).is_ok());
+}
+
 #[inline(always)]
 fn pair_ended(tw: TimeWait, now_ns: u64, inferred: u8) {
     let key = tw.key();
     if let Some(pair) = PAIRS.get_ptr(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
-        emit::pair_ended(unsafe { &*pair }, now_ns, inferred, || {
-            PAIRS.remove(key).is_ok()
-        });
+        report_end(key, unsafe { &*pair }, now_ns, inferred);
     }
 }
 
@@ -253,20 +258,20 @@ fn why(tw: TimeWait, sock: &Sock) -> u8 {
     if tw.is_due() { KNOWN_EXPIRED } else { 0 }
 }
 
-/// Puts a time-wait socket on the list of those that `hook::time_wait::watch` looks at. Without room there,
+/// Puts a time-wait socket on the list of those that `hook::time_wait::poll` looks at. Without room there,
 /// its FIN or its end shows when its timer stops.
 #[inline(always)]
-fn watch(tw: TimeWait) {
-    if put_back(tw) {
-        maps::count(count::WATCHED, 1);
+fn poll_from_now(tw: TimeWait) {
+    if enqueue_poll(tw) {
+        maps::count(count::POLL_ADDED, 1);
         emit::nudge();
     }
 }
 
 /// The same, for one that was just taken off.
 #[inline(always)]
-fn put_back(tw: TimeWait) -> bool {
-    WATCH.push(&[tw.address, tw.cookie], 0).is_ok()
+fn enqueue_poll(tw: TimeWait) -> bool {
+    POLL_QUEUE.push(&[tw.address, tw.cookie], 0).is_ok()
 }
 
 #[inline(always)]
@@ -295,7 +300,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
             // Its memory may be another's before that is decided.
             sock.known_at_stop = why(tw, sock);
             sock.seen_ns = now_ns;
-            note_stop(key, now_ns);
+            record_stop(key, now_ns);
             return;
         } else {
             // It came a while ago, and did not stop the timer, if that is stopped for good now.
@@ -312,7 +317,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
         let pair = unsafe { &mut *pointer };
         if tw.is_there(pair.tuple.lport, pair.tuple.rport) {
             pair.ended_ns = now_ns;
-            note_stop(key, now_ns);
+            record_stop(key, now_ns);
         } else {
             // As above.
             let at_ns = if pair.ended_ns == 0 {
@@ -320,7 +325,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
             } else {
                 pair.ended_ns
             };
-            emit::pair_ended(pair, at_ns, FLAG_INFERRED, || PAIRS.remove(key).is_ok());
+            report_end(key, pair, at_ns, FLAG_INFERRED);
         }
     }
 }
@@ -329,13 +334,13 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
 /// the kernel goes on to the end of that with interrupts disabled (`__mod_timer`, `__try_to_del_timer_sync`,
 /// `expire_timers`, `migrate_timer_list`).
 #[inline(always)]
-fn note_stop(key: u64, now_ns: u64) {
+fn record_stop(key: u64, now_ns: u64) {
     let at = stop_of(kernel::cpu());
     let (Some(place), Some(time)) = (
         TIME_WAIT.get_ptr_mut(at),
         TIME_WAIT.get_ptr_mut(at.wrapping_add(1)),
     ) else {
-        // The agent finds out as it goes through all records (`hook::hidden`).
+        // The agent finds out as it goes through all records (`hook::stale`).
         maps::count(count::UNCLAIMED, 1);
         return;
     };
@@ -349,27 +354,27 @@ fn note_stop(key: u64, now_ns: u64) {
     maps::count(count::STOPPED, 1);
     emit::nudge();
     if before != key {
-        settle(before, Some(stopped_ns), now_ns);
+        resolve_timer_stop(before, Some(stopped_ns), now_ns);
     }
 }
 
 /// Looks at that which this CPU stopped the timer of last. Returns whether it is still uncertain whether it
 /// was for good.
 #[inline(always)]
-pub(crate) fn look_at_stop(cpu: u32, now_ns: u64) -> bool {
+pub(crate) fn resolve_last_stop(cpu: u32, now_ns: u64) -> bool {
     let Some(place) = TIME_WAIT.get(stop_of(cpu)) else {
         return false;
     };
     // SAFETY: a live word of the map.
     let key = unsafe { read_volatile(place) };
-    settle(key, None, now_ns)
+    resolve_timer_stop(key, None, now_ns)
 }
 
 /// Tells of the end of what has its record under this key, if its timer was stopped for good. `over`: when
 /// this CPU stopped it, which is over by now; none: some CPU did, at some time. Returns whether that is still
 /// uncertain.
 #[inline(always)]
-fn settle(key: u64, over: Option<u64>, now_ns: u64) -> bool {
+fn resolve_timer_stop(key: u64, over: Option<u64>, now_ns: u64) -> bool {
     let mut uncertain = false;
     if let Some(pointer) = SOCKS.get_ptr_mut(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
@@ -399,7 +404,7 @@ fn settle(key: u64, over: Option<u64>, now_ns: u64) -> bool {
         over,
         now_ns,
     ) {
-        Stop::Final(at_ns) => emit::pair_ended(pair, at_ns, 0, || PAIRS.remove(key).is_ok()),
+        Stop::Final(at_ns) => report_end(key, pair, at_ns, 0),
         Stop::Uncertain => uncertain = true,
         Stop::None => {}
     }
@@ -462,7 +467,7 @@ fn late_fin(tw: TimeWait, sock: &Sock, now_ns: u64) {
 
 /// Looks at a time-wait socket that was taken off the list. Returns whether it was put back.
 #[inline(always)]
-pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
+pub(crate) fn poll(tw: TimeWait, now_ns: u64) -> bool {
     let Some(sock) = waiting(tw) else {
         return false;
     };
@@ -473,7 +478,7 @@ pub(crate) fn look(tw: TimeWait, now_ns: u64) -> bool {
         late_fin(tw, sock, now_ns);
     } else if (there && tw.is_pending()) || now_ns.saturating_sub(sock.seen_ns) < STOPPING_NS {
         // Whoever looks at what is stopped tells.
-        return put_back(tw);
+        return enqueue_poll(tw);
     } else {
         // No program saw its timer stop, or nobody could tell of it.
         never_finished(tw, sock, now_ns, FLAG_INFERRED);
@@ -496,18 +501,18 @@ fn socket_of_moved(key: u64, moved: &Sock) -> TimeWait {
 
 /// The timer that was stopped at `noted_ns`, which this word of a live record says, was set anew. Unless it
 /// has been stopped since then. Before 5.12 a stop by another CPU just now is forgotten: its end is then found
-/// by the agent (`hook::hidden`).
+/// by the agent (`hook::stale`).
 #[inline(always)]
 fn runs_on(stopped_ns: *mut u64, noted_ns: u64) {
     // SAFETY: the callers': a live word.
     unsafe { exchange_if(stopped_ns, noted_ns, 0) };
 }
 
-/// The pair with this key, if it is over, and of this kind (`HIDDEN_PAIRS`, `STOPPED_PAIRS`, `ALL_PAIRS`).
+/// The pair with this key, if it is over, and of this kind (`RUNNING_PAIRS`, `STOPPED_PAIRS`, `ALL_PAIRS`).
 /// It may have been stopped a moment ago, by somebody who is about to tell. If its timer was set anew, and
 /// nobody has looked at that yet, its record tells from now on.
 #[inline(always)]
-pub(crate) fn untold_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair> {
+pub(crate) fn unreported_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair> {
     let pointer = PAIRS.get_ptr_mut(key)?;
     // SAFETY: a live record; only read.
     let pair = unsafe { &*pointer };
@@ -526,7 +531,7 @@ pub(crate) fn untold_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair
 /// The time-wait socket in which a connection waits for its peer's FIN, by its record under this key, if
 /// that has come, or the socket is no more.
 #[inline(always)]
-pub(crate) fn waits_no_more(key: u64, moved: &Sock) -> Option<TimeWait> {
+pub(crate) fn moved_is_stale(key: u64, moved: &Sock) -> Option<TimeWait> {
     let tw = socket_of_moved(key, moved);
     let waits = tw.is_running(moved.tuple.lport, moved.tuple.rport) && tw.waits_for_fin();
     (!waits).then_some(tw)
@@ -534,7 +539,7 @@ pub(crate) fn waits_no_more(key: u64, moved: &Sock) -> Option<TimeWait> {
 
 /// Tells what became of it, found at `now_ns`.
 #[inline(always)]
-pub(crate) fn tell_moved(tw: TimeWait, moved: &Sock, now_ns: u64) {
+pub(crate) fn report_moved(tw: TimeWait, moved: &Sock, now_ns: u64) {
     if tw.is_there(moved.tuple.lport, moved.tuple.rport) && !tw.waits_for_fin() {
         // If it is no more by now, its end is told as well.
         late_fin(tw, moved, now_ns);

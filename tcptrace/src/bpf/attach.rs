@@ -389,7 +389,7 @@ fn attach_time_wait(
             }
         }
         TimeWait::Timer => {
-            load_own(ebpf, "watch")?;
+            load_own(ebpf, "poll")?;
             // Every timer that is stopped would run it: `attach_rest` attaches it.
             program::<BtfTracePoint>(ebpf, "timer_cancel")?.load("timer_cancel", btf)?;
         }

@@ -305,9 +305,9 @@ impl Counts {
         let begun = self.read();
         let open = |begins: usize, ends: usize| begun[begins].saturating_sub(ended[ends]);
         Open {
-            held: open(count::HELD, count::RELEASED),
+            deferred: open(count::DEFERRED, count::DEFERRED_SENT),
             unlisted: open(count::UNLISTED, count::UNLISTED_SENT),
-            watched: open(count::WATCHED, count::UNWATCHED),
+            watched: open(count::POLL_ADDED, count::POLL_REMOVED),
             stopped: ended[count::STOPPED],
         }
     }
@@ -316,8 +316,8 @@ impl Counts {
 /// What is in the middle of something.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Open {
-    /// Steps held back that have not been sent yet
-    pub held: u64,
+    /// Deferred steps that have not been sent yet
+    pub deferred: u64,
     /// Those that found no room to wait: they come with the next transition, or never
     pub unlisted: u64,
     /// Time-wait sockets on the list of those to look at

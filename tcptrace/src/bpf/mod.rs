@@ -5,16 +5,16 @@ mod attach;
 mod config;
 mod counts;
 mod exchange;
-mod hidden;
 mod holders;
 mod kfunc;
 mod live;
 mod load;
-mod looks;
 mod object;
+mod poll;
 mod ring;
 mod slow;
 mod snapshot;
+mod stale;
 mod tracer;
 
 pub use attach::{Hooks, Mechanism, TimeWait};

@@ -2,7 +2,7 @@
 //!
 //! While records flow the agent sleeps by a timer and reads what has gathered. When a whole
 //! turn brings nothing, it raises the `ASLEEP` flag and waits; the next record, or the next step
-//! held back, lowers the flag and wakes it at once.
+//! that is deferred, lowers the flag and wakes it at once.
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -15,7 +15,7 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
-use tcptrace_common::config::{LOOKS_PER_RUN, STOPS_PER_RUN, WATCH_LIST, WATCH_STOPS};
+use tcptrace_common::config::{POLL_QUEUED, POLL_STOPS, POLLS_PER_RUN, STOPS_PER_RUN};
 
 use super::object::take;
 use crate::error::Error;
@@ -25,7 +25,7 @@ use crate::error::Error;
 const FLUSH_AT_ONCE: usize = 256;
 
 /// How long a step may wait for its port before the kernel is asked.
-const HELD_NS: u64 = 20_000_000;
+const DEFERRED_NS: u64 = 20_000_000;
 
 /// How many time-wait sockets are looked at in one turn.
 const LOOKS_AT_ONCE: u64 = 1024;
@@ -181,16 +181,16 @@ impl Ring {
 
     /// Sends the steps that have waited too long for their port, if that can have happened since the
     /// last time: to go through them takes as long as the map has buckets.
-    pub(super) fn flush_held(&mut self, ebpf: &Ebpf, now_ns: u64) {
-        if now_ns.saturating_sub(self.flushed_ns) < HELD_NS {
+    pub(super) fn flush_deferred(&mut self, ebpf: &Ebpf, now_ns: u64) {
+        if now_ns.saturating_sub(self.flushed_ns) < DEFERRED_NS {
             return;
         }
         self.flushed_ns = now_ns;
-        self.flush_held_since(ebpf, now_ns.saturating_sub(HELD_NS));
+        self.flush_deferred_since(ebpf, now_ns.saturating_sub(DEFERRED_NS));
     }
 
     /// Sends the steps that have waited since `latest_ns` or before, as many as a turn has time for.
-    pub(super) fn flush_held_since(&self, ebpf: &Ebpf, latest_ns: u64) {
+    pub(super) fn flush_deferred_since(&self, ebpf: &Ebpf, latest_ns: u64) {
         for (key, since_ns) in self.pending.iter().flatten().take(FLUSH_AT_ONCE) {
             if since_ns <= latest_ns {
                 run(ebpf, "flush", &[key]);
@@ -198,23 +198,23 @@ impl Ring {
         }
     }
 
-    /// Looks once at each of the `watched` time-wait sockets on the list, as far as time allows: the
+    /// Poll once at each of the `watched` time-wait sockets on the list, as far as time allows: the
     /// others come first at the next look.
     pub(super) fn look(ebpf: &Ebpf, watched: u64) -> Looked {
         let looks = watched.min(LOOKS_AT_ONCE);
-        let gone = (0..looks.div_ceil(LOOKS_PER_RUN))
-            .filter_map(|_| run(ebpf, "watch", &[WATCH_LIST]))
+        let gone = (0..looks.div_ceil(POLLS_PER_RUN))
+            .filter_map(|_| run(ebpf, "poll", &[POLL_QUEUED]))
             .map(u64::from)
             .sum();
         Looked { looks, gone }
     }
 
-    /// Looks at that which these CPUs have stopped the timers of last. Returns of how many it is uncertain
+    /// Poll at that which these CPUs have stopped the timers of last. Returns of how many it is uncertain
     /// whether that was for good.
-    pub(super) fn look_at_stops(ebpf: &Ebpf, cpus: u32) -> u32 {
+    pub(super) fn resolve_stops(ebpf: &Ebpf, cpus: u32) -> u32 {
         (0..cpus)
             .step_by(STOPS_PER_RUN as usize)
-            .map(|first| run(ebpf, "watch", &[WATCH_STOPS, first.into()]).unwrap_or(1))
+            .map(|first| run(ebpf, "poll", &[POLL_STOPS, first.into()]).unwrap_or(1))
             .sum()
     }
 

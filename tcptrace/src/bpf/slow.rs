@@ -33,7 +33,7 @@ impl Slow {
         }
     }
 
-    /// Looks, if it is time to. Returns how long it is until the next time.
+    /// Poll, if it is time to. Returns how long it is until the next time.
     pub(super) fn turn(&mut self, ebpf: &Ebpf) -> Duration {
         let now = Instant::now();
         if now >= self.next {

@@ -19,12 +19,12 @@ use tcptrace_common::{
 use super::{
     attach::{self, Hooks, TimeWait},
     counts::{Counts, Losses, Open},
-    hidden::Hidden,
-    looks::Looks,
     object::chain,
+    poll::Poll,
     ring::{Ring, Woken},
     slow::Slow,
     snapshot,
+    stale::StaleSearch,
 };
 use crate::{
     error::Error,
@@ -53,9 +53,9 @@ pub struct Tracer {
     /// What was in the middle of something when it was last asked for
     pub(super) open: Open,
     /// When to look at time-wait sockets
-    pub(super) looks: Looks,
+    pub(super) poll: Poll,
     /// What the kernel lets nobody see
-    pub(super) hidden: Hidden,
+    pub(super) stale: StaleSearch,
     /// Which connections the kernel side follows
     pub(super) selection: Array<MapData, u32>,
     /// Processes that are asked for, and why
@@ -78,7 +78,7 @@ impl Tracer {
     pub fn losses(&mut self) -> Losses {
         let mut losses = self.counts.losses(&self.ebpf, kernel::mono_ns());
         self.without_room = losses.map_full + losses.map_pairs;
-        if self.hidden.is_blind() {
+        if self.stale.is_blind() {
             // Rather one that somebody else has told of.
             losses.map_pairs += self.counts.unclaimed();
         }
@@ -164,22 +164,22 @@ impl Tracer {
         Some(slow.turn(&self.ebpf))
     }
 
-    /// Steps held back that found no room to wait.
+    /// Deferred steps that found no room to wait.
     pub fn unlisted(&self) -> u64 {
         self.counts.open().unlisted
     }
 
-    /// Whether there is something to look at soon, whatever happens until then: steps held back, at the last
-    /// [`Tracer::flush_held`], or stopped timers, at the last [`Tracer::look_at_time_wait`].
+    /// Whether there is something to look at soon, whatever happens until then: deferred steps, at the last
+    /// [`Tracer::flush_deferred`], or stopped timers, at the last [`Tracer::poll_time_wait`].
     pub fn is_busy(&self) -> bool {
-        self.open.held > 0 || self.looks.is_due_soon()
+        self.open.deferred > 0 || self.poll.is_due_soon()
     }
 
-    /// Sends the held steps that waited too long at `now_ns`.
-    pub fn flush_held(&mut self, now_ns: u64) {
+    /// Sends the deferred steps that waited too long at `now_ns`.
+    pub fn flush_deferred(&mut self, now_ns: u64) {
         self.open = self.counts.open();
-        if self.open.held > 0 {
-            self.ring.flush_held(&self.ebpf, now_ns);
+        if self.open.deferred > 0 {
+            self.ring.flush_deferred(&self.ebpf, now_ns);
         }
     }
 
@@ -188,7 +188,7 @@ impl Tracer {
         let Self {
             ring,
             counts,
-            looks,
+            poll,
             selection,
             idle,
             without_room,
@@ -198,55 +198,55 @@ impl Tracer {
             || {
                 let open = counts.open();
                 counts.without_room() > *without_room
-                    || open.held > 0
-                    || looks.has_more(open)
+                    || open.deferred > 0
+                    || poll.has_more(open)
                     || (*idle && has_begun(selection))
             },
             timeout,
         )
     }
 
-    /// Looks at the time-wait sockets that were in question at the last [`Tracer::flush_held`], if it is time
+    /// Poll at the time-wait sockets that were in question at the last [`Tracer::flush_deferred`], if it is time
     /// to. Returns how long to wait until the next look; none if there are none.
-    pub fn look_at_time_wait(&mut self) -> Option<Duration> {
-        self.looks.turn(&self.ebpf, self.open)
+    pub fn poll_time_wait(&mut self) -> Option<Duration> {
+        self.poll.turn(&self.ebpf, self.open)
     }
 
-    fn look_at_stops(&mut self) {
+    fn resolve_stops(&mut self) {
         if self.hooks.time_wait == TimeWait::Timer {
-            self.looks.look_at_stops(&self.ebpf);
+            self.poll.resolve_stops(&self.ebpf);
         }
     }
 
-    /// Looks at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
+    /// Poll at time-wait sockets once the trace is over, and no timer tells of them any more: at each on
     /// the list once, as many at a time as the ring has room for. `left`: what the call before returned,
     /// how many there are still to look at, or more than 0 if that is not known.
-    pub fn look_for_the_last_time(&mut self, left: Option<u64>) -> u64 {
+    pub fn poll_for_the_last_time(&mut self, left: Option<u64>) -> u64 {
         if left == Some(0) {
             return 0;
         }
         let left = left.unwrap_or_else(|| {
-            self.look_at_stops();
+            self.resolve_stops();
             self.counts.open().watched
         });
         let left = left.saturating_sub(Ring::look(&self.ebpf, left).looks);
         if left == 0 && self.counts.unclaimed() > 0 {
-            return u64::from(!self.hidden.rest(&mut self.ebpf));
+            return u64::from(!self.stale.rest(&mut self.ebpf));
         }
         left
     }
 
     /// Has the kernel side tell of ends that it could not see, if it is time to look for them. `active`:
     /// something has happened since the last call. Returns how long to wait until the next look.
-    pub fn look_for_hidden(&mut self, active: bool) -> Option<Duration> {
-        self.hidden.turn(&mut self.ebpf, active)
+    pub fn search_stale(&mut self, active: bool) -> Option<Duration> {
+        self.stale.turn(&mut self.ebpf, active)
     }
 
-    /// Looks for all of them, a part at each call. Returns whether that was the last part: then it is time to
+    /// Poll for all of them, a part at each call. Returns whether that was the last part: then it is time to
     /// [`Tracer::detach`].
-    pub fn look_for_all_hidden(&mut self) -> bool {
-        self.look_at_stops();
-        self.hidden.end(&mut self.ebpf)
+    pub fn search_all_stale(&mut self) -> bool {
+        self.resolve_stops();
+        self.stale.end(&mut self.ebpf)
     }
 
     /// Has the kernel side tell what goes wrong at listeners.
@@ -280,7 +280,7 @@ impl Tracer {
         self.tell(ENDING);
         let deadline = Instant::now() + FIRST_STEPS;
         // What has no port yet gets it now: of a socket that has ended since it can no longer be read.
-        while (self.flush_all_held() > 0 || self.unlisted() > 0) && Instant::now() < deadline {
+        while (self.flush_all_deferred() > 0 || self.unlisted() > 0) && Instant::now() < deadline {
             std::thread::sleep(FIRST_STEPS / 20);
         }
     }
@@ -292,11 +292,11 @@ impl Tracer {
         }
     }
 
-    /// Sends the steps that are held, however long they have waited. Returns how many stay: they find
+    /// Sends the deferred steps, however long they have waited. Returns how many stay: they find
     /// no room, or still have no port.
-    pub fn flush_all_held(&mut self) -> u64 {
-        self.ring.flush_held_since(&self.ebpf, u64::MAX);
-        self.counts.open().held
+    pub fn flush_all_deferred(&mut self) -> u64 {
+        self.ring.flush_deferred_since(&self.ebpf, u64::MAX);
+        self.counts.open().deferred
     }
 
     /// The kernel side's own messages, for `-v`.

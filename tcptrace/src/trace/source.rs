@@ -91,11 +91,11 @@ impl Source {
 
     /// Has the kernel side do what it does only when it is asked. `active`: records have come.
     pub(super) fn ask(&mut self, active: bool) -> Due {
-        self.tracer.flush_held(kernel::mono_ns());
-        let time_waits = self.tracer.look_at_time_wait();
+        self.tracer.flush_deferred(kernel::mono_ns());
+        let time_waits = self.tracer.poll_time_wait();
         let soon = self.tracer.is_busy();
         let listeners = self.ask_listeners();
-        let missed = self.tracer.look_for_hidden(active);
+        let missed = self.tracer.search_stale(active);
         let slow = self.tracer.report_slow();
         Due {
             soon,
@@ -158,7 +158,7 @@ impl Source {
         if self.wants_listeners {
             self.tracer.look_at_listeners();
         }
-        while !self.tracer.look_for_all_hidden() {
+        while !self.tracer.search_all_stale() {
             let (_, goes_on) = read(self, state)?;
             if !goes_on {
                 break;
@@ -169,8 +169,8 @@ impl Source {
         let mut waiting = 0;
         loop {
             // What waits is sent a part at a time.
-            let left = self.tracer.flush_all_held();
-            to_poll = Some(self.tracer.look_for_the_last_time(to_poll));
+            let left = self.tracer.flush_all_deferred();
+            to_poll = Some(self.tracer.poll_for_the_last_time(to_poll));
             let (records, goes_on) = read(self, state)?;
             let none_comes = left == 0 || left == waiting;
             let is_all = records == 0 && to_poll == Some(0) && none_comes;

@@ -37,7 +37,7 @@ struct Full(Queue<MapData, [u64; 2]>);
 
 impl Full {
     fn of(tracer: &Tracer) -> Self {
-        let map = leftovers::map_of(tracer.pid(), "WATCH");
+        let map = leftovers::map_of(tracer.pid(), "POLL_QUEUE");
         let mut list = Queue::try_from(Map::Queue(map)).unwrap();
         while list.push(NOBODY, 0).is_ok() {}
         Self(list)

@@ -13,7 +13,7 @@ use std::{
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 
 use rustix::process::Signal;
-use tcptrace_common::config::{WATCH_LIST, WATCH_STOPS};
+use tcptrace_common::config::{POLL_QUEUED, POLL_STOPS};
 
 use crate::{
     actor::Actor,
@@ -168,15 +168,15 @@ impl Looker {
     fn beside(tracer: &Tracer) -> Option<Self> {
         let programs = leftovers::held_by(&tracer.pid().to_string());
         let info = aya::programs::loaded_programs().flatten().find(|program| {
-            program.name_as_str() == Some("watch")
+            program.name_as_str() == Some("poll")
                 && programs.contains(&("prog".to_owned(), program.id()))
         })?;
-        let program = RawTracePoint::from_program_info(info, Cow::Borrowed("watch")).unwrap();
+        let program = RawTracePoint::from_program_info(info, Cow::Borrowed("poll")).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
         let look = move || {
             while !is_over.load(Ordering::Relaxed) {
-                for what in [WATCH_LIST, WATCH_STOPS] {
+                for what in [POLL_QUEUED, POLL_STOPS] {
                     let mut options = RawTracePointRunOptions::new();
                     options.args[0] = what;
                     program.test_run(options).unwrap();

@@ -11,7 +11,7 @@ const SELDOM: Duration = Duration::from_millis(160);
 
 /// Soon after something has changed, and ever more seldom while nothing does.
 #[derive(Debug)]
-pub(super) struct Looks {
+pub(super) struct Poll {
     turn: Duration,
     next: Instant,
     /// So many were on the kernel side's list after the last look
@@ -19,7 +19,7 @@ pub(super) struct Looks {
     stops: Stops,
 }
 
-impl Looks {
+impl Poll {
     /// `cpus`: all have lower numbers.
     pub(super) fn new(cpus: u32) -> Self {
         Self {
@@ -46,20 +46,20 @@ impl Looks {
         self.stops.waits
     }
 
-    /// Looks at all that are in question, if it is time to. Returns how long to wait until the next look at the
+    /// Poll at all that are in question, if it is time to. Returns how long to wait until the next look at the
     /// list; none if it is empty.
     pub(super) fn turn(&mut self, ebpf: &Ebpf, open: Open) -> Option<Duration> {
         self.stops.turn(ebpf, open.stopped);
-        self.watch(ebpf, open.watched)
+        self.poll(ebpf, open.watched)
     }
 
-    /// Looks at the last stop of each CPU.
-    pub(super) fn look_at_stops(&mut self, ebpf: &Ebpf) {
+    /// Poll at the last stop of each CPU.
+    pub(super) fn resolve_stops(&mut self, ebpf: &Ebpf) {
         self.stops.look(ebpf);
     }
 
-    /// Looks at those on the list, `watched` of them, if it is time to.
-    fn watch(&mut self, ebpf: &Ebpf, watched: u64) -> Option<Duration> {
+    /// Poll at those on the list, `watched` of them, if it is time to.
+    fn poll(&mut self, ebpf: &Ebpf, watched: u64) -> Option<Duration> {
         let now = Instant::now();
         if watched > self.watched {
             self.turn = OFTEN;
@@ -99,7 +99,7 @@ struct Stops {
 }
 
 impl Stops {
-    /// Looks, if that is in question and time to; `stopped`: so many there were until now.
+    /// Poll, if that is in question and time to; `stopped`: so many there were until now.
     fn turn(&mut self, ebpf: &Ebpf, stopped: u64) {
         let in_question = |stops: &Self| stops.uncertain || stopped != stops.seen;
         if in_question(self) && self.looked.elapsed() >= OFTEN {
@@ -111,6 +111,6 @@ impl Stops {
 
     fn look(&mut self, ebpf: &Ebpf) {
         self.looked = Instant::now();
-        self.uncertain = Ring::look_at_stops(ebpf, self.cpus) > 0;
+        self.uncertain = Ring::resolve_stops(ebpf, self.cpus) > 0;
     }
 }

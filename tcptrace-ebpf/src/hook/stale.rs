@@ -1,14 +1,14 @@
-//! Run by the agent for records that may be of what has ended unseen; see `hidden`.
+//! Run by the agent to find stale records, and to report the ends of their sockets; see `stale`.
 
 use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePointContext};
-use tcptrace_common::config::{FINDS_PER_RUN, HIDDEN_SOCKS};
+use tcptrace_common::config::{FINDS_PER_RUN, STALE_SOCKETS};
 
-use crate::{hidden, kernel};
+use crate::{kernel, stale};
 
 answering! {
-    /// The arguments: `HIDDEN_SOCKS` or a kind of pairs, and the keys of records, of which the first 0 ends
+    /// The arguments: `STALE_SOCKETS` or a kind of pairs, and the keys of records, of which the first 0 ends
     /// them. Returns a bit for each that is of something which has ended unseen.
-    fn find_hidden(arguments) -> u32 {
+    fn find_stale(arguments) -> u32 {
         let &[kind, a, b, c, d, ..] = arguments;
         let keys: [u64; FINDS_PER_RUN] = [a, b, c, d];
         let now_ns = kernel::now_ns();
@@ -17,7 +17,7 @@ answering! {
             if key == 0 {
                 break;
             }
-            found |= u32::from(is_hidden(kind, key, now_ns)) << at;
+            found |= u32::from(is_stale(kind, key, now_ns)) << at;
         }
         found
     }
@@ -25,25 +25,25 @@ answering! {
 
 /// A function of its own: one copy of it is enough.
 #[inline(never)]
-fn is_hidden(kind: u64, key: u64, now_ns: u64) -> bool {
-    if kind == HIDDEN_SOCKS {
-        hidden::is_over(key, now_ns)
+fn is_stale(kind: u64, key: u64, now_ns: u64) -> bool {
+    if kind == STALE_SOCKETS {
+        stale::is_stale_socket(key, now_ns)
     } else {
-        hidden::has_left(key, kind, now_ns)
+        stale::is_stale_pair(key, kind, now_ns)
     }
 }
 
-/// The arguments: `HIDDEN_SOCKS` or a kind of pairs, and the key of a record.
+/// The arguments: `STALE_SOCKETS` or a kind of pairs, and the key of a record.
 #[raw_tracepoint]
-pub(crate) fn tell_hidden(ctx: RawTracePointContext) -> u32 {
+pub(crate) fn report_stale(ctx: RawTracePointContext) -> u32 {
     // SAFETY: the kernel passes the agent's arguments as an array of twelve words
     // (bpf_prog_test_run_raw_tp).
     let &[kind, key, ..] = unsafe { &*ctx.as_ptr().cast::<[u64; 12]>() };
     let now_ns = kernel::now_ns();
-    if kind == HIDDEN_SOCKS {
-        hidden::tell_sock(key, now_ns);
+    if kind == STALE_SOCKETS {
+        stale::report_socket(key, now_ns);
     } else {
-        hidden::tell_pair(key, kind, now_ns);
+        stale::report_pair(key, kind, now_ns);
     }
     0
 }

@@ -13,7 +13,7 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use tcptrace_common::config::{
-    ALL_PAIRS, FINDS_PER_RUN, HIDDEN_PAIRS, HIDDEN_SOCKS, PAIR_WORDS, SOCK_WORDS, STOPPED_PAIRS,
+    ALL_PAIRS, FINDS_PER_RUN, PAIR_WORDS, RUNNING_PAIRS, SOCK_WORDS, STALE_SOCKETS, STOPPED_PAIRS,
 };
 
 use super::{attach::load_own, object::chain, ring::run};
@@ -44,7 +44,7 @@ struct Kind {
 
 const SOCKS: Kind = Kind {
     map: "SOCKS",
-    number: HIDDEN_SOCKS,
+    number: STALE_SOCKETS,
     times_out: false,
 };
 /// Those whose timer was seen to stop are among them.
@@ -61,7 +61,7 @@ const fn pairs(number: u64) -> Kind {
 
 /// When to look, and for what.
 #[derive(Debug)]
-pub(super) struct Hidden {
+pub(super) struct StaleSearch {
     loaded: bool,
     /// They could not be loaded
     blind: bool,
@@ -73,7 +73,7 @@ pub(super) struct Hidden {
     stopped: Option<Last>,
 }
 
-impl Hidden {
+impl StaleSearch {
     pub(super) fn new() -> Self {
         Self {
             loaded: false,
@@ -85,7 +85,7 @@ impl Hidden {
         }
     }
 
-    /// Looks at all records if it is time to, or goes on with that. `active`: something has happened since
+    /// Poll at all records if it is time to, or goes on with that. `active`: something has happened since
     /// the last call. Returns how long to wait until the next look; none if there is no need for one.
     pub(super) fn turn(&mut self, ebpf: &mut Ebpf, active: bool) -> Option<Duration> {
         self.sockets.due |= active;
@@ -101,15 +101,15 @@ impl Hidden {
             .map(|next| next.saturating_duration_since(Instant::now()))
     }
 
-    /// Looks at all records for the last time, a part at each call, while whoever is about to tell of an end
+    /// Poll at all records for the last time, a part at each call, while whoever is about to tell of an end
     /// still can. Returns whether that was the last part.
     pub(super) fn end(&mut self, ebpf: &mut Ebpf) -> bool {
         self.load(ebpf);
         let last = self.last.get_or_insert_with(|| {
-            // Whoever looks at stopped timers has still to tell of the others: [`Hidden::rest`].
+            // Whoever looks at stopped timers has still to tell of the others: [`StaleSearch::rest`].
             [
                 Last::of::<SOCK_WORDS>(ebpf, SOCKS),
-                Last::of::<PAIR_WORDS>(ebpf, pairs(HIDDEN_PAIRS)),
+                Last::of::<PAIR_WORDS>(ebpf, pairs(RUNNING_PAIRS)),
             ]
         });
         for kind in &mut *last {
@@ -164,7 +164,7 @@ impl Hidden {
         if std::mem::replace(&mut self.loaded, true) {
             return;
         }
-        for name in ["find_hidden", "tell_hidden"] {
+        for name in ["find_stale", "report_stale"] {
             if let Err(why) = load_own(ebpf, name) {
                 log::warn!(
                     "ends that the kernel hides are not looked for: {name}: {}",
@@ -246,7 +246,7 @@ impl Sweep {
         !self.before.is_empty() || !self.now.is_empty()
     }
 
-    /// Looks, or goes on with that, if it is time to.
+    /// Poll, or goes on with that, if it is time to.
     fn turn<const WORDS: usize>(&mut self, ebpf: &Ebpf)
     where
         [u64; WORDS]: Pod,
@@ -329,7 +329,7 @@ fn find(ebpf: &Ebpf, kind: Kind, keys: impl Iterator<Item = u64>) -> HashSet<u64
         if !any {
             return found;
         }
-        let bits = run(ebpf, "find_hidden", &args).unwrap_or(0);
+        let bits = run(ebpf, "find_stale", &args).unwrap_or(0);
         if bits != 0 {
             let hidden = args[1..].iter().enumerate();
             found.extend(hidden.filter_map(|(at, key)| (bits >> at & 1 != 0).then_some(*key)));
@@ -340,5 +340,5 @@ fn find(ebpf: &Ebpf, kind: Kind, keys: impl Iterator<Item = u64>) -> HashSet<u64
 /// Has the end told of that this record has not seen.
 fn tell(ebpf: &Ebpf, kind: Kind, key: u64) {
     log::debug!("{} {key:x}: its end was hidden", kind.map);
-    run(ebpf, "tell_hidden", &[kind.number, key]);
+    run(ebpf, "report_stale", &[kind.number, key]);
 }

@@ -1,11 +1,12 @@
-//! Ends that the kernel let no program see.
+//! Stale records: of a socket whose end no program saw.
 //!
-//! A program that the kernel skips sees nothing, and neither do the others if it skips them all. If that
-//! was the last step of a socket, its record goes on saying that it lives. The kernel's own memory says
-//! otherwise: what has been a TCP socket stays one, or is given to another (`SLAB_TYPESAFE_BY_RCU` of
-//! `tcp_prot`, `net/ipv4/tcp_ipv4.c`), and begins without a cookie then (`sk_prot_alloc`, `sk_clone_lock`).
+//! The kernel skips a program that is already running on the CPU. If it skips all of them at the last step of
+//! a socket, the record still says that the socket lives. The kernel's memory does not: the memory of a TCP
+//! socket stays that of a TCP socket (`SLAB_TYPESAFE_BY_RCU` of `tcp_prot`, `net/ipv4/tcp_ipv4.c`), and the next
+//! one begins there without a cookie (`sk_prot_alloc`, `sk_clone_lock`). So this reads the socket's state and
+//! cookie, and compares them with the record.
 //!
-//! Nobody calls these for an event: the agent goes through the records now and then.
+//! No event calls these functions: the agent goes through all records now and then, by `hook::stale`.
 
 use core::ptr::read_volatile;
 
@@ -24,7 +25,7 @@ use crate::{
     filter::{self, Decision},
     kernel::{Object as _, Probed},
     listener,
-    maps::{self, PAIRS, SOCKS},
+    maps::{self, SOCKS},
     publish,
     sock::{LIVES, MOVED, Pair, Sock},
     timewait::{self, TimeWait},
@@ -39,12 +40,12 @@ const BIRTH_NS: u64 = 1_000_000_000;
 
 /// The id of a record whose end has been told. The kernel counts its cookies up from 0, and down from there
 /// where one is asked for in the middle of another (`gen_cookie_next`): none gets this far.
-const TOLD: u64 = 1 << 63;
+const REPORTED: u64 = 1 << 63;
 
 /// The record at this address, and its connection, if the kernel's memory says that the connection is
 /// over and the record does not. Needs cookies and exchanges.
 #[inline(always)]
-fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
+fn stale_socket(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     if config!(exchanges) == 0 || config!(cookie_helper) == 0 {
         return None;
     }
@@ -55,7 +56,7 @@ fn over(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     let life = unsafe { &raw const (*pointer).life };
     // SAFETY: a live word.
     let conn = unsafe { read_volatile(id) };
-    if conn == 0 || conn == TOLD {
+    if conn == 0 || conn == REPORTED {
         return None;
     }
     // SAFETY: a live field. Others are not kept under the address of a socket.
@@ -88,45 +89,45 @@ fn waits_in_vain(key: u64) -> Option<(TimeWait, *const Sock)> {
     if sock.life != MOVED {
         return None;
     }
-    timewait::waits_no_more(key, sock).map(|tw| (tw, pointer))
+    timewait::moved_is_stale(key, sock).map(|tw| (tw, pointer))
 }
 
 /// Whether the socket that the record at this address is of has ended unseen.
 #[inline(always)]
-pub(crate) fn is_over(key: u64, now_ns: u64) -> bool {
-    over(key, now_ns).is_some() || waits_in_vain(key).is_some()
+pub(crate) fn is_stale_socket(key: u64, now_ns: u64) -> bool {
+    stale_socket(key, now_ns).is_some() || waits_in_vain(key).is_some()
 }
 
 /// Whether the pair with this key has left `TIME_WAIT`, and nobody has told. `kind`: only one whose timer
 /// was seen to stop (`STOPPED_PAIRS`), only another, or any.
 #[inline(always)]
-pub(crate) fn has_left(key: u64, kind: u64, now_ns: u64) -> bool {
-    timewait::untold_end(key, kind, now_ns).is_some()
+pub(crate) fn is_stale_pair(key: u64, kind: u64, now_ns: u64) -> bool {
+    timewait::unreported_end(key, kind, now_ns).is_some()
 }
 
 /// Tells of the end of a pair that has left `TIME_WAIT`, found at `now_ns`. `kind`: as above. When its timer
 /// was last seen to stop it may have been set anew: also that moment is not certain.
 #[inline(always)]
-pub(crate) fn tell_pair(key: u64, kind: u64, now_ns: u64) {
-    if let Some(pair) = timewait::untold_end(key, kind, now_ns) {
+pub(crate) fn report_pair(key: u64, kind: u64, now_ns: u64) {
+    if let Some(pair) = timewait::unreported_end(key, kind, now_ns) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
         let pair = unsafe { &*pair };
         let stopped_ns = pair.ended_ns;
         let at_ns = if stopped_ns != 0 { stopped_ns } else { now_ns };
-        emit::pair_ended(pair, at_ns, FLAG_INFERRED, || PAIRS.remove(key).is_ok());
+        timewait::report_end(key, pair, at_ns, FLAG_INFERRED);
     }
 }
 
 /// Tells of the end of a socket that has ended unseen, found at `now_ns`, and counts what of it nobody
 /// will tell.
 #[inline(always)]
-pub(crate) fn tell_sock(key: u64, now_ns: u64) {
+pub(crate) fn report_socket(key: u64, now_ns: u64) {
     if let Some((tw, sock)) = waits_in_vain(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
-        timewait::tell_moved(tw, unsafe { &*sock }, now_ns);
+        timewait::report_moved(tw, unsafe { &*sock }, now_ns);
         return;
     }
-    let Some((pointer, conn)) = over(key, now_ns) else {
+    let Some((pointer, conn)) = stale_socket(key, now_ns) else {
         return;
     };
     // SAFETY: a live record, only read. If it is replaced meanwhile, `claim` finds another's id.
@@ -140,7 +141,7 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
     let id = unsafe { &raw mut (*pointer).conn };
     let claim = || {
         // SAFETY: a live word. The id is no other's: with it in its place, the record is still this one.
-        unsafe { exchange_if(id, conn, TOLD) == conn }
+        unsafe { exchange_if(id, conn, REPORTED) == conn }
     };
     // Whether it failed, or how long it took, nobody knows: then it is counted only.
     let ours = if wanted && !filter::outcome::is_on() && sock.tuple.whole != 0 {
@@ -163,7 +164,7 @@ pub(crate) fn tell_sock(key: u64, now_ns: u64) {
     // Unless somebody was given its memory in this moment, and a record.
     // SAFETY: a live record.
     let still = SOCKS.get_ptr(key).map(|pointer| unsafe { (*pointer).conn });
-    if still == Some(TOLD) {
+    if still == Some(REPORTED) {
         let _gone = SOCKS.remove(key);
     }
 }
