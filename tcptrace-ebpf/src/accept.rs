@@ -15,7 +15,6 @@ use tcptrace_common::{
 use crate::{
     atomic::{exchange, exchange_if},
     constants::config,
-    emit,
     sock::Sock,
 };
 
@@ -86,20 +85,10 @@ fn seen(sock: &Sock, reports: bool) -> Accepted {
     Accepted { slot, reported }
 }
 
-/// The record is made: reports the accept if that was left to the caller meanwhile.
+/// The record is made. True if the accept was left to the caller meanwhile, who then reports it at once.
 #[inline(always)]
-pub(crate) fn after_record(sock: &mut Sock) {
-    if is_wanted(sock) && change(sock, accept::sent) {
-        report(sock);
-    }
-}
-
-/// Reports the accept by a record of its own. A function of its own: it is seldom called.
-#[inline(never)]
-pub(crate) fn report(sock: &mut Sock) {
-    if sock.tuple.whole != 0 && sock.conn != 0 && sock.accept_ns != 0 {
-        emit::accept(sock, sock.accept_ns, sock.backlog, || true);
-    }
+pub(crate) fn after_record(sock: &mut Sock) -> bool {
+    is_wanted(sock) && change(sock, accept::sent)
 }
 
 /// What a record that the caller may have to throw away says of the accept.

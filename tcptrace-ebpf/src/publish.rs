@@ -36,16 +36,24 @@ fn send(sock: &mut Sock) {
         let accepted = accept::before_record(sock, last);
         if !emit::steps(sock, from, len, accepted) && accepted.reported != 0 {
             // Nothing else is wanted of it.
-            accept::report(sock);
+            report_accept(sock);
         }
         sock.gaps = 0;
-        if !last {
-            accept::after_record(sock);
+        if !last && accept::after_record(sock) {
+            report_accept(sock);
         }
     }
 }
 
-/// Sends what may be shown of a socket whose lock the caller holds, and holds back the rest.
+/// Reports the accept by a record of its own. A function of its own: it is seldom called.
+#[inline(never)]
+fn report_accept(sock: &mut Sock) {
+    if sock.tuple.whole != 0 && sock.conn != 0 && sock.accept_ns != 0 {
+        emit::accept(sock, sock.accept_ns, sock.backlog, || true);
+    }
+}
+
+/// Sends what may be shown of a socket whose lock the caller holds, and defers the rest.
 #[inline(always)]
 pub(crate) fn publish(key: u64, sock: &mut Sock, now_ns: u64) {
     if is_contended(sock) {
