@@ -121,7 +121,7 @@ impl Tracer {
 
     /// Loads what is otherwise loaded when it is first needed: rights are about to be given up.
     pub fn load_rest(&mut self) {
-        self.hidden.load_now(&mut self.ebpf);
+        self.stale.load_now(&mut self.ebpf);
     }
 
     /// Whether more is to be attached later.
