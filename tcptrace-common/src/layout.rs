@@ -259,6 +259,20 @@ pub struct Layout {
     pub file_ref: u32,
     /// `kernfs_node.parent` (`struct kernfs_node *`; `__parent` from 6.15 on)
     pub kn_parent: u32,
+    /// `task_struct.exit_code` (`int`)
+    pub task_exit_code: u32,
+    /// `sock.sk_lingertime` (`unsigned long`)
+    pub sk_lingertime: u32,
+    /// `tcp_sock.copied_seq` (`u32`): behind what was read
+    pub tp_copied_seq: u32,
+    /// `net.ipv4.ip_local_ports.range`: two `int`, or from 6.8 on both in one `u32`, the last one above
+    pub net_port_range: u32,
+    /// The same, of the last one where it is an `int` of its own; [`ABSENT`] from 6.8 on
+    pub net_port_last: u32,
+    /// `sk_buff.head` (`unsigned char *`)
+    pub skb_head: u32,
+    /// `sk_buff.transport_header` (`u16`): from `head`
+    pub skb_transport_header: u32,
 }
 
 impl Layout {
@@ -386,5 +400,12 @@ impl Layout {
         file_count: ABSENT,
         file_ref: ABSENT,
         kn_parent: ABSENT,
+        task_exit_code: ABSENT,
+        sk_lingertime: ABSENT,
+        tp_copied_seq: ABSENT,
+        net_port_range: ABSENT,
+        net_port_last: ABSENT,
+        skb_head: ABSENT,
+        skb_transport_header: ABSENT,
     };
 }

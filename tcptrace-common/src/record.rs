@@ -116,6 +116,9 @@ pub const FLAG_NO_FASTOPEN: u8 = 32;
 /// included.
 pub const FLAG_HISTORY: u8 = 64;
 
+/// Set in [`Record::flags`]: [`Record::role`] is inferred, of a connection that was open before tracing began.
+pub const FLAG_ROLE_INFERRED: u8 = 128;
+
 /// [`Record::span_ns`] of a span whose beginning went unseen.
 pub const SPAN_UNKNOWN: u64 = u64::MAX;
 
@@ -314,6 +317,24 @@ pub const END_SHUT_BEFORE: u8 = 32;
 /// Set in [`Counters::end`]: the socket had an error before its life began.
 pub const END_ERROR_BEFORE: u8 = 64;
 
+/// [`Counters::abort`]: `close()` with linger 0.
+pub const ABORT_LINGER: u8 = 1;
+/// [`Counters::abort`]: `close()` with data unread.
+pub const ABORT_UNREAD: u8 = 2;
+/// [`Counters::abort`]: a call that left the socket open: `connect(AF_UNSPEC)`.
+pub const ABORT_DISCONNECT: u8 = 3;
+/// [`Counters::abort`]: data came when only a time-wait socket was left.
+pub const ABORT_LATE_DATA: u8 = 4;
+
+/// [`Counters::act`]: `close()` of the last descriptor.
+pub const ACT_CLOSE: u8 = 1;
+/// [`Counters::act`]: `shutdown()`.
+pub const ACT_SHUTDOWN: u8 = 2;
+/// [`Counters::act`]: it exited.
+pub const ACT_EXIT: u8 = 3;
+/// [`Counters::act`], with the number of a signal below it: the signal ended it.
+pub const ACT_KILLED: u8 = 128;
+
 /// Set in [`Counters::options`]: selective acknowledgements.
 pub const OPTION_SACK: u8 = 1;
 /// Set in [`Counters::options`]: timestamps.
@@ -369,8 +390,10 @@ pub struct Counters {
     pub reset: u8,
     /// `END_*`
     pub end: u8,
-    /// Zero
-    pub reserved: [u8; 2],
+    /// `ABORT_*`: how our side aborts it, if it does; 0: not known
+    pub abort: u8,
+    /// `ACT_*`: by what the process that closed it did so; 0: not known
+    pub act: u8,
 }
 
 impl Counters {
@@ -396,7 +419,8 @@ impl Counters {
         known: 0,
         reset: 0,
         end: 0,
-        reserved: [0; 2],
+        abort: 0,
+        act: 0,
     };
 }
 

@@ -8,8 +8,8 @@ use tcptrace_common::{
     config::{EMIT_CLOSE, EMIT_OWNER, EMIT_TRANSITION},
     count,
     record::{
-        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_NO_FASTOPEN,
-        FLAG_PARTIAL, KIND_ACCEPT, KIND_CLOSE, KIND_OWNER, KIND_STEPS, KIND_TRANSITION,
+        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_PARTIAL,
+        FLAG_ROLE_INFERRED, KIND_ACCEPT, KIND_CLOSE, KIND_OWNER, KIND_STEPS, KIND_TRANSITION,
         NotedRecord, PATH_LEN, PROCESS_ARGS_MAX, PathRecord, ProcessRecord, Record, SPAN_UNKNOWN,
         Step, UNKNOWN,
     },
@@ -119,11 +119,9 @@ fn fill_as(record: &mut Record, sock: &Sock, tuple: &Tuple, slot: u8) {
     record.peer_pid = 0;
     record.lport = tuple.lport;
     record.rport = tuple.rport;
-    // Both are kept as the flags of a record, so that nothing branches here: the verifier
-    // follows every branch of every hook.
-    record.flags = (sock.flags & (FLAG_PARTIAL | FLAG_NO_FASTOPEN)) | tuple.mapped;
+    record.flags = sock.record_flags() | tuple.mapped;
     record.family = tuple.family;
-    record.role = sock.role;
+    record.role = sock.apparent_role();
     record.source = sock.sources[slot] * owned;
     record.process = sock.processes[slot];
 }
@@ -280,7 +278,8 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, inferred: u8, claim: impl FnO
     record.kind = KIND_TRANSITION;
     record.old = tcp::TIME_WAIT;
     record.new = tcp::CLOSE;
-    record.flags = (pair.flags & FLAG_PARTIAL) | pair.tuple.mapped | inferred;
+    record.flags =
+        (pair.flags & (FLAG_PARTIAL | FLAG_ROLE_INFERRED)) | pair.tuple.mapped | inferred;
     record.family = pair.tuple.family;
     record.role = pair.role;
     record.source = pair.source;

@@ -2,17 +2,20 @@
 //! agent works out (`event::evidence`).
 
 use tcptrace_common::{
+    layout::ABSENT,
     record::{
-        END_ACKED, END_ERROR_BEFORE, END_HELD, END_QUEUED, END_READ, END_SHUT_BEFORE, END_SOFT,
-        KNOWN_COUNTERS, ROLE_LISTENER,
+        ABORT_DISCONNECT, ABORT_LINGER, ABORT_UNREAD, ACT_CLOSE, ACT_EXIT, ACT_KILLED,
+        ACT_SHUTDOWN, END_ACKED, END_ERROR_BEFORE, END_HELD, END_QUEUED, END_READ, END_SHUT_BEFORE,
+        END_SOFT, KNOWN_COUNTERS, ROLE_LISTENER,
     },
     tcp,
 };
 
 use crate::{
     constants::off,
-    counters,
-    kernel::{Object as _, Probed, Typed},
+    counters, handover,
+    kernel::{Object as _, Probed, Typed, Walked},
+    owner,
     sock::Sock,
 };
 
@@ -20,6 +23,14 @@ use crate::{
 const SHUTDOWN_MASK: u8 = 3;
 /// In `sk_flags` (`enum sock_flags`, include/net/sock.h): nobody has it any more
 const SOCK_DEAD: u64 = 1;
+/// In `sk_flags`: the peer's FIN has come
+const SOCK_DONE: u64 = 1 << 1;
+/// In `sk_flags`: `SO_LINGER` is on
+const SOCK_LINGER: u64 = 1 << 4;
+/// In `task_struct.flags` (include/linux/sched.h): it exits
+const PF_EXITING: u32 = 4;
+/// In an exit code: the signal that ended the process (`wait(2)`)
+const SIGNAL_MASK: u32 = 0x7f;
 
 // include/uapi/asm-generic/errno.h
 const EPIPE: u32 = 32;
@@ -57,6 +68,74 @@ pub(crate) fn read(sk: Typed, sock: &mut Sock, old: u8) {
         end |= END_ACKED;
     }
     sock.counters.end |= end;
+    if held {
+        sock.counters.abort = abort(sk);
+    }
+}
+
+/// How the process that has locked a socket aborts it, if it does: what `__tcp_close` looks at, in its order,
+/// while no reference to the socket's file is left; as long as one is left, the process calls
+/// `tcp_disconnect`. What an upper layer does, as MPTCP with its subflows, is not looked into.
+#[inline(never)]
+fn abort(sk: Typed) -> u8 {
+    let layered =
+        off!(icsk_ulp_data) != ABSENT && sk.probe(off!(icsk_ulp_data)).address() != 0;
+    if layered || !owner::proven(sk) {
+        return 0;
+    }
+    match handover::references_left(sk) {
+        None => 0,
+        Some(0) => {
+            if off!(tp_copied_seq) == ABSENT
+                || off!(tp_rcv_nxt) == ABSENT
+                || off!(sk_lingertime) == ABSENT
+            {
+                return 0;
+            }
+            let flags = sk.read::<u64>(off!(sk_flags));
+            let tp = Probed(sk.address());
+            let received: u32 = tp.read(off!(tp_rcv_nxt));
+            // The peer's FIN has a number of its own, and is no data.
+            let fin = u32::from(flags & SOCK_DONE != 0);
+            let unread = received.wrapping_sub(tp.read(off!(tp_copied_seq))) as i32;
+            if unread > fin as i32 {
+                ABORT_UNREAD
+            } else if flags & SOCK_LINGER != 0 && sk.read::<u64>(off!(sk_lingertime)) == 0 {
+                ABORT_LINGER
+            } else {
+                0
+            }
+        }
+        Some(_) if sk.read::<u8>(off!(sk_shutdown)) & SHUTDOWN_MASK == SHUTDOWN_MASK => 0,
+        Some(_) => ABORT_DISCONNECT,
+    }
+}
+
+/// By what the running process ends our side of a connection, whose socket it has locked. `new`: the state
+/// that follows.
+#[inline(never)]
+pub(crate) fn act(sk: Typed, new: u8) -> u8 {
+    let Some(left) = handover::references_left(sk) else {
+        return 0;
+    };
+    if left != 0 {
+        // `tcp_disconnect` leads to `CLOSE` at once.
+        return if new == tcp::CLOSE { 0 } else { ACT_SHUTDOWN };
+    }
+    let task = Walked::current_task();
+    if task.read::<u32>(off!(task_flags)) & PF_EXITING == 0 {
+        return ACT_CLOSE;
+    }
+    if off!(task_exit_code) == ABSENT {
+        return 0;
+    }
+    // Set before the files are given back (`do_exit`).
+    let signal = task.read::<u32>(off!(task_exit_code)) & SIGNAL_MASK;
+    if signal == 0 {
+        ACT_EXIT
+    } else {
+        ACT_KILLED | signal as u8
+    }
 }
 
 /// Whether the listener of a connection in its queue listens no more. The connection's request holds it

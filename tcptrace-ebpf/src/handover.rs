@@ -35,6 +35,18 @@ fn references(file: Probed) -> Option<u64> {
     Some(file.read(off!(file_count)))
 }
 
+/// References to a socket's file that are left; none if it has no file, or that cannot be known. 0: the
+/// running process, which has locked the socket, has given back the last one.
+#[inline(always)]
+pub(crate) fn references_left(sk: Typed) -> Option<u64> {
+    let socket = Probed(sk.read(off!(sk_socket)));
+    if socket.0 == 0 {
+        return None;
+    }
+    let file = Probed(socket.read(off!(socket_file)));
+    if file.0 == 0 { None } else { references(file) }
+}
+
 /// Whether the running process, which ends a connection whose socket it has locked, is the only one that holds
 /// it: it has given back the last reference to its file, or has the only one and shuts it down.
 ///
@@ -42,15 +54,7 @@ fn references(file: Probed) -> Option<u64> {
 /// address away from MPTCP connections, holds none.
 #[inline(always)]
 fn holds_alone(sk: Typed, new: u8) -> bool {
-    let socket = Probed(sk.read(off!(sk_socket)));
-    if socket.0 == 0 {
-        return false;
-    }
-    let file = Probed(socket.read(off!(socket_file)));
-    if file.0 == 0 {
-        return false;
-    }
-    match references(file) {
+    match references_left(sk) {
         Some(0) => true,
         Some(1) => new != tcp::CLOSE && !owner::is_taken_away(sk),
         _ => false,

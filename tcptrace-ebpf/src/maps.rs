@@ -13,7 +13,7 @@ use tcptrace_common::{
 use crate::{
     process::{Known, PLACES, SCRATCH_BYTES},
     sock::{Backlog, Pair, Sock, Waiting},
-    tuple::Request,
+    tuple::{Place, Request},
 };
 
 /// One record per live socket, keyed by the address of its `struct sock`.
@@ -137,6 +137,12 @@ pub(crate) static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
 /// the same walk.
 #[map]
 pub(crate) static QUEUED: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
+
+/// Where somebody listened when tracing began. Written and read by `hook::seed`. What finds no room is not
+/// inferred from.
+#[map]
+pub(crate) static LISTENING: HashMap<Place, u8> =
+    HashMap::with_max_entries(16384, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
 
 /// Which pass `hook::seed` is in. Written by the agent.
 #[map]

@@ -1,7 +1,7 @@
 //! The record of one live socket.
 
 use tcptrace_common::{
-    record::{Counters, FLAG_NO_FASTOPEN, FLAG_PARTIAL, Owner, PATH_LEN, Step},
+    record::{Counters, FLAG_NO_FASTOPEN, FLAG_PARTIAL, FLAG_ROLE_INFERRED, Owner, PATH_LEN, Step},
     tcp,
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct Pair {
     pub tuple: Tuple,
     /// Network namespace inode
     pub netns: u32,
-    /// `PARTIAL`
+    /// `PARTIAL`, `FLAG_ROLE_INFERRED`
     pub flags: u8,
     /// `ROLE_*`
     pub role: u8,
@@ -151,8 +151,8 @@ pub(crate) struct Sock {
     pub backlog: [u32; 2],
     /// `OVERLOOKED`, `FOUND`, `JOINED` (`set_state`, by `overlooked`)
     pub overlooked: u8,
-    /// Zero
-    pub reserved: u8,
+    /// Of one that was open at start: the role it seems to have and `FLAG_ROLE_INFERRED`; 0: not known (`seed`)
+    pub guess: u8,
     /// `inet_sport` of the life before, which stays until this one is given a port; 0: none
     /// (`set_state`)
     pub former_sport: u16,
@@ -220,7 +220,7 @@ impl Sock {
         err: 0,
         backlog: [0; 2],
         overlooked: 0,
-        reserved: 0,
+        guess: 0,
         former_sport: 0,
         accept_ns: 0,
         seen_ns: 0,
@@ -241,6 +241,20 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn owner(&self) -> &Owner {
         &self.owners[usize::from(self.slot & 1)]
+    }
+
+    /// `ROLE_*` as records say it.
+    #[inline(always)]
+    pub(crate) fn apparent_role(&self) -> u8 {
+        self.role | (self.guess & !FLAG_ROLE_INFERRED)
+    }
+
+    /// Its flags as records say them.
+    #[inline(always)]
+    pub(crate) fn record_flags(&self) -> u8 {
+        // Both are kept as the flags of a record, so that nothing branches here: the verifier follows every
+        // branch of every hook.
+        (self.flags & (FLAG_PARTIAL | FLAG_NO_FASTOPEN)) | (self.guess & FLAG_ROLE_INFERRED)
     }
 
     /// 1: the owner in this slot owns it; 0: somebody has accepted it who is not known, so its listener's

@@ -46,6 +46,53 @@ pub(crate) struct Request {
     pub rport: u16,
 }
 
+/// Where a listener may be.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Place {
+    /// Local address; 0: any
+    laddr: [u64; 2],
+    /// Network namespace inode
+    netns: u32,
+    /// Local port
+    lport: u16,
+    /// `AF_INET`, `AF_INET6`; 0: of any family and at any address
+    family: u16,
+}
+
+impl Place {
+    /// Where a socket is.
+    #[inline(always)]
+    pub(crate) fn of(tuple: &Tuple, netns: u32) -> Self {
+        let is_v4 = tuple.family == 4 && tuple.mapped == 0;
+        Self {
+            laddr: [tuple.laddr[0], tuple.laddr[1]],
+            netns,
+            lport: tuple.lport,
+            // A child is of its listener's family.
+            family: if is_v4 { AF_INET } else { AF_INET6 },
+        }
+    }
+
+    /// The same port and family, at any address.
+    #[inline(always)]
+    pub(crate) fn anywhere(self) -> Self {
+        Self {
+            laddr: [0; 2],
+            ..self
+        }
+    }
+
+    /// The same port.
+    #[inline(always)]
+    pub(crate) fn of_any_family(self) -> Self {
+        Self {
+            family: 0,
+            ..self.anywhere()
+        }
+    }
+}
+
 /// 1 for `::ffff:a.b.c.d`, which the second half of `second` is the last four bytes of; 0 for all else.
 #[inline(always)]
 fn is_mapped(first: u64, second: u64) -> u64 {

@@ -3,7 +3,7 @@
 use std::{
     fmt::{self, Write as _},
     io::{BufRead as _, BufReader, Write as _},
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{net::UnixStream, process::CommandExt as _},
@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::io::FdFlags;
+use rustix::{
+    io::FdFlags,
+    process::{Pid, Signal},
+};
 
 use crate::{netns::Netns, peer::First, wait};
 
@@ -379,6 +382,19 @@ impl Actor {
     /// Ends the process as a crash would: the kernel closes what it had open.
     pub fn kill(mut self) {
         self.end();
+    }
+
+    /// Has it exit, and waits until it has.
+    pub fn exit(mut self) {
+        self.control.get_mut().shutdown(Shutdown::Both).unwrap();
+        self.child.take().unwrap().wait().unwrap();
+    }
+
+    /// Has a signal end it, and waits until it has.
+    pub fn signal(mut self, signal: Signal) {
+        let mut child = self.child.take().unwrap();
+        rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+        child.wait().unwrap();
     }
 
     fn end(&mut self) {

@@ -216,7 +216,12 @@ fn found(sock: &mut Sock) -> Decision {
 #[inline(always)]
 fn listed(sock: &mut Sock) -> Decision {
     let listens = sock.state() == tcp::LISTEN;
+    let takes = tuple::takes(&sock.tuple) && role::takes(sock.apparent_role());
     if !owner::is_on() {
+        // Its role is known only now, as far as it is.
+        if sock.guess != 0 {
+            by_owner(sock, if takes { Show } else { Wait });
+        }
         return Wait;
     }
     if listens && sock.wanted_holder == 0 {
@@ -226,8 +231,7 @@ fn listed(sock: &mut Sock) -> Decision {
         return Wait;
     }
     if owner::takes(&sock.owners[0]) {
-        let shown = tuple::takes(&sock.tuple) && role::takes(sock.role);
-        return by_owner(sock, if shown { Show } else { Wait });
+        return by_owner(sock, if takes { Show } else { Wait });
     }
     if listens { Wait } else { Drop }
 }

@@ -188,6 +188,7 @@ fn own(sock: &mut Sock, now_ns: u64, backlog: [u32; 2]) -> bool {
     sock.accept_ns = now_ns;
     sock.backlog = backlog;
     sock.role = ROLE_SERVER;
+    sock.guess = 0;
     // SAFETY: an empty instruction: it keeps the compiler from moving the write of `slot`, which
     // brings the new owner into force for other CPUs, before the owner itself and the rest.
     unsafe { core::arch::asm!("") };

@@ -8,7 +8,10 @@ use tcptrace_common::{
     config::EMIT_RESET,
     count,
     layout::ABSENT,
-    record::{FLAG_INFERRED, KIND_RESET, RESET_EITHER, RESET_RECEIVED, RESET_SENT, UNKNOWN},
+    record::{
+        ABORT_LATE_DATA, FLAG_INFERRED, KIND_RESET, RESET_EITHER, RESET_RECEIVED, RESET_SENT,
+        UNKNOWN,
+    },
     tcp,
 };
 
@@ -25,6 +28,9 @@ use crate::{
 const RCV_SHUTDOWN: u8 = 1;
 /// Longer than a segment takes, unless its CPU is taken away for as long meanwhile: 10 ms at 1000 Hz.
 const MOMENT_TICKS: u32 = 10;
+/// Where a TCP header has its flags, and the flag of a SYN in them (RFC 9293, section 3.1)
+const TH_FLAGS: u32 = 13;
+const TH_SYN: u8 = 2;
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
@@ -39,7 +45,12 @@ pub(crate) fn reset_sent(ctx: BtfTracePointContext) -> i32 {
     if sk.is_null() {
         return 0;
     }
-    note(sk as u64, RESET_SENT, reason);
+    note(
+        sk as u64,
+        RESET_SENT,
+        reason,
+        ctx.arg::<*const u8>(1) as u64,
+    );
     0
 }
 
@@ -52,7 +63,7 @@ pub(crate) fn reset_received(ctx: BtfTracePointContext) -> i32 {
     } else {
         RESET_RECEIVED
     };
-    note(address, direction, UNKNOWN);
+    note(address, direction, UNKNOWN, 0);
     0
 }
 
@@ -75,10 +86,23 @@ fn may_be_data(sk: Probed) -> bool {
     since_ack <= MOMENT_TICKS
 }
 
+/// Whether a segment asks for another connection. Its header is behind us by now, and still there.
 #[inline(always)]
-fn note(address: u64, direction: u8, reason: u32) {
+fn is_syn(skb: Probed) -> bool {
+    if skb.0 == 0 || off!(skb_head) == ABSENT || off!(skb_transport_header) == ABSENT {
+        return true;
+    }
+    let header =
+        skb.read::<u64>(off!(skb_head)) + u64::from(skb.read::<u16>(off!(skb_transport_header)));
+    Probed(header).read::<u8>(TH_FLAGS) & TH_SYN != 0
+}
+
+/// `skb`: what the RST answers, or 0.
+#[inline(always)]
+fn note(address: u64, direction: u8, reason: u32, skb: u64) {
+    let in_time_wait = Probed(kernel::number(address)).read::<u8>(off!(sk_state)) == tcp::TIME_WAIT;
     // A time-wait socket sends them, too.
-    let key = if Probed(kernel::number(address)).read::<u8>(off!(sk_state)) == tcp::TIME_WAIT {
+    let key = if in_time_wait {
         TimeWait::at(address).key()
     } else {
         address
@@ -95,6 +119,11 @@ fn note(address: u64, direction: u8, reason: u32) {
     let ends_nothing = direction == RESET_SENT && opening;
     if sock.counters.reset == 0 && !ends_nothing {
         sock.counters.reset = direction;
+        // What a time-wait socket that waits for the peer's FIN answers so is data, or the FIN behind
+        // some (`tcp_timewait_state_process`).
+        if in_time_wait && direction == RESET_SENT && !is_syn(Probed(kernel::number(skb))) {
+            sock.counters.abort = ABORT_LATE_DATA;
+        }
     }
     let now_ns = kernel::now_ns();
     if config!(emit) & EMIT_RESET == 0 || !publish::complete(key, sock) {

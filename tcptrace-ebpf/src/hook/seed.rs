@@ -15,10 +15,11 @@ use aya_ebpf::{
 };
 use tcptrace_common::{
     count,
+    layout::ABSENT,
     proto::accept::Progress,
     record::{
-        FLAG_FIRST, KIND_SOCKET, Owner, ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, Record,
-        SOURCE_LISTENER, SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step,
+        FLAG_FIRST, FLAG_ROLE_INFERRED, KIND_SOCKET, Owner, ROLE_CLIENT, ROLE_LISTENER,
+        ROLE_SERVER, ROLE_UNKNOWN, Record, SOURCE_LISTENER, SOURCE_SNAPSHOT, SPAN_UNKNOWN, Step,
     },
     tcp,
 };
@@ -30,13 +31,13 @@ use crate::{
     keeper,
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
-    maps::{self, QUEUED, SEED_PASS, SOCKS},
+    maps::{self, LISTENING, QUEUED, SEED_PASS, SOCKS},
     owner::IPPROTO_MPTCP,
     phase,
-    process::{self, Place, Room},
+    process::{self, Room},
     publish,
     sock::{NOTHING, PARTIAL, Sock},
-    tuple::Tuple,
+    tuple::{Place, Tuple},
 };
 
 const IPPROTO_TCP: u16 = 6;
@@ -64,6 +65,8 @@ struct Tcp {
 
 /// How much of an accept queue is looked at.
 const QUEUE_MAX: u32 = 512;
+/// `net.ipv4.ip_local_port_range` where nobody has changed it
+const DEFAULT_PORTS: (u16, u16) = (32_768, 60_999);
 
 /// `struct bpf_iter_meta`
 #[repr(C)]
@@ -114,9 +117,7 @@ pub(super) fn socket_behind(file: Probed) -> Option<Probed> {
     if sk.0 == 0 || !is_inet(sk) {
         return None;
     }
-    if sk.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP
-        && off!(mptcp_first) != tcptrace_common::layout::ABSENT
-    {
+    if sk.read::<u16>(off!(sk_protocol)) == IPPROTO_MPTCP && off!(mptcp_first) != ABSENT {
         sk = Probed(sk.read(off!(mptcp_first)));
     }
     (sk.0 != 0 && sk.read::<u16>(off!(sk_protocol)) == IPPROTO_TCP).then_some(sk)
@@ -162,7 +163,7 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
     if own_record(sk, cookie).is_none() {
         if may_be_wanted(sk, state) {
             // Here alone: who looks at files comes by a socket as often as somebody holds it.
-            let full = insert(sk, None, cookie, Place::Agent);
+            let full = insert(sk, None, cookie, process::Place::Agent);
             maps::count(count::MAP_FULL, u64::from(full));
         }
     }
@@ -273,7 +274,7 @@ fn own_record(sk: Probed, cookie: u64) -> Option<*mut Sock> {
 fn hold(sk: Probed, leader: Probed, cookie: u64) {
     let start_ns: u64 = leader.read(off!(task_start_time));
     if own_record(sk, cookie).is_none() {
-        let _full = insert(sk, Some((leader, start_ns)), cookie, Place::Agent);
+        let _full = insert(sk, Some((leader, start_ns)), cookie, process::Place::Agent);
     }
     let Some(pointer) = SOCKS.get_ptr_mut(sk.0) else {
         return;
@@ -283,7 +284,7 @@ fn hold(sk: Probed, leader: Probed, cookie: u64) {
     let tgid = leader.read(off!(task_tgid));
     let mut wanted = !filter::owner::is_on();
     if filter::owner::is_on() {
-        process::look(tgid, leader, Place::Agent);
+        process::look(tgid, leader, process::Place::Agent);
         let mut owner = Owner::NONE;
         holder(&mut owner, leader);
         if filter::owner::takes(&owner) {
@@ -305,7 +306,7 @@ fn hold(sk: Probed, leader: Probed, cookie: u64) {
         }
     }
     if partial && wanted && sock.owners[0].tgid == tgid && sock.processes[0] == 0 {
-        sock.processes[0] = process::introduce(tgid, leader, Place::Agent, false);
+        sock.processes[0] = process::introduce(tgid, leader, process::Place::Agent, false);
     }
 }
 
@@ -326,7 +327,7 @@ pub(crate) fn insert(
     sk: Probed,
     held_by: Option<(Probed, u64)>,
     cookie: u64,
-    place: Place,
+    place: process::Place,
 ) -> bool {
     let state: u8 = sk.read(off!(sk_state));
     if state == tcp::CLOSE || state == 0 {
@@ -344,6 +345,11 @@ pub(crate) fn insert(
     sock.netns = Probed(sk.read(off!(sk_net))).read(off!(net_inum));
     if !filter::netns::takes(sock.netns) {
         return false;
+    }
+    if state == tcp::LISTEN {
+        let place = Place::of(&sock.tuple, sock.netns);
+        let _full = LISTENING.insert(place, 0, 0);
+        let _full = LISTENING.insert(place.of_any_family(), 0, 0);
     }
     sock.flags = PARTIAL;
     sock.origin = state;
@@ -383,11 +389,48 @@ pub(crate) fn insert(
     false
 }
 
+/// The role that a connection seems to have which was open before we came: a server's if somebody listens where
+/// it is, a client's if nobody listens at its port and it is one that the kernel chooses for `connect()`.
+#[inline(never)]
+fn guess(sk: Probed, sock: &Sock) -> u8 {
+    let place = Place::of(&sock.tuple, sock.netns);
+    let listens = |place: Place| {
+        // SAFETY: the value is not looked at.
+        unsafe { LISTENING.get(place) }.is_some()
+    };
+    if listens(place) || listens(place.anywhere()) {
+        return ROLE_SERVER | FLAG_ROLE_INFERRED;
+    }
+    if listens(place.of_any_family()) || !is_ephemeral(sk, sock.tuple.lport) {
+        return 0;
+    }
+    ROLE_CLIENT | FLAG_ROLE_INFERRED
+}
+
+/// Whether the kernel chooses such a port for `connect()`, in the namespace of this socket.
+#[inline(always)]
+fn is_ephemeral(sk: Probed, port: u16) -> bool {
+    if off!(net_port_range) == ABSENT {
+        return (DEFAULT_PORTS.0..=DEFAULT_PORTS.1).contains(&port);
+    }
+    let net = Probed(sk.read(off!(sk_net)));
+    let word: u32 = net.read(off!(net_port_range));
+    let last = if off!(net_port_last) == ABSENT {
+        (word >> 16) as u16
+    } else {
+        net.read::<u32>(off!(net_port_last)) as u16
+    };
+    port >= word as u16 && port <= last
+}
+
 /// Writes the `socket` record of a connection that was open before we came, once.
 #[inline(always)]
 fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
     if sock.flags & PARTIAL == 0 || sock.listed != 0 || sock.path_len != 1 || sock.conn == 0 {
         return;
+    }
+    if sock.role == ROLE_UNKNOWN && sock.tuple.whole != 0 {
+        sock.guess = guess(Probed(key), sock);
     }
     if filter::decide(Stage::Listed, sock) == Decision::Drop {
         publish::forget(key, sock);

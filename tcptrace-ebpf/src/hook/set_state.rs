@@ -469,6 +469,9 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
         let tgid = owner::current_tgid();
         let others = tgid != sock.owner().tgid && owner::is_taken_away(sk);
         sock.closer = if tgid == 0 || others { BY_KERNEL } else { tgid };
+        if sock.closer != BY_KERNEL {
+            sock.counters.act = ending::act(sk, new);
+        }
     }
     let dropped = old == tcp::FIN_WAIT2 && ends && successor.is_none();
     if dropped && sk.read::<u64>(off!(sk_flags)) & SOCK_DONE == 0 {

@@ -20,7 +20,7 @@ use tcptrace_common::{
     config::{ALL_PAIRS, EMIT_TRANSITION, STOPPED_PAIRS, TIME_WAIT_BY_TIMER},
     count,
     map_index::{TIME_WAIT_HANDLER, TIME_WAIT_MODE},
-    record::{FLAG_INFERRED, KNOWN_EXPIRED, Step},
+    record::{FLAG_INFERRED, FLAG_ROLE_INFERRED, KNOWN_EXPIRED, Step},
     tcp,
 };
 
@@ -124,8 +124,8 @@ fn pair_of(tw: TimeWait, sock: &Sock, seq: u8, entered: Step) -> Pair {
         process: sock.processes[slot],
         reserved: 0,
         netns: sock.netns,
-        flags: sock.flags & PARTIAL,
-        role: sock.role,
+        flags: sock.record_flags() & (PARTIAL | FLAG_ROLE_INFERRED),
+        role: sock.apparent_role(),
         source: sock.sources[slot],
         seq: seq.wrapping_add(1),
     };

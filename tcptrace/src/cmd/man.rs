@@ -38,8 +38,8 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "LOCAL, REMOTE\tan arrow points to the server.",
             "IN OLD\thow long the connection was in the old state. A ~ behind it: the kernel gave no direct \
          sight of this transition, and its time is worked out; likewise behind \"closed after\".",
-            "closed after\twhy (refused, timeout, unreachable, reset received or sent, canceled, listener \
-         closed, or normal and who closed first); how long it took to connect; of a server's connection \
+            "closed after\twhy (refused, timeout, unreachable, reset received or sent, canceled, given up \
+         when nobody had answered for long, listener closed, or normal and who closed first); how long it took to connect; of a server's connection \
          the half-open time of the handshake and the time in the accept queue; payload sent and received, \
          segments sent again, smoothed round-trip time.",
         ],

@@ -32,6 +32,7 @@ impl Close {
             ending: Ending {
                 reason: Reason::Unknown,
                 by_error: false,
+                cause: None,
             },
         };
         close.ending = close.find_ending();

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tcptrace_common::record::{
-    FLAG_FIRST, FLAG_INFERRED, FLAG_MAPPED, FLAG_PARTIAL, Record, SPAN_UNKNOWN,
+    FLAG_FIRST, FLAG_INFERRED, FLAG_MAPPED, FLAG_PARTIAL, FLAG_ROLE_INFERRED, Record, SPAN_UNKNOWN,
 };
 use zerocopy::IntoBytes as _;
 
@@ -33,7 +33,7 @@ impl Connection {
                 record.conn,
                 (record.lport, record.rport, record.netns),
                 (record.role, record.family, record.source, record.process),
-                record.flags & FLAG_MAPPED,
+                record.flags & (FLAG_MAPPED | FLAG_ROLE_INFERRED),
             )
         };
         parts(a) == parts(b)
@@ -51,6 +51,11 @@ impl Connection {
     /// What the socket is in it
     pub const fn role(&self) -> Role {
         Role::from_number(self.0.role)
+    }
+
+    /// Whether the role is inferred from where others listened at start
+    pub const fn is_role_inferred(&self) -> bool {
+        self.0.flags & FLAG_ROLE_INFERRED != 0
     }
 
     /// Whether its addresses are IPv4 (mapped ones included).

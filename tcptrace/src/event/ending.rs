@@ -2,19 +2,25 @@
 
 use std::borrow::Cow;
 
+use nix::sys::signal::Signal;
 use tcptrace_common::{
     record::{
-        END_ACKED, END_ERROR_BEFORE, END_HELD, END_QUEUED, END_READ, END_SOFT, KNOWN_COUNTERS,
-        KNOWN_EXPIRED, KNOWN_NO_FIN, RESET_EITHER, RESET_RECEIVED, RESET_SENT, ROLE_LISTENER,
+        ACT_KILLED, END_ACKED, END_ERROR_BEFORE, END_HELD, END_QUEUED, END_READ, END_SOFT,
+        KNOWN_COUNTERS, KNOWN_EXPIRED, KNOWN_NO_FIN, RESET_EITHER, RESET_RECEIVED, RESET_SENT,
+        ROLE_LISTENER,
     },
     tcp,
 };
 
 use super::{
-    Close, ClosedBy, Reason,
+    Act, Cause, Close, ClosedBy, Reason,
     close::RCV_SHUTDOWN,
     evidence::{self, Ending, Evidence, Holder, Reset},
 };
+
+/// Who gives up a connection attempt after this long has waited for it: the first retransmission timeout
+/// (`TCP_TIMEOUT_INIT`, RFC 6298 §2.1).
+const PATIENCE_US: u64 = 1_000_000;
 
 impl Close {
     /// Why it ended
@@ -29,6 +35,7 @@ impl Close {
             return Ending {
                 reason: Reason::Normal,
                 by_error: false,
+                cause: None,
             };
         }
         self.evidence().ending()
@@ -72,10 +79,22 @@ impl Close {
                 Holder::Unknown
             },
             closing: self.is_by_close(),
+            abort: Cause::from_number(self.counters.abort),
             sent: known(KNOWN_COUNTERS) && self.counters.tx_segs != 0,
+            waited: from == tcp::SYN_SENT && self.has_waited(),
             expired: known(KNOWN_EXPIRED),
             deduced: self.is_deduced(),
         }
+    }
+
+    /// Whether its SYN was sent again, or has waited for long. Nothing waits where none was sent, as after
+    /// `connect()` with `TCP_FASTOPEN_CONNECT`.
+    fn has_waited(&self) -> bool {
+        let long = self.connect_us().is_some_and(|us| us >= PATIENCE_US);
+        if self.counters.known & KNOWN_COUNTERS == 0 {
+            return long;
+        }
+        self.counters.retransmits != 0 || (long && self.counters.tx_segs != 0)
     }
 
     /// The socket's error, if it is of this life: the next SYN clears that of the one before
@@ -117,7 +136,7 @@ impl Close {
         match self.reason() {
             Reason::ResetReceived if self.may_be_data() => {}
             Reason::Refused | Reason::ResetReceived => return Some(ClosedBy::Remote),
-            Reason::Canceled | Reason::ResetSent | Reason::ListenerClosed => {
+            Reason::Canceled | Reason::GaveUp | Reason::ResetSent | Reason::ListenerClosed => {
                 return Some(ClosedBy::Local);
             }
             _ => {}
@@ -131,6 +150,27 @@ impl Close {
             tcp::CLOSE_WAIT | tcp::LAST_ACK => Some(ClosedBy::Remote),
             _ => None,
         })
+    }
+
+    /// By what our side aborted it
+    pub const fn cause(&self) -> Option<Cause> {
+        self.ending.cause
+    }
+
+    /// By what the process that closed it did so
+    pub fn closed_because(&self) -> Option<Act> {
+        self.closer_pid()?;
+        Act::from_number(self.counters.act)
+    }
+
+    /// The signal that ended the process that closed it, by its symbol, or its number if it has none
+    pub fn signal(&self) -> Option<Cow<'static, str>> {
+        if self.closed_because()? != Act::Killed {
+            return None;
+        }
+        let number = i32::from(self.counters.act & !ACT_KILLED);
+        let symbol = Signal::try_from(number).map(Signal::as_str);
+        Some(symbol.map_or_else(|_no_name| number.to_string().into(), Cow::Borrowed))
     }
 
     /// The error that its end left, by its symbol, or its number if it is one that TCP does not use

@@ -5,7 +5,7 @@
 
 use tcptrace_common::tcp;
 
-use super::Reason;
+use super::{Cause, Reason};
 
 /// What is known of a connection's end. What is not known is `false`, 0 or `Unknown`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +30,12 @@ pub(super) struct Evidence {
     pub holder: Holder,
     /// Both directions were shut in this life, before the state changed
     pub closing: bool,
+    /// How our side aborts it, if it does
+    pub abort: Option<Cause>,
     /// A segment was sent
     pub sent: bool,
+    /// The SYN was sent again, or stayed without an answer for a second
+    pub waited: bool,
     /// The time was over that the kernel waits for the peer's FIN
     pub expired: bool,
     /// The last state change went unseen: what was read of the socket may be from after it
@@ -71,27 +75,52 @@ pub(super) struct Ending {
     pub reason: Reason,
     /// The socket's error has to do with it
     pub by_error: bool,
+    /// By what our side aborted it
+    pub cause: Option<Cause>,
 }
 
 impl Evidence {
     /// Why it ended: the first row of the table that fits.
     pub(super) fn ending(&self) -> Ending {
+        let ending = |reason, by_error| Ending {
+            reason,
+            by_error,
+            cause: None,
+        };
         if let Some(reason) = self.by_path().or_else(|| self.by_received_reset()) {
-            let by_error = reason != Reason::Normal && self.error != 0;
-            return Ending { reason, by_error };
+            return ending(reason, reason != Reason::Normal && self.error != 0);
         }
         if let Some(reason) = self.by_error() {
-            let by_error = true;
-            return Ending { reason, by_error };
+            let destroyed = self.error == ECONNABORTED;
+            return Ending {
+                cause: destroyed.then_some(Cause::Destroyed),
+                ..ending(reason, true)
+            };
         }
-        let (reason, by_error) = if self.reset == Reset::Sent {
-            (Reason::ResetSent, false)
-        } else if self.deduced {
-            (Reason::Unknown, false)
-        } else {
-            self.by_absence()
-        };
-        Ending { reason, by_error }
+        if self.reset == Reset::Sent {
+            return Ending {
+                cause: self.abort.filter(|_| self.is_abort_seen()),
+                ..ending(Reason::ResetSent, false)
+            };
+        }
+        if self.deduced {
+            return ending(Reason::Unknown, false);
+        }
+        let (reason, by_error) = self.by_absence();
+        let aborted = reason == Reason::ResetSent && self.is_abort_seen();
+        Ending {
+            cause: self.abort.filter(|_| aborted),
+            ..ending(reason, by_error)
+        }
+    }
+
+    /// Whether what is known of an abort is of this end: the user's, as it left its last state, or that of
+    /// a time-wait socket, which nobody holds.
+    fn is_abort_seen(&self) -> bool {
+        match self.abort {
+            Some(Cause::DataAfterClose) => self.reset == Reset::Sent,
+            _ => self.holder == Holder::User && !self.deduced,
+        }
     }
 
     /// FINs both ways, and ours acknowledged: whatever error is pending, nothing was left to fail.
@@ -151,6 +180,9 @@ impl Evidence {
             // An error that no row knows, which ended it nevertheless.
             tcp::SYN_SENT | tcp::SYN_RECV if self.error != 0 => return (Reason::Unknown, true),
             // Without a SYN the kernel may have given up: no port for it, or no memory.
+            tcp::SYN_SENT if self.waited && self.sent => Reason::GaveUp,
+            // It is not known whether there was a SYN to wait for.
+            tcp::SYN_SENT if self.waited => Reason::Unknown,
             tcp::SYN_SENT if self.sent || self.closing => Reason::Canceled,
             tcp::FIN_WAIT2 if self.expired => Reason::Timeout,
             // `inet_csk_listen_stop`
@@ -250,7 +282,9 @@ mod tests {
         soft: false,
         holder: Holder::Unknown,
         closing: false,
+        abort: None,
         sent: false,
+        waited: false,
         expired: false,
         deduced: false,
     };
@@ -283,19 +317,28 @@ mod tests {
     const RESETS: [Reset; 4] = [Reset::None, Reset::Received, Reset::Either, Reset::Sent];
     const HOLDERS: [Holder; 4] = [Holder::Unknown, Holder::User, Holder::Queue, Holder::Nobody];
 
+    const ABORTS: [Option<Cause>; 3] = [None, Some(Cause::Linger), Some(Cause::DataAfterClose)];
+
+    fn holders_and_aborts() -> impl Iterator<Item = (Holder, Option<Cause>)> {
+        HOLDERS
+            .into_iter()
+            .flat_map(|holder| ABORTS.map(|abort| (holder, abort)))
+    }
+
     /// Every combination, also such that no kernel makes.
     fn each(mut check: impl FnMut(Evidence)) {
         for from in STATES {
             for error in ERRORS {
                 for reset in RESETS {
-                    for holder in HOLDERS {
-                        for bits in 0..128_u8 {
+                    for (holder, abort) in holders_and_aborts() {
+                        for bits in 0..=u8::MAX {
                             let bit = |at: u8| bits >> at & 1 != 0;
                             check(Evidence {
                                 from,
                                 error,
                                 reset,
                                 holder,
+                                abort,
                                 peer_fin: bit(0),
                                 fin_acked: bit(1),
                                 soft: bit(2),
@@ -303,6 +346,7 @@ mod tests {
                                 sent: bit(4),
                                 expired: bit(5),
                                 deduced: bit(6),
+                                waited: bit(7),
                             });
                         }
                     }
@@ -315,7 +359,11 @@ mod tests {
     #[test]
     fn no_reason_without_its_proof() {
         each(|it| {
-            let Ending { reason, by_error } = it.ending();
+            let Ending {
+                reason,
+                by_error,
+                cause,
+            } = it.ending();
             let came = matches!(it.reset, Reset::Received | Reset::Either);
             let opening = matches!(it.from, tcp::SYN_SENT | tcp::SYN_RECV);
             let proven = match reason {
@@ -336,14 +384,24 @@ mod tests {
                         || (it.holder == Holder::User && !it.deduced)
                         || (it.closing && !it.deduced)
                 }
+                Reason::GaveUp => it.from == tcp::SYN_SENT && it.sent && it.waited && it.error == 0,
                 Reason::Canceled => {
-                    it.from == tcp::SYN_SENT && (it.sent || it.closing) && it.error == 0
+                    let opened = it.sent || it.closing;
+                    it.from == tcp::SYN_SENT && opened && !it.waited && it.error == 0
                 }
                 Reason::ListenerClosed => it.holder == Holder::Queue,
                 Reason::Unknown => true,
             };
             assert!(proven, "{reason:?} of {it:?}");
             assert!(!by_error || it.error != 0, "{it:?}");
+            let is_cause_proven = match cause {
+                None => true,
+                Some(Cause::Destroyed) => it.error == ECONNABORTED,
+                Some(Cause::DataAfterClose) => it.reset == Reset::Sent,
+                Some(_) => it.holder == Holder::User && !it.deduced,
+            };
+            let aborted = cause.is_none() || reason == Reason::ResetSent;
+            assert!(is_cause_proven && aborted, "{cause:?} of {it:?}");
             if it.deduced {
                 let seen = came || it.reset == Reset::Sent || it.error != 0;
                 let known = !matches!(reason, Reason::Unknown | Reason::Normal);
@@ -439,15 +497,19 @@ mod tests {
                     fin_acked,
                     ..pending
                 };
-                way("disconnected", Reason::ResetSent, it);
-                way(
-                    "closed, aborted",
-                    Reason::ResetSent,
-                    Evidence {
-                        closing: true,
-                        ..it
-                    },
-                );
+                let abort = Some(Cause::Disconnect);
+                way("disconnected", Reason::ResetSent, Evidence { abort, ..it });
+                for abort in [Cause::Linger, Cause::UnreadData] {
+                    way(
+                        "closed, aborted",
+                        Reason::ResetSent,
+                        Evidence {
+                            closing: true,
+                            abort: Some(abort),
+                            ..it
+                        },
+                    );
+                }
             }
         }
         way(
@@ -597,6 +659,7 @@ mod tests {
             "data in time-wait",
             Reason::ResetSent,
             Evidence {
+                abort: Some(Cause::DataAfterClose),
                 reset: Reset::Sent,
                 ..moved
             },
@@ -632,6 +695,19 @@ mod tests {
             },
         );
         way("disconnected in SYN_SENT", Reason::Canceled, calling);
+        let waited = Evidence {
+            waited: true,
+            ..calling
+        };
+        way(
+            "closed in SYN_SENT, later",
+            Reason::GaveUp,
+            Evidence {
+                closing: true,
+                ..waited
+            },
+        );
+        way("disconnected in SYN_SENT, later", Reason::GaveUp, waited);
         way(
             "no port",
             Reason::Unknown,
@@ -649,6 +725,11 @@ mod tests {
     fn the_true_reason_or_none() {
         for (name, whole, truth) in ways() {
             assert_eq!(whole.ending().reason, truth, "{name}: {whole:?}");
+            let cause = match name {
+                "ss -K" => Some(Cause::Destroyed),
+                _ => whole.abort,
+            };
+            assert_eq!(whole.ending().cause, cause, "{name}: {whole:?}");
             for missing in 1..32_u8 {
                 let lacks = |at: u8| missing >> at & 1 != 0;
                 let mut part = whole;
@@ -658,6 +739,7 @@ mod tests {
                 if lacks(1) {
                     // They are read together.
                     part.holder = Holder::Unknown;
+                    part.abort = None;
                     part.soft = false;
                     part.peer_fin &= part.from != tcp::FIN_WAIT2;
                     part.fin_acked &= matches!(part.from, tcp::FIN_WAIT2);
@@ -669,7 +751,12 @@ mod tests {
                 if lacks(4) {
                     part.deduced = true;
                 }
-                let told = part.ending().reason;
+                let ending = part.ending();
+                assert!(
+                    ending.cause.is_none() || ending.cause == cause,
+                    "{name}: {ending:?} of {part:?}"
+                );
+                let told = ending.reason;
                 assert!(
                     told == truth || told == Reason::Unknown,
                     "{name}: {told:?} in place of {truth:?}: {part:?}"

@@ -21,7 +21,8 @@ pub use self::{
     kind::{Accept, Listener, Owner, Reset, Retransmit, Slow, Socket, Transition},
     state::State,
     term::{
-        ClosedBy, Direction, How, LossCause, OwnerSource, Phase, Reason, Role, Segment, TcpOption,
+        Act, Cause, ClosedBy, Direction, How, LossCause, OwnerSource, Phase, Reason, Role, Segment,
+        TcpOption,
     },
 };
 

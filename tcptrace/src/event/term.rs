@@ -1,7 +1,8 @@
 //! The words of records: each an enum with the name that users read.
 
 use tcptrace_common::record::{
-    HOW_FORK, HOW_PASSED, RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_CLIENT,
+    ABORT_DISCONNECT, ABORT_LATE_DATA, ABORT_LINGER, ABORT_UNREAD, ACT_CLOSE, ACT_EXIT, ACT_KILLED,
+    ACT_SHUTDOWN, HOW_FORK, HOW_PASSED, RESET_SENT, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_CLIENT,
     ROLE_LISTENER, ROLE_SERVER, ROLE_UNKNOWN, SLOW_ACCEPT, SOURCE_ACCEPT, SOURCE_CONNECT,
     SOURCE_HANDOVER, SOURCE_LISTEN, SOURCE_LISTENER, SOURCE_SNAPSHOT,
 };
@@ -163,6 +164,8 @@ term! {
         ResetSent = "reset_sent",
         /// Our process closed it before it was established
         Canceled = "canceled",
+        /// The same after its SYN was sent again, or after a second
+        GaveUp = "gave_up",
         /// Its listener was closed before anybody accepted it
         ListenerClosed = "listener_closed",
         /// Nothing proves why
@@ -177,10 +180,67 @@ impl Reason {
             self,
             Self::Refused
                 | Self::Timeout
+                | Self::GaveUp
                 | Self::Unreachable
                 | Self::ResetReceived
                 | Self::ResetSent
         )
+    }
+}
+
+term! {
+    /// By what our side aborted a connection.
+    Cause {
+        /// `close()` with `SO_LINGER` on and no time to linger
+        Linger = "linger",
+        /// `close()` with data that nobody has read
+        UnreadData = "unread_data",
+        /// The peer sent data after our `close()`
+        DataAfterClose = "data_after_close",
+        /// `connect(AF_UNSPEC)`
+        Disconnect = "disconnect",
+        /// From outside, as by `ss -K`
+        Destroyed = "destroyed",
+    }
+}
+
+impl Cause {
+    /// By its number in records, `ABORT_*`.
+    pub(super) const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            ABORT_LINGER => Some(Self::Linger),
+            ABORT_UNREAD => Some(Self::UnreadData),
+            ABORT_DISCONNECT => Some(Self::Disconnect),
+            ABORT_LATE_DATA => Some(Self::DataAfterClose),
+            _ => None,
+        }
+    }
+}
+
+term! {
+    /// By what the process that closed a connection did so.
+    Act {
+        /// `close()` of its last descriptor
+        Close = "close",
+        /// `shutdown()`
+        Shutdown = "shutdown",
+        /// It exited
+        Exit = "exit",
+        /// A signal ended it
+        Killed = "killed",
+    }
+}
+
+impl Act {
+    /// By its number in records, `ACT_*`.
+    pub(super) const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            ACT_CLOSE => Some(Self::Close),
+            ACT_SHUTDOWN => Some(Self::Shutdown),
+            ACT_EXIT => Some(Self::Exit),
+            number if number > ACT_KILLED => Some(Self::Killed),
+            _ => None,
+        }
     }
 }
 

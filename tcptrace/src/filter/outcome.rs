@@ -11,8 +11,8 @@ use crate::{error::Error, event::Event, quantity::parse_duration};
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Filter")]
 pub struct OutcomeArgs {
-    /// Only connections that failed: refused, timed out, unreachable, reset; not those that the program
-    /// itself gave up before
+    /// Only connections that failed: refused, timed out, unreachable, reset, given up after nobody had
+    /// answered for a second; not those that the program itself canceled before
     #[arg(long)]
     pub failed: bool,
     /// By time, as typed

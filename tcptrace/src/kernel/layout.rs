@@ -151,6 +151,9 @@ fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
     };
     let v6_daddr = optional(common("skc_v6_daddr"))?;
     let v6_rcv_saddr = optional(common("skc_v6_rcv_saddr"))?;
+    let net_port_range = optional(btf.offset("net", "ipv4.ip_local_ports.range"))?;
+    // The lock, which guards two words, went with the second of them.
+    let has_two_words = btf.offset("net", "ipv4.ip_local_ports.lock").is_ok();
     Ok(Layout {
         sk_daddr: common("skc_daddr")?,
         sk_rcv_saddr: common("skc_rcv_saddr")?,
@@ -216,6 +219,17 @@ fn core(btf: &Btf<'_>) -> Result<Layout, BtfError> {
         icsk_ulp_data: optional(btf.offset("inet_connection_sock", "icsk_ulp_data"))?,
         tp_rcv_tstamp: optional(btf.offset("tcp_sock", "rcv_tstamp"))?,
         subflow_conn: optional(btf.offset("mptcp_subflow_context", "conn"))?,
+        task_exit_code: optional(btf.offset("task_struct", "exit_code"))?,
+        sk_lingertime: optional(sock("sk_lingertime"))?,
+        tp_copied_seq: optional(btf.offset("tcp_sock", "copied_seq"))?,
+        net_port_range,
+        net_port_last: if has_two_words {
+            net_port_range.saturating_add(4)
+        } else {
+            ABSENT
+        },
+        skb_head: optional(btf.offset("sk_buff", "head"))?,
+        skb_transport_header: optional(btf.offset("sk_buff", "transport_header"))?,
         ..Layout::NONE
     })
 }

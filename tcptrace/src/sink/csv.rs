@@ -14,7 +14,7 @@ use super::{
 use crate::event::{Event, State};
 
 /// The columns. New ones are added at the end.
-pub const COLUMNS: [&str; 88] = [
+pub const COLUMNS: [&str; 91] = [
     "v",
     "event",
     "ts",
@@ -103,6 +103,9 @@ pub const COLUMNS: [&str; 88] = [
     "old_pid",
     "old_comm",
     "how",
+    "closed_because",
+    "signal",
+    "role_inferred",
 ];
 
 /// Writes records as CSV.

@@ -237,6 +237,9 @@ pub fn details(event: &Event, names: &Names, to: &mut impl Fields) {
 pub fn about(connection: &Connection, names: &Names, to: &mut impl Fields) {
     to.hex(field!("conn"), connection.id());
     to.text(field!("role"), connection.role().name());
+    if connection.is_role_inferred() {
+        to.yes(field!("role_inferred"));
+    }
     to.text(
         field!("family"),
         if connection.is_v4() { "ipv4" } else { "ipv6" },
@@ -285,6 +288,9 @@ fn who(process: &Process, to: &mut impl Fields) {
 
 fn end_of(close: &Close, to: &mut impl Fields) {
     to.text(field!("reason"), close.reason().name());
+    if let Some(cause) = close.cause() {
+        to.text(field!("cause"), cause.name());
+    }
     if let Some(side) = close.closed_by() {
         to.text(field!("closed_by"), side.name());
     }
@@ -292,6 +298,12 @@ fn end_of(close: &Close, to: &mut impl Fields) {
         to.text(field!("errno"), &errno);
     }
     to.known(field!("closer_pid"), close.closer_pid());
+    if let Some(act) = close.closed_because() {
+        to.text(field!("closed_because"), act.name());
+    }
+    if let Some(signal) = close.signal() {
+        to.text(field!("signal"), &signal);
+    }
     to.known(field!("duration_us"), close.duration_us());
     to.states(field!("states"), close.states());
     to.known(field!("connect_us"), close.connect_us());

@@ -19,6 +19,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     beside!(connections_open_at_start).smoke(),
     beside!(left_out_on_request),
+    beside!(roles_are_inferred).smoke(),
     beside!(waiting_in_the_accept_queue).smoke(),
     alone!(not_slow),
 ];
@@ -88,7 +89,7 @@ fn connections_open_at_start() {
     );
 
     for (near, far) in &open {
-        for (held, who) in [(near, &client.who), (far, &server.who)] {
+        for (held, who, role) in [(near, &client.who, "client"), (far, &server.who, "server")] {
             let of_it = of_socket(&ours, held);
             let lines = || record::lines(&of_it);
             assert!(!of_it.is_empty(), "nothing about {held:?}");
@@ -101,6 +102,8 @@ fn connections_open_at_start() {
             );
             for record in &of_it {
                 check::names(record, "snapshot", who, &of_it);
+                let said = (record.role(), record.get("role_inferred"));
+                assert_eq!(said, (role, Some(&Value::Bool(true))), "{}", lines());
             }
             let close = of_it.last().unwrap();
             assert_eq!(close.event(), "close", "{}", lines());
@@ -172,6 +175,56 @@ fn left_out_on_request() {
             "{}",
             close.line
         );
+    }
+}
+
+/// What was open at start is a server's where somebody listens, a client's where nobody does and the kernel
+/// chooses ports, and else unknown.
+fn roles_are_inferred() {
+    const PORTS: (u16, u16) = (40_000, 41_000);
+    let netns = Netns::new();
+    netns.set("ip_local_port_range", &format!("{} {}", PORTS.0, PORTS.1));
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let mut met = Vec::new();
+    for port in [PORTS.0 - 1, PORTS.0 - 2] {
+        let listener = server.listen(netns.addr(Ip::V4, port), "");
+        server.tell_accept(&listener, "");
+        let ends = Exchange::default().meet(&mut client, &mut server, listener.local);
+        met.push((listener, ends));
+    }
+    let [(listener, open), (gone, orphaned)] = met.try_into().unwrap();
+    server.unlisten(&gone);
+    let wanted = [
+        ("client", vec![&open.0, &orphaned.0]),
+        ("server", vec![&open.1]),
+        ("unknown", vec![&orphaned.1]),
+    ];
+    let tracers = wanted.map(|(role, held)| (role, held, Tracer::start(&["--role", role])));
+    for (near, far) in [&open, &orphaned] {
+        part(&mut client, near, &mut server, far, First::Client);
+    }
+    server.unlisten(&listener);
+    netns.settle(0);
+    for (role, held, tracer) in tracers {
+        let records = tracer.finish().fine();
+        let ours = records.within(netns.inode);
+        for held in &held {
+            let of_it = of_socket(&ours, held);
+            let events: Vec<_> = of_it.iter().map(|record| record.event()).collect();
+            assert_eq!(events.first(), Some(&"socket"), "{}", record::lines(&ours));
+            assert_eq!(events.last(), Some(&"close"), "{}", record::lines(&ours));
+        }
+        for record in &ours {
+            assert_eq!(record.role(), role, "{}", record.line);
+            let inferred = record.get("role_inferred").is_some();
+            assert_eq!(inferred, role != "unknown", "{}", record.line);
+            assert!(
+                held.iter().any(|held| record.is_of(held)),
+                "{}",
+                record.line
+            );
+        }
     }
 }
 

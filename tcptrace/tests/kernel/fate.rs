@@ -27,6 +27,12 @@ pub(crate) struct Fate {
     proven: bool,
     /// What `inferred` is to be, if that matters
     inferred: Option<bool>,
+    /// What else `reason` may be, on a slow machine
+    or: Option<&'static str>,
+    /// What `cause` is to be, if that matters
+    cause: Option<Option<&'static str>>,
+    /// What `closed_because` and `signal` are to be, if that matters
+    because: Option<(&'static str, Option<&'static str>)>,
 }
 
 impl Fate {
@@ -43,6 +49,9 @@ impl Fate {
             closer: None,
             proven: true,
             inferred: None,
+            or: None,
+            cause: None,
+            because: None,
         }
     }
 
@@ -70,6 +79,9 @@ impl Fate {
             closer: None,
             proven: true,
             inferred: None,
+            or: None,
+            cause: None,
+            because: None,
         }
     }
 
@@ -99,6 +111,32 @@ impl Fate {
 
     pub(crate) fn inferred(mut self, inferred: bool) -> Self {
         self.inferred = Some(inferred);
+        self
+    }
+
+    /// Its SYN may have been sent again.
+    pub(crate) fn or(mut self, reason: &'static str) -> Self {
+        self.or = Some(reason);
+        self
+    }
+
+    pub(crate) fn cause(mut self, cause: &'static str) -> Self {
+        self.cause = Some(Some(cause));
+        self
+    }
+
+    pub(crate) fn without_cause(mut self) -> Self {
+        self.cause = Some(None);
+        self
+    }
+
+    pub(crate) fn because(mut self, act: &'static str) -> Self {
+        self.because = Some((act, None));
+        self
+    }
+
+    pub(crate) fn killed_by(mut self, signal: &'static str) -> Self {
+        self.because = Some(("killed", Some(signal)));
         self
     }
 
@@ -160,8 +198,9 @@ impl Fate {
             close.text("errno"),
             closer,
         );
+        let reason = self.or.filter(|or| close.text("reason") == Some(or));
         let expected = (
-            Some(self.reason),
+            reason.or(Some(self.reason)),
             self.closed_by,
             self.errno,
             self.closer.filter(|_| named).map(u64::from),
@@ -172,6 +211,13 @@ impl Fate {
             "(reason, closed_by, errno, closer_pid) in\n{}",
             brief(&records)
         );
+        if let Some(cause) = self.cause {
+            assert_eq!(close.text("cause"), cause, "cause in\n{}", brief(&records));
+        }
+        if let Some((act, signal)) = self.because {
+            let said = (close.text("closed_because"), close.text("signal"));
+            assert_eq!(said, (Some(act), signal), "{}", close.line);
+        }
         if let Some(inferred) = self.inferred {
             assert_eq!(close.get("inferred").is_some(), inferred, "{}", close.line);
         }

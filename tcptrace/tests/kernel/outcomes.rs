@@ -96,6 +96,20 @@ fn act(netns: &Netns, wire: &Wire) -> Done {
     done.slow.insert((near.local, near.remote));
     done.failed.insert((near.local, near.remote));
 
+    // Given up when its SYN was sent again; what is given up at once is no failure.
+    let here = SocketAddrV4::new(Wire::host(1), 83);
+    let near = client.begin(here.into());
+    client.close(&near);
+    let here = SocketAddrV4::new(Wire::host(1), 84);
+    let near = client.begin(here.into());
+    wait::poll(Duration::from_secs(5), || {
+        let syns = wire.count(|segment| segment.to == here);
+        (syns > 1).then_some(())
+    });
+    client.close(&near);
+    done.slow.insert((near.local, near.remote));
+    done.failed.insert((near.local, near.remote));
+
     let (near, mut puppet) = meet_puppet(wire, &mut client, 82);
     client.set(&near, "user-timeout-ms", 300);
     client.act("send", &near);

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+
 use crate::{
     actor::{Actor, Held, Listener},
     check::CLOCK_TOLERANCE_US,
@@ -22,7 +24,9 @@ pub(crate) const TESTS: &[Test] = &[
     beside!(closed_in_peace),
     beside!(resets).smoke(),
     beside!(killed).smoke(),
+    beside!(exited).smoke(),
     beside!(never_established).smoke(),
+    beside!(gave_up).smoke(),
     beside!(no_route).smoke(),
     beside!(listener_closed).smoke(),
     beside!(full_accept_queue).smoke(),
@@ -93,7 +97,9 @@ fn closed_in_peace() {
     cast.server.act("eof", &far);
     cast.server.close(&far);
     let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
-    cast.fates.extend(Fate::peace("by the client", ends));
+    let [near, far] = Fate::peace("by the client", ends);
+    cast.fates
+        .extend([near.because("close"), far.because("close")]);
 
     let (near, far) = cast.meet();
     cast.server.close(&far);
@@ -113,7 +119,9 @@ fn closed_in_peace() {
     cast.client.act("eof", &near);
     cast.client.close(&near);
     let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
-    cast.fates.extend(Fate::peace("half-closed", ends));
+    let [near, far] = Fate::peace("half-closed", ends);
+    cast.fates
+        .extend([near.because("shutdown"), far.because("close")]);
 
     let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 80);
     cast.client.close(&near);
@@ -139,7 +147,9 @@ fn resets() {
     assert_eq!(cast.server.act("error", &far), "ECONNRESET");
     cast.server.close(&far);
     let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
-    cast.fates.extend(Fate::abort("linger for no time", ends));
+    let [near, far] = Fate::abort("linger for no time", ends);
+    cast.fates
+        .extend([near.cause("linger"), far.without_cause()]);
 
     let (near, far) = cast.meet();
     cast.client.act("send", &near);
@@ -148,7 +158,9 @@ fn resets() {
     assert_eq!(cast.client.act("error", &near), "ECONNRESET");
     cast.client.close(&near);
     let ends = [(&far, &cast.server.who), (&near, &cast.client.who)];
-    cast.fates.extend(Fate::abort("unread data", ends));
+    let [near, far] = Fate::abort("unread data", ends);
+    cast.fates
+        .extend([near.cause("unread_data"), far.without_cause()]);
 
     let (near, far) = cast.meet();
     cast.client.act("disconnect", &near);
@@ -156,7 +168,9 @@ fn resets() {
     cast.server.close(&far);
     cast.client.close(&near);
     let ends = [(&near, &cast.client.who), (&far, &cast.server.who)];
-    cast.fates.extend(Fate::abort("disconnected", ends));
+    let [near, far] = Fate::abort("disconnected", ends);
+    cast.fates
+        .extend([near.cause("disconnect"), far.without_cause()]);
 
     let (near, mut puppet) = meet_puppet(&cast.wire, &mut cast.client, 80);
     puppet.say(RST | ACK);
@@ -223,11 +237,12 @@ fn killed() {
         victim.kill();
         end_met(&mut cast.server, &far, unread);
         let ends = [(&near, &who), (&far, &cast.server.who)];
-        cast.fates.extend(if unread {
+        let [near, far] = if unread {
             Fate::abort("client, data unread", ends)
         } else {
             Fate::peace("client", ends)
-        });
+        };
+        cast.fates.extend([near.killed_by("SIGKILL"), far]);
     }
     for unread in [false, true] {
         let mut victim = Actor::spawn(&cast.stage.netns, "server victim");
@@ -243,12 +258,50 @@ fn killed() {
         victim.kill();
         end_met(&mut cast.client, &near, unread);
         let ends = [(&far, &who), (&near, &cast.client.who)];
-        cast.fates.extend(if unread {
+        let [near, far] = if unread {
             Fate::abort("server, data unread", ends)
         } else {
             Fate::peace("server", ends)
-        });
+        };
+        cast.fates.extend([near.killed_by("SIGKILL"), far]);
     }
+    cast.end();
+}
+
+/// A process that exits closes what it holds, and so does one that a signal ends.
+fn exited() {
+    let mut cast = Cast::new();
+    for unread in [false, true] {
+        let mut leaver = Actor::spawn(&cast.stage.netns, "leaver");
+        cast.server.tell_accept(&cast.listener, "");
+        let exchange = Exchange::default();
+        let (near, far) = exchange.meet(&mut leaver, &mut cast.server, cast.listener.local);
+        if unread {
+            cast.server.act("send", &far);
+            leaver.act("readable", &near);
+        }
+        let who = leaver.who.clone();
+        leaver.exit();
+        end_met(&mut cast.server, &far, unread);
+        let ends = [(&near, &who), (&far, &cast.server.who)];
+        let [near, far] = if unread {
+            let [near, far] = Fate::abort("exited, data unread", ends);
+            [near.cause("unread_data"), far]
+        } else {
+            Fate::peace("exited", ends)
+        };
+        cast.fates.extend([near.because("exit"), far]);
+    }
+    let mut victim = Actor::spawn(&cast.stage.netns, "victim");
+    cast.server.tell_accept(&cast.listener, "");
+    let exchange = Exchange::default();
+    let (near, far) = exchange.meet(&mut victim, &mut cast.server, cast.listener.local);
+    let who = victim.who.clone();
+    victim.signal(Signal::ABORT);
+    end_met(&mut cast.server, &far, false);
+    let ends = [(&near, &who), (&far, &cast.server.who)];
+    let [near, far] = Fate::peace("crashed", ends);
+    cast.fates.extend([near.killed_by("SIGABRT"), far]);
     cast.end();
 }
 
@@ -350,6 +403,27 @@ fn never_established() {
 }
 
 /// The kernel refuses before the socket has left `CLOSE`: there is no connection.
+/// Nobody answers, and the process has waited until its SYN was sent again.
+fn gave_up() {
+    let mut cast = Cast::new();
+    let here = |port| SocketAddrV4::new(Wire::host(1), port);
+    for (how, port) in [("close", 80), ("disconnect", 81)] {
+        let held = cast.client.begin(here(port).into());
+        wait::poll(Duration::from_secs(5), || {
+            let syns = cast.wire.count(|segment| segment.to == here(port));
+            (syns > 1).then_some(())
+        });
+        if how == "disconnect" {
+            cast.client.act("disconnect", &held);
+        }
+        cast.client.close(&held);
+        let who = &cast.client.who;
+        let fate = Fate::of(how, &held, who, "gave_up").by("local");
+        cast.fates.push(fate.closer(who));
+    }
+    cast.end();
+}
+
 fn no_route() {
     let mut cast = Cast::new();
     let nowhere: SocketAddr = "198.51.100.1:80".parse().unwrap();
@@ -417,7 +491,8 @@ fn full_accept_queue() {
     for client in &outside {
         cast.client.close(client);
         let fate = Fate::of("outside", client, &cast.client.who, "canceled");
-        cast.fates.push(fate.by("local").closer(&cast.client.who));
+        let fate = fate.or("gave_up").by("local").closer(&cast.client.who);
+        cast.fates.push(fate);
     }
     for client in &inside {
         let far = cast.server.accept(&listener);
@@ -609,7 +684,7 @@ fn destroyed() -> Outcome {
     cast.client.close(&near);
     cast.server.close(&far);
     let fate = Fate::of("destroyed", &near, &cast.client.who, "reset_sent");
-    let fate = fate.by("local").errno("ECONNABORTED");
+    let fate = fate.by("local").errno("ECONNABORTED").cause("destroyed");
     cast.fates.push(fate.closer_if_named(std::process::id()));
     let fate = Fate::of("its peer", &far, &cast.server.who, "reset_received");
     cast.fates.push(fate.by("remote").errno("ECONNRESET"));

@@ -97,7 +97,8 @@ fn aborted_after_shutdown() {
             }
             puppet.hear(RST);
             let who = &cast.client.who;
-            let fate = Fate::of(how, &near, who, "reset_sent");
+            let fate = Fate::of(how, &near, who, "reset_sent").because("shutdown");
+            let fate = fate.cause(if how == "unread" { "unread_data" } else { how });
             cast.fates.push(fate.by("local").closer(who));
         }
     }

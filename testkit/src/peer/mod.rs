@@ -14,6 +14,7 @@ mod work;
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    mem::ManuallyDrop,
     net::{Shutdown, TcpListener, TcpStream},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
@@ -75,12 +76,13 @@ pub fn main(args: &[String]) -> ExitCode {
         UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) })
     });
     let control = controls.next().expect("a control socket");
-    let mut peer = Peer {
+    // The kernel closes what it holds, as it exits.
+    let mut peer = ManuallyDrop::new(Peer {
         control: BufReader::new(control),
         spares: controls.collect(),
         listeners: Vec::new(),
         streams: Vec::new(),
-    };
+    });
     peer.obey();
     ExitCode::SUCCESS
 }

@@ -8,7 +8,7 @@ use anstyle::Style;
 
 use crate::sink::pen::{DIM, RED, push};
 use crate::{
-    event::{Close, ClosedBy, Reason, Role, TcpOption},
+    event::{Act, Cause, Close, ClosedBy, Reason, Role, TcpOption},
     sink::text::{count, push_bytes, push_duration, push_escaped, push_number},
 };
 
@@ -49,17 +49,11 @@ pub(super) fn write(detail: Detail, close: &Close, out: &mut Vec<u8>) -> Style {
         return style;
     }
     how(close, out);
-    let mut took = |label: &str, us: Option<u64>| {
-        if let Some(us) = us {
-            push(out, label);
-            push_duration(out, us);
-        }
-    };
     if established {
-        took(" · connect ", close.connect_us());
+        took(" · connect ", close.connect_us(), out);
     }
-    took(" · handshake ", close.handshake_us().map(u64::from));
-    took(" · queued ", close.accept_wait_us());
+    took(" · handshake ", close.handshake_us().map(u64::from), out);
+    took(" · queued ", close.accept_wait_us(), out);
     traffic(
         close,
         established,
@@ -85,6 +79,14 @@ pub(super) fn write(detail: Detail, close: &Close, out: &mut Vec<u8>) -> Style {
         push_number(out, closer.into());
     }
     style
+}
+
+/// How long something took, if that is known.
+fn took(label: &str, us: Option<u64>, out: &mut Vec<u8>) {
+    if let Some(us) = us {
+        push(out, label);
+        push_duration(out, us);
+    }
 }
 
 /// How it went, after how long, and because of whom.
@@ -119,6 +121,36 @@ fn how(close: &Close, out: &mut Vec<u8>) {
             }
             None => {}
         }
+        cause(close, out);
+    }
+    end_of_process(close, out);
+}
+
+/// By what our side aborted it.
+fn cause(close: &Close, out: &mut Vec<u8>) {
+    let words = match close.cause() {
+        Some(Cause::Linger) => ": linger 0",
+        Some(Cause::UnreadData) => ": data unread",
+        Some(Cause::DataAfterClose) => ": data came after close()",
+        Some(Cause::Disconnect) => ": connect(AF_UNSPEC)",
+        Some(Cause::Destroyed) => ": from outside, as by ss -K",
+        None => return,
+    };
+    push(out, words);
+}
+
+/// That the process which closed it came to its own end: `close()` and `shutdown()` go without saying.
+fn end_of_process(close: &Close, out: &mut Vec<u8>) {
+    match close.closed_because() {
+        Some(Act::Exit) => push(out, " · process exited"),
+        Some(Act::Killed) => {
+            push(out, " · process killed");
+            if let Some(signal) = close.signal() {
+                push(out, " by ");
+                push(out, &signal);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -153,14 +185,10 @@ fn grown(close: &Close, out: &mut Vec<u8>) {
     if close.is_reason_inferred() {
         out.push(b'~');
     }
-    let mut took = |label: &str, us: Option<u64>| {
-        if let Some(us) = us {
-            push(out, label);
-            push_duration(out, us);
-        }
-    };
-    took(" ", close.duration_us());
-    took(" · queued ", close.accept_wait_us());
+    cause(close, out);
+    took(" ", close.duration_us(), out);
+    end_of_process(close, out);
+    took(" · queued ", close.accept_wait_us(), out);
     traffic(
         close,
         close.was_established(),
