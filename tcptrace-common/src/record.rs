@@ -47,6 +47,10 @@ pub const KIND_PROCESS: u8 = 10;
 /// and the former owner's name in four words of memory.
 pub const KIND_OWNER: u8 = 11;
 
+/// A connection that is still open as the trace ends; `span_ns` is the time in its state. A [`NotedRecord`]: its
+/// age in µs, low word first, if it began during the trace.
+pub const KIND_OPEN: u8 = 12;
+
 /// [`KIND_OWNER`]: the new owner is a child of the former one, or a child's child.
 pub const HOW_FORK: u32 = 1;
 /// [`KIND_OWNER`]: the new owner was given a descriptor.

@@ -78,8 +78,7 @@ pub(crate) fn read(sk: Typed, sock: &mut Sock, old: u8) {
 /// `tcp_disconnect`. What an upper layer does, as MPTCP with its subflows, is not looked into.
 #[inline(never)]
 fn abort(sk: Typed) -> u8 {
-    let layered =
-        off!(icsk_ulp_data) != ABSENT && sk.probe(off!(icsk_ulp_data)).address() != 0;
+    let layered = off!(icsk_ulp_data) != ABSENT && sk.probe(off!(icsk_ulp_data)).address() != 0;
     if layered || !owner::proven(sk) {
         return 0;
     }

@@ -19,6 +19,7 @@ mod flush;
 mod fork;
 mod holders;
 mod introduce;
+mod open;
 mod reset;
 mod retransmit;
 mod seed;

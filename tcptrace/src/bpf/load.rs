@@ -27,6 +27,7 @@ use super::{
     counts::{Counts, Open},
     exchange, kfunc, live,
     object::{brief, chain, map, take},
+    open,
     poll::Poll,
     ring::Ring,
     slow::{self, Slow},
@@ -205,6 +206,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         idle: true,
         without_room: 0,
         slow: (config.slower_ns != 0).then(Slow::new),
+        open_left: None,
     };
     if config.by_pid == 0 || config.follow != 0 {
         tracer.attach_rest()?;
@@ -260,6 +262,14 @@ fn attach_optional(
         && let Err(why) = attach::load_own(ebpf, "slow")
     {
         log::warn!("what still waits is not reported: {}", chain(&why));
+    }
+    if settings.records.open
+        && let Err(why) = attach::load_own(ebpf, open::PROGRAM)
+    {
+        log::warn!(
+            "what is still open at the end is not listed: {}",
+            chain(&why)
+        );
     }
     Ok(links)
 }

@@ -10,6 +10,7 @@ mod kfunc;
 mod live;
 mod load;
 mod object;
+mod open;
 mod poll;
 mod ring;
 mod slow;

@@ -20,6 +20,7 @@ use super::{
     attach::{self, Hooks, TimeWait},
     counts::{Counts, Losses, Open},
     object::chain,
+    open::StillOpen,
     poll::Poll,
     ring::{Ring, Woken},
     slow::Slow,
@@ -66,6 +67,8 @@ pub struct Tracer {
     pub(super) idle: bool,
     /// With `--slower-than`, when to look for what still waits
     pub(super) slow: Option<Slow>,
+    /// What is still open at the end, and not yet reported
+    pub(super) open_left: Option<StillOpen>,
     /// What found no room when losses were last asked for
     pub(super) without_room: u64,
 }
@@ -162,6 +165,16 @@ impl Tracer {
     pub fn report_slow(&mut self) -> Option<Duration> {
         let slow = self.slow.as_mut()?;
         Some(slow.turn(&self.ebpf))
+    }
+
+    /// Once nothing more is attached: has reported what is still open, a part at each call. Returns whether that
+    /// was the last part. `with_former`: what was open before the trace, too.
+    pub fn report_open(&mut self, with_former: bool) -> bool {
+        let Self {
+            ebpf, open_left, ..
+        } = self;
+        let left = open_left.get_or_insert_with(|| StillOpen::of(ebpf));
+        left.report(ebpf, with_former)
     }
 
     /// Deferred steps that found no room to wait.

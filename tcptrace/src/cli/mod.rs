@@ -9,7 +9,12 @@ mod run;
 mod trace;
 mod view;
 
-use clap::{Args, Parser, Subcommand};
+use std::net::IpAddr;
+
+use clap::{
+    Args, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::trace::child::SUBCOMMAND;
 
@@ -53,6 +58,29 @@ pub struct Cli {
     /// How to trace.
     #[command(flatten)]
     pub trace: TraceArgs,
+}
+
+/// A word that is no option and no command, if that is what is wrong with the command line.
+pub fn stray_word(why: &clap::Error) -> Option<&str> {
+    if why.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    match why.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if !word.starts_with('-') => Some(word),
+        _ => None,
+    }
+}
+
+/// The option that such a word may have been meant for.
+pub fn filter_for(word: &str) -> String {
+    let address = word.split_once('/').map_or(word, |(address, _)| address);
+    if address.parse::<IpAddr>().is_ok() {
+        return format!("as --addr {word}");
+    }
+    if let Ok(number) = word.parse::<u32>() {
+        return format!("as --port {number} or -p {number}");
+    }
+    "as --addr 10.0.3.7, --port 443, -p PID or -c NAME, and a command behind --".to_owned()
 }
 
 impl Cli {
@@ -115,6 +143,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_stray_word_is_answered() {
+        for (words, hint) in [
+            (&["-w", "127.0.0.1"][..], "--addr 127.0.0.1"),
+            (&["10.0.0.0/8"], "--addr 10.0.0.0/8"),
+            (&["443"], "--port 443"),
+            (&["list", "::1"], "--addr ::1"),
+            (&["curl", "example.com"], "--"),
+        ] {
+            let words = ["tcptrace"].iter().chain(words);
+            let why = Cli::try_parse_from(words).unwrap_err();
+            let word = stray_word(&why).expect("a word");
+            assert!(filter_for(word).contains(hint), "{word}");
+        }
+        let why = Cli::try_parse_from(["tcptrace", "--nonsense"]).unwrap_err();
+        assert_eq!(stray_word(&why), None);
     }
 
     #[test]

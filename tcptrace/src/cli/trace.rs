@@ -55,6 +55,9 @@ pub struct RecordArgs {
         require_equals = true
     )]
     pub compact: Compact,
+    /// With -s and --compact, list all connections that are still open at the end, not only 20
+    #[arg(long)]
+    pub all: bool,
     /// Which records: socket, transition, accept, owner, close, listener (these by default), retransmit,
     /// reset, or all
     #[arg(long, value_name = "LIST", value_delimiter = ',')]

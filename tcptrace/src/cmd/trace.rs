@@ -23,7 +23,7 @@ use crate::{
         time::TimeColumn,
     },
     trace::{
-        Consumer, LineOutput, Outputs, Reader, Signals, Supervised, Supervisor, Totals,
+        Asked, Consumer, LineOutput, Outputs, Reader, Signals, Supervised, Supervisor, Totals,
         child::Child,
     },
 };
@@ -79,12 +79,7 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
              `lsns -t pid` and `grep NSpid /proc/PID/status` show both"
         );
     }
-    for pid in pids {
-        if kernel::shows_all_processes() && !std::path::Path::new(&format!("/proc/{pid}")).exists()
-        {
-            log::warn!("there is no process {pid} now");
-        }
-    }
+    let asked = Asked::find(pids);
     for (mechanism, why) in &tracer.hooks.refused {
         log::info!("accept: not by {mechanism}: {why}");
     }
@@ -120,7 +115,7 @@ pub(super) fn run(mut settings: Settings) -> Result<ExitCode, Error> {
     .managed(Manager::from_environment())
     .opening(gate);
     let supervised =
-        runtime.block_on(supervisor.supervise(reader, logger, fence.as_ref(), child))?;
+        runtime.block_on(supervisor.supervise(reader, logger, fence.as_ref(), child, asked))?;
     let Supervised {
         totals,
         ring_thread,
@@ -238,6 +233,19 @@ fn finish(settings: &Settings, totals: &Totals, command: Option<u8>) -> ExitCode
         if end.listeners > 0 {
             seen.push_str(", ");
             seen.push_str(&number_of(end.listeners, "listener"));
+        }
+        if let Some(open) = end.open.filter(|open| *open > 0) {
+            seen.push_str(", ");
+            seen.push_str(&text::count(open));
+            seen.push_str(" still open");
+            if let Some(most) = settings.records.open_max.filter(|most| *most < open) {
+                let listed = [
+                    " (",
+                    &text::count(most),
+                    " of them listed; --all lists all)",
+                ];
+                seen.push_str(&listed.concat());
+            }
         }
         let summary = format!(
             "tcptrace: {seen} in {}, {lost}",

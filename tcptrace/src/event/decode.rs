@@ -1,14 +1,15 @@
 //! Bytes of the ring to events.
 
 use tcptrace_common::record::{
-    Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OWNER, KIND_RESET, KIND_RETRANSMIT,
-    KIND_SLOW, KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord, Record,
+    Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OPEN, KIND_OWNER, KIND_RESET,
+    KIND_RETRANSMIT, KIND_SLOW, KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord,
+    Record,
 };
 use zerocopy::FromBytes as _;
 
 use super::{
-    Accept, Close, Connection, Event, Listener, Owner, Reset, Retransmit, Slow, Socket, Transition,
-    path,
+    Accept, Close, Connection, Event, Listener, Open, Owner, Reset, Retransmit, Slow, Socket,
+    Transition, path,
 };
 
 /// Why a record could not be understood.
@@ -35,7 +36,8 @@ impl Event {
         match record.kind {
             KIND_SOCKET => Ok(each(&Self::Socket(Socket(head)))),
             KIND_TRANSITION => Ok(each(&Self::Transition(Transition::in_mid_life(head)))),
-            KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_OWNER | KIND_LISTENER | KIND_SLOW => {
+            KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_OWNER | KIND_LISTENER | KIND_SLOW
+            | KIND_OPEN => {
                 let (detail, _rest) =
                     NotedRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
                 let numbers = detail.numbers;
@@ -44,6 +46,7 @@ impl Event {
                     KIND_RETRANSMIT => Self::Retransmit(Retransmit { head, numbers }),
                     KIND_RESET => Self::Reset(Reset { head, numbers }),
                     KIND_SLOW => Self::Slow(Slow { head, numbers }),
+                    KIND_OPEN => Self::Open(Open { head, numbers }),
                     KIND_OWNER => Self::Owner(Owner { head, numbers }),
                     _ => Self::Listener(Listener { head, numbers }),
                 }))

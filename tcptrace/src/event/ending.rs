@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use nix::sys::signal::Signal;
 use tcptrace_common::{
     record::{
         ACT_KILLED, END_ACKED, END_ERROR_BEFORE, END_HELD, END_QUEUED, END_READ, END_SOFT,
@@ -21,6 +20,42 @@ use super::{
 /// Who gives up a connection attempt after this long has waited for it: the first retransmission timeout
 /// (`TCP_TIMEOUT_INIT`, RFC 6298 §2.1).
 const PATIENCE_US: u64 = 1_000_000;
+
+/// Signals by their numbers from 1 on, which are the same on all architectures that the kernel side is for
+/// (include/uapi/asm-generic/signal.h).
+const SIGNALS: [&str; 31] = [
+    "SIGHUP",
+    "SIGINT",
+    "SIGQUIT",
+    "SIGILL",
+    "SIGTRAP",
+    "SIGABRT",
+    "SIGBUS",
+    "SIGFPE",
+    "SIGKILL",
+    "SIGUSR1",
+    "SIGSEGV",
+    "SIGUSR2",
+    "SIGPIPE",
+    "SIGALRM",
+    "SIGTERM",
+    "SIGSTKFLT",
+    "SIGCHLD",
+    "SIGCONT",
+    "SIGSTOP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGXCPU",
+    "SIGXFSZ",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGWINCH",
+    "SIGIO",
+    "SIGPWR",
+    "SIGSYS",
+];
 
 impl Close {
     /// Why it ended
@@ -168,9 +203,12 @@ impl Close {
         if self.closed_because()? != Act::Killed {
             return None;
         }
-        let number = i32::from(self.counters.act & !ACT_KILLED);
-        let symbol = Signal::try_from(number).map(Signal::as_str);
-        Some(symbol.map_or_else(|_no_name| number.to_string().into(), Cow::Borrowed))
+        let number = usize::from(self.counters.act & !ACT_KILLED);
+        let symbol = number.checked_sub(1).and_then(|at| SIGNALS.get(at));
+        Some(symbol.map_or_else(
+            || number.to_string().into(),
+            |symbol| Cow::Borrowed(*symbol),
+        ))
     }
 
     /// The error that its end left, by its symbol, or its number if it is one that TCP does not use

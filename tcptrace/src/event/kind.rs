@@ -28,6 +28,36 @@ impl Socket {
     }
 }
 
+/// A connection that is still open as the trace ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    pub(super) head: Connection,
+    pub(super) numbers: Numbers,
+}
+
+impl Open {
+    /// The connection
+    pub const fn connection(&self) -> &Connection {
+        &self.head
+    }
+
+    /// The state it is in
+    pub const fn state(&self) -> State {
+        self.head.oldstate()
+    }
+
+    /// Since its first transition; none if that was before the trace
+    pub fn age_us(&self) -> Option<u64> {
+        let [low, high, ..] = self.numbers;
+        known(high).map(|high| u64::from(high) << 32 | u64::from(low))
+    }
+
+    /// Since its last transition; none if that was before the trace
+    pub fn in_state_us(&self) -> Option<u64> {
+        self.head.span_us()
+    }
+}
+
 /// A state change.
 #[derive(Clone, Copy, Debug)]
 pub struct Transition {

@@ -18,7 +18,7 @@ pub use self::{
     connection::Connection,
     decode::DecodeError,
     evidence::{EHOSTUNREACH, ETIMEDOUT},
-    kind::{Accept, Listener, Owner, Reset, Retransmit, Slow, Socket, Transition},
+    kind::{Accept, Listener, Open, Owner, Reset, Retransmit, Slow, Socket, Transition},
     state::State,
     term::{
         Act, Cause, ClosedBy, Direction, How, LossCause, OwnerSource, Phase, Reason, Role, Segment,
@@ -45,6 +45,8 @@ pub enum Event {
     Listener(Listener),
     /// It still waits when the limit has passed
     Slow(Slow),
+    /// It is still open at the end
+    Open(Open),
     /// It ended
     Close(Close),
 }
@@ -61,6 +63,7 @@ impl Event {
             Self::Owner(owner) => owner.connection(),
             Self::Listener(listener) => listener.connection(),
             Self::Slow(slow) => slow.connection(),
+            Self::Open(open) => open.connection(),
             Self::Close(close) => close.connection(),
         }
     }

@@ -155,6 +155,7 @@ const fn message_id(kind: Kind) -> &'static str {
         Kind::Listener => "fa8cf841fd45479eba3647a4a5cffae5",
         Kind::Close => "e682f435a3e6472e960e84ad11cfb2c5",
         Kind::Slow => "31cc4ffa1b1948c1becab942e8f9e826",
+        Kind::Open => "3f6b1d0e9a7c4e52b8d4c1f07e2a9b65",
         Kind::Lost => "ccc71d5b912344aeb7d0455de555f0db",
         Kind::End => "2bc4e530b91944f7acef6830d5e9f2e0",
     }
@@ -287,6 +288,10 @@ fn push_message(event: &Event, out: &mut Vec<u8>) {
             word(step.newstate().name());
         }
         Event::Accept(_) => word("accepted"),
+        Event::Open(open) => {
+            word("still open: ");
+            word(open.state().name());
+        }
         Event::Owner(_) => word("owner changed"),
         Event::Retransmit(retransmit) => {
             word("sent again: ");

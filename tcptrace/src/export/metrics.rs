@@ -112,6 +112,7 @@ impl Metrics {
             | Event::Retransmit(_)
             | Event::Reset(_)
             | Event::Slow(_)
+            | Event::Open(_)
             | Event::Owner(_) => {}
         }
     }

@@ -16,7 +16,8 @@ const PID_MAX: u32 = 1 << 22;
 /// `-p` as typed.
 #[derive(Args, Clone, Debug, Default)]
 pub struct PidArgs {
-    /// Only connections owned by these processes, from their first transition
+    /// Only connections owned by these processes, from their first transition; the trace ends when all of
+    /// them have ended
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = parse_pid,
           allow_hyphen_values = true)]
     pub pid: Vec<u32>,

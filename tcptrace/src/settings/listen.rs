@@ -33,7 +33,7 @@ impl ListenSettings {
         let duration = |option: &str, text: Option<String>| {
             text.map(|text| parse_duration(option, &text)).transpose()
         };
-        let view = View::new(&args.view);
+        let view = View::new(&args.view)?;
         if !matches!(view.format, Format::Table | Format::Json) {
             return Err(Error::usage(
                 "--format: listeners come as a table or as json; the other formats are a trace's",

@@ -63,7 +63,7 @@ impl Settings {
         let filters = Filters::parse(args.filter)?;
         let outcome = Outcome::parse(args.outcome)?;
         let exports = Exports::parse(&args.export)?;
-        let view = View::new(&args.view);
+        let view = View::new(&args.view)?;
         let is_output_asked_for =
             args.records.output.is_some() || view.format != crate::cli::Format::Table;
         let prints = is_output_asked_for || !(args.diagnostic.quiet && exports.any());

@@ -16,6 +16,12 @@ use crate::{
 pub struct Records {
     /// Whether connections open at start are listed
     pub sockets: bool,
+    /// Whether what is still open at the end is listed, and what was open at start among it
+    pub open: bool,
+    /// Of these, also those that were open at start
+    pub former: bool,
+    /// Of these, so many at most; none: all
+    pub open_max: Option<u64>,
     /// `EMIT_*` that are shown
     pub print: u8,
     /// `EMIT_*` that the kernel side sends: those shown, and what they are chosen by
@@ -32,6 +38,9 @@ pub struct Records {
 
 /// Fewer columns than this leave no room for a state change with both its states.
 const COLUMNS_MIN: usize = 100;
+
+/// Connections still open at the end that are listed.
+const OPEN_MAX: u64 = 20;
 
 impl Records {
     /// Checks what was typed. `is_counting`: only numbers are made of the records.
@@ -72,6 +81,12 @@ impl Records {
         .into_iter()
         .filter(|(name, _)| wants(*name))
         .fold(0, |bits, (_, bit)| bits | bit);
+        if args.all && !args.summary && !compact && !may_be_compact {
+            return Err(Error::usage(
+                "--all is about the connections still open at the end, which -s and --compact list; add one of \
+                 them, or leave out --all",
+            ));
+        }
         if args.explain && print & EMIT_TRANSITION == 0 {
             return Err(Error::usage(
                 "--explain explains transitions, and none are printed; leave out -s, or add \
@@ -80,6 +95,9 @@ impl Records {
         }
         Ok(Self {
             sockets: wants(EventName::Socket) && !args.no_existing,
+            open: args.summary || compact,
+            former: !args.no_existing,
+            open_max: (!args.all).then_some(OPEN_MAX),
             print,
             emit: print,
             explain: args.explain,
@@ -94,6 +112,7 @@ impl Records {
     pub fn suit_terminal(&mut self, columns: Option<usize>) {
         if self.may_be_compact && columns.is_some_and(|columns| columns < COLUMNS_MIN) {
             self.sockets = false;
+            self.open = true;
             self.print = EMIT_CLOSE | EMIT_LISTENER;
             self.emit = (self.emit & EMIT_CLOSE) | self.print;
             self.path = true;

@@ -21,13 +21,19 @@ pub struct View {
 }
 
 impl View {
-    /// Any of them goes with any other.
-    pub const fn new(args: &ViewArgs) -> Self {
-        Self {
-            format: if args.json { Format::Json } else { args.format },
+    /// Checks what goes with what.
+    pub fn new(args: &ViewArgs) -> Result<Self, Error> {
+        let format = if args.json { Format::Json } else { args.format };
+        if args.wide && format != Format::Table {
+            return Err(Error::usage(
+                "-w gives the table more columns, and the other formats have every field; leave out -w",
+            ));
+        }
+        Ok(Self {
+            format,
             wide: args.wide,
             color: args.color,
-        }
+        })
     }
 
     /// `--color`, `NO_COLOR`, and terminals that cannot. `is_terminal`: where the output goes.

@@ -14,7 +14,7 @@ use super::{
 use crate::event::{Event, State};
 
 /// The columns. New ones are added at the end.
-pub const COLUMNS: [&str; 91] = [
+pub const COLUMNS: [&str; 94] = [
     "v",
     "event",
     "ts",
@@ -106,6 +106,9 @@ pub const COLUMNS: [&str; 91] = [
     "closed_because",
     "signal",
     "role_inferred",
+    "age_us",
+    "in_state_us",
+    "open",
 ];
 
 /// Writes records as CSV.

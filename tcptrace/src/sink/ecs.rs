@@ -190,7 +190,7 @@ fn push_group(name: &str, members: &[u8], out: &mut Vec<u8>) {
 /// `event.kind`, `event.category` and `event.type` of a record about a connection.
 fn classes(event: &Event) -> &'static str {
     match event {
-        Event::Socket(_) => {
+        Event::Socket(_) | Event::Open(_) => {
             "\"state\",\"category\":[\"network\"],\"type\":[\"connection\",\"info\"]"
         }
         Event::Close(_) => "\"event\",\"category\":[\"network\"],\"type\":[\"connection\",\"end\"]",

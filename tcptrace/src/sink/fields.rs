@@ -88,6 +88,8 @@ pub enum Kind {
     Listener,
     /// What still waits when the limit has passed
     Slow,
+    /// A connection still open at the end
+    Open,
     /// The end of a connection, and its totals
     Close,
     /// What did not reach the reader
@@ -98,7 +100,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Start,
         Self::Socket,
         Self::Transition,
@@ -108,6 +110,7 @@ impl Kind {
         Self::Owner,
         Self::Listener,
         Self::Slow,
+        Self::Open,
         Self::Close,
         Self::Lost,
         Self::End,
@@ -125,6 +128,7 @@ impl Kind {
             Self::Owner => "owner",
             Self::Listener => "listener",
             Self::Slow => "slow",
+            Self::Open => "open",
             Self::Close => "close",
             Self::Lost => "lost",
             Self::End => "end",
@@ -143,6 +147,7 @@ impl From<&Event> for Kind {
             Event::Owner(_) => Self::Owner,
             Event::Listener(_) => Self::Listener,
             Event::Slow(_) => Self::Slow,
+            Event::Open(_) => Self::Open,
             Event::Close(_) => Self::Close,
         }
     }
@@ -227,6 +232,11 @@ pub fn details(event: &Event, names: &Names, to: &mut impl Fields) {
                 to.number(field!("backlog"), backlog.into());
                 to.number(field!("backlog_max"), limit.into());
             }
+        }
+        Event::Open(open) => {
+            to.text(field!("state"), open.state().name());
+            to.known(field!("age_us"), open.age_us());
+            to.known(field!("in_state_us"), open.in_state_us());
         }
         Event::Close(close) => end_of(close, to),
     }
@@ -381,6 +391,7 @@ pub fn end(end: &End, to: &mut impl Fields) {
     to.number(field!("transitions"), end.transitions);
     to.number(field!("connections"), end.connections);
     to.number(field!("listeners"), end.listeners);
+    to.known(field!("open"), end.open);
     to.number(field!("lost"), end.lost);
     to.number(field!("duration_us"), end.duration_us);
 }

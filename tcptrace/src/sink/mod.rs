@@ -93,6 +93,8 @@ pub struct End {
     pub connections: u64,
     /// Of these, listeners
     pub listeners: u64,
+    /// Connections still open, if they are looked for
+    pub open: Option<u64>,
     /// Sum of all `Lost::count`
     pub lost: u64,
     /// How long it was, µs

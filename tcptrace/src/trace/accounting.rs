@@ -25,6 +25,8 @@ pub(super) struct Accounting {
     connections: u64,
     /// Of `connections`, those that listen
     listeners: u64,
+    /// Connections still open at the end, if they are looked for
+    open: Option<u64>,
     lost: u64,
     lost_beside: u64,
     anything_lost: bool,
@@ -58,6 +60,7 @@ impl Accounting {
             transitions: 0,
             connections: 0,
             listeners: 0,
+            open: kinds.open.then_some(0),
             lost: 0,
             lost_beside: 0,
             anything_lost: false,
@@ -70,6 +73,13 @@ impl Accounting {
     pub(super) fn begins(&mut self, role: Role) {
         self.connections += 1;
         self.listeners += u64::from(role == Role::Listener);
+    }
+
+    /// Counts a connection that is still open at the end. Returns whether it is one of those that are listed.
+    pub(super) fn is_open(&mut self) -> bool {
+        let number = self.open.get_or_insert(0);
+        *number += 1;
+        self.kinds.open_max.is_none_or(|most| *number <= most)
     }
 
     /// Counts an event that is reported.
@@ -141,6 +151,7 @@ impl Accounting {
             transitions: self.transitions,
             connections: self.connections,
             listeners: self.listeners,
+            open: self.open,
             lost: self.lost,
             duration_us: (end_ns - begin_ns) / 1000,
         }

@@ -71,6 +71,9 @@ impl Dispatch {
         if !choice.is_shown {
             return true;
         }
+        if matches!(event, Event::Open(_)) && !self.accounting.is_open() {
+            return true;
+        }
         self.accounting.count(event);
         let has_room = match (event, &mut self.cookies) {
             (Event::Listener(listener), Some(cookies)) => {

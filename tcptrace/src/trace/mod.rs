@@ -9,6 +9,7 @@
 //! becomes a count in the kernel; any other stands behind a [`Queued`].
 
 mod accounting;
+mod asked;
 pub mod child;
 mod consumer;
 mod dispatch;
@@ -23,6 +24,7 @@ mod supervise;
 
 pub use self::{
     accounting::Totals,
+    asked::Asked,
     consumer::{Consumer, Flow, Outputs},
     lines::LineOutput,
     queued::Queued,

@@ -40,7 +40,7 @@ pub struct Control {
     pub stop: AtomicBool,
     /// Open the output file anew
     pub reopen: AtomicBool,
-    /// End with the last of the processes that are followed
+    /// End with the last of the processes that are asked for or followed, and their connections
     pub drain: AtomicBool,
 }
 
@@ -67,6 +67,7 @@ impl Reader {
         outputs: Outputs,
         control: Arc<Control>,
     ) -> Self {
+        let drain = Drain::new(!settings.command.is_empty());
         Self {
             source: Source::new(tracer, &settings),
             dispatch: Dispatch::new(&settings, outputs),
@@ -76,7 +77,7 @@ impl Reader {
             fence: None,
             manager: Manager::default(),
             gate: None,
-            drain: Drain::default(),
+            drain,
         }
     }
 
@@ -338,6 +339,7 @@ impl Reader {
     fn count_unwritten(&mut self) {
         let written = self.dispatch.accounting.written;
         self.dispatch.mute();
+        self.source.forgo_open();
         let left = self.follow_rest().map_or(0, |(_, deferred)| deferred);
         self.report_losses();
         let accounting = &self.dispatch.accounting;

@@ -56,6 +56,8 @@ impl Selection {
                     begins: is_unheard || (close.is_deduced() && is_first),
                 };
             }
+            // The first that is heard of it, where transitions are not shown.
+            Event::Open(_) => (true, true),
             _ => (true, is_first),
         };
         Choice {

@@ -24,6 +24,10 @@ pub(super) struct Source {
     pub(super) tracer: Tracer,
     recorder: Option<Recorder>,
     wants_listeners: bool,
+    /// What is still open at the end is reported
+    wants_open: bool,
+    /// Of that, also what was open before
+    wants_former: bool,
     /// When listeners were last looked at
     listeners: Instant,
 }
@@ -49,6 +53,8 @@ impl Source {
         Self {
             tracer,
             recorder: None,
+            wants_open: settings.records.open,
+            wants_former: settings.records.former,
             wants_listeners: settings.records.emit & EMIT_LISTENER != 0,
             listeners: Instant::now(),
         }
@@ -174,11 +180,23 @@ impl Source {
             let (records, goes_on) = read(self, state)?;
             let none_comes = left == 0 || left == waiting;
             let is_all = records == 0 && to_poll == Some(0) && none_comes;
-            if is_all || !goes_on {
-                return Ok(left);
-            }
             waiting = left;
+            if is_all || !goes_on {
+                self.wants_open &= goes_on;
+                break;
+            }
         }
+        while self.wants_open {
+            self.wants_open = !self.tracer.report_open(self.wants_former);
+            let (_, goes_on) = read(self, state)?;
+            self.wants_open &= goes_on;
+        }
+        Ok(waiting)
+    }
+
+    /// Nobody hears any more of what is still open.
+    pub(super) fn forgo_open(&mut self) {
+        self.wants_open = false;
     }
 
     /// Ends the recording.

@@ -14,7 +14,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Control, Reader, Totals, child::Child, running::Running};
+use super::{Asked, Control, Reader, Totals, child::Child, running::Running};
 use crate::{bpf, error::Error, kernel::field, privileges::Fence, settings::Settings};
 
 /// The trace is over.
@@ -124,6 +124,7 @@ impl Supervisor {
         logger: Option<bpf::Logger>,
         fence: Option<&Fence>,
         child: Option<Child>,
+        mut asked: Asked,
     ) -> Result<Supervised, Error> {
         if let Some(logger) = logger {
             tokio::spawn(forward(logger));
@@ -144,6 +145,7 @@ impl Supervisor {
             log::warn!("privileges are kept: {why:#}");
         }
         let mut command = child.map(Running::watch).transpose()?;
+        asked.watch()?;
         let timer = sleep(self.duration.unwrap_or(Duration::MAX));
         tokio::pin!(timer);
         loop {
@@ -157,6 +159,7 @@ impl Supervisor {
                     return Ok(Supervised { totals, ring_thread, status });
                 }
                 () = Running::ended(&mut command) => self.drain(),
+                () = asked.ended() => self.drain(),
                 () = &mut timer, if !self.stopping() => self.stop(),
                 _ = self.signals.hangup.recv() => match self.signals.on_hangup {
                     OnHangup::Reopen => self.reopen(),
@@ -207,7 +210,8 @@ impl Supervisor {
         self.waker.wake();
     }
 
-    /// The command has ended: so does the trace, with the last process that has come of it.
+    /// The command has ended, or all processes of `-p` have: so does the trace, with the last process that has
+    /// come of them.
     fn drain(&self) {
         self.control.drain.store(true, Ordering::Release);
         self.waker.wake();

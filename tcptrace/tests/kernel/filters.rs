@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     beside!(endpoints),
     beside!(events),
     beside!(summary),
+    beside!(still_open_at_the_end).smoke(),
     beside!(count),
     alone!(duration),
 ];
@@ -158,6 +159,58 @@ fn events() {
             .map(|record| record.event().to_owned())
             .collect();
         assert_eq!(ours, wanted, "--events {list}");
+    }
+}
+
+/// What outlives the trace is listed and counted, what began during the trace first.
+fn still_open_at_the_end() {
+    const PAIRS: usize = 11;
+    let netns = Netns::new();
+    let inode = netns.inode.to_string();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    let mut meet = || {
+        server.tell_accept(&listener, "");
+        Exchange::default().meet(&mut client, &mut server, listener.local)
+    };
+    let former = meet();
+    let all = [
+        (&["--all"][..], 2 * PAIRS + 2, 2),
+        (&[][..], 20, 0),
+        (&["--all", "--no-existing"][..], 2 * PAIRS, 0),
+    ];
+    let tracers = all.map(|(more, listed, formers)| {
+        let args = [&["-s", "-N", &inode][..], more].concat();
+        (Tracer::start(&args), listed, formers)
+    });
+    let begun: Vec<_> = (0..PAIRS).map(|_| meet()).collect();
+    for (tracer, listed, formers) in tracers {
+        let records = tracer.finish().fine();
+        let open: Vec<_> = records.of("open").collect();
+        assert_eq!(open.len(), listed, "{}", record::lines(&open));
+        for (at, record) in open.iter().enumerate() {
+            assert_eq!(record.text("state"), Some("ESTABLISHED"), "{}", record.line);
+            let is_former = at >= listed - formers;
+            let of_pair = |(near, far)| record.is_of(near) || record.is_of(far);
+            let known = if is_former {
+                of_pair((&former.0, &former.1))
+            } else {
+                begun.iter().any(|(near, far)| of_pair((near, far)))
+            };
+            assert!(known, "{}", record::lines(&open));
+            assert_eq!(record.int("age_us").is_none(), is_former, "{}", record.line);
+            let since = record.int("in_state_us");
+            assert!(
+                is_former || since <= record.int("age_us"),
+                "{}",
+                record.line
+            );
+        }
+        let end = records.end();
+        let number = end.int("open");
+        assert!(number >= Some(listed as u64), "{}", end.line);
+        assert_eq!(number, end.int("connections"), "{}", end.line);
     }
 }
 

@@ -28,6 +28,7 @@ use crate::{
 pub(crate) const TESTS: &[Test] = &[
     beside!(signals),
     beside!(closed_pipe),
+    beside!(processes_asked_for_end).smoke(),
     beside!(no_room_in_the_file),
     beside!(fifo_without_reader),
     beside!(pipe_that_does_not_block),
@@ -275,7 +276,7 @@ fn without_root() {
 }
 
 fn usage() {
-    let cases: [&[&str]; 14] = [
+    let cases: [&[&str]; 16] = [
         &["--nonsense"],
         &["-p", "abc"],
         &["-p", "0"],
@@ -290,6 +291,8 @@ fn usage() {
         &["-n", "many"],
         &["--buffer", "much"],
         &["--format", "xml"],
+        &["-w", "127.0.0.1"],
+        &["--json", "-w"],
     ];
     let mut faults = Vec::new();
     for args in cases {
@@ -311,4 +314,35 @@ fn usage() {
         "expected status 2 and a message:\n{}",
         faults.join("\n")
     );
+}
+
+/// The trace of two processes ends with the second, and says of each that it has.
+fn processes_asked_for_end() {
+    let netns = Netns::new();
+    let mut client = Actor::spawn(&netns, "client");
+    let mut server = Actor::spawn(&netns, "server");
+    let pids = format!("{},{}", client.who.pid, server.who.pid);
+    let tracer = Tracer::start(&["--no-existing", "-p", &pids]);
+    let listener = server.listen(netns.addr(Ip::V4, 0), "");
+    server.tell_accept(&listener, "");
+    let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
+    let ended = [&client.who, &server.who]
+        .map(|who| format!("process {} ({}) has ended", who.pid, who.comm));
+    client.exit();
+    server.act("eof", &far);
+    server.exit();
+    let (text, status, words) = tracer.wait_text();
+    assert!(status.success(), "{words}");
+    for ended in &ended {
+        assert_eq!(words.matches(ended).count(), 1, "{words}");
+    }
+    let records = Records::parse(&text);
+    for held in [&near, &far] {
+        let about = records
+            .all
+            .iter()
+            .filter(|record| record.is_about_a_connection());
+        let mut of_it = about.filter(|record| record.is_of(held));
+        assert!(of_it.any(|record| record.event() == "close"), "{text}");
+    }
 }

@@ -87,6 +87,7 @@ impl Logs {
             Event::Close(close) => (SeverityNumber::Info, close.reason().name()),
             Event::Transition(step) => (SeverityNumber::Info, step.newstate().name()),
             Event::Socket(socket) => (SeverityNumber::Info, socket.state().name()),
+            Event::Open(open) => (SeverityNumber::Info, open.state().name()),
             Event::Owner(_) => (SeverityNumber::Info, "owner changed"),
             Event::Listener(_) => (SeverityNumber::Warn, "trouble at a listener"),
             Event::Slow(slow) => (SeverityNumber::Warn, slow.phase().name()),

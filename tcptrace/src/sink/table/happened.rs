@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use crate::sink::pen::push;
 use crate::{
-    event::{Accept, How, Listener, Owner, Phase, Reset, Retransmit, Segment, Slow},
+    event::{Accept, How, Listener, Open, Owner, Phase, Reset, Retransmit, Segment, Slow},
     sink::text::{count, duration, escape, push_duration, push_number},
 };
 
@@ -83,6 +83,22 @@ pub(super) fn slow(slow: &Slow) -> String {
     if let Some((queued, limit)) = slow.backlog() {
         let words = format!(" · {queued} in the accept queue (limit {limit})");
         remark.push_str(&words);
+    }
+    remark
+}
+
+/// It is still open as the trace ends.
+pub(super) fn still_open(open: &Open) -> String {
+    let age = open.age_us();
+    let mut remark = match age {
+        Some(us) => format!("still open after {}", duration(us)),
+        None => "still open".to_owned(),
+    };
+    remark.push_str(" · ");
+    remark.push_str(open.state().name());
+    if let Some(us) = open.in_state_us() {
+        remark.push(' ');
+        remark.push_str(&duration(us));
     }
     remark
 }

@@ -331,6 +331,7 @@ impl Sink for Table {
             Event::Listener(listener) => {
                 self.remark(connection, &happened::trouble(listener), RED, out);
             }
+            Event::Open(open) => self.remark(connection, &happened::still_open(open), DIM, out),
             Event::Close(close) => self.close(close, out),
         }
     }
