@@ -113,7 +113,7 @@ fn check(settings: &Settings) {
         hooks: [].into(),
         reset_reasons: [].into(),
         filters: settings.typed_filters(),
-        processes: Default::default(),
+        processes: tcptrace::identity::process::Processes::default(),
     };
     let lost = Lost {
         mono_ns: 1,

@@ -73,7 +73,7 @@ fn render(sink: &mut dyn Sink, recording: &Recording<'_>) -> String {
         hooks: [("accept", hostile.to_owned())].into(),
         reset_reasons: (0..4).map(|reason| (reason, hostile.to_owned())).collect(),
         filters: [("slower_than", hostile.to_owned())].into(),
-        processes: Default::default(),
+        processes: tcptrace::identity::process::Processes::default(),
     };
     sink.start(&start, &mut out);
     let mut mono_ns = 0;

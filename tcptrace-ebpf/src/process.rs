@@ -121,7 +121,7 @@ impl Room {
     }
 
     /// Writes the path of the executable (`mm->exe_file`), as `/proc/PID/exe` shows it from the root of the
-    /// process's mount namespace (`prepend_path`, fs/d_path.c).
+    /// process's mount namespace (`prepend_path`, `fs/d_path.c`).
     #[inline(never)]
     pub(crate) fn exe(self, leader: u64) -> Path {
         let mut path = Path {

@@ -65,7 +65,7 @@ fn render_those(
         hooks: [("accept", "fentry/__inet_accept".to_owned())].into(),
         reset_reasons: [(3, "SK_RST_REASON_NO_SOCKET".to_owned())].into(),
         filters: [("pid", "1,2".to_owned())].into(),
-        processes: Default::default(),
+        processes: tcptrace::identity::process::Processes::default(),
     };
     sink.start(&start, &mut out);
     let mut end = End {

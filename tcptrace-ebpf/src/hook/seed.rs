@@ -160,12 +160,10 @@ extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
         return 0;
     }
     let cookie = kernel::cookie(typed, kernel::now_ns());
-    if own_record(sk, cookie).is_none() {
-        if may_be_wanted(sk, state) {
-            // Here alone: who looks at files comes by a socket as often as somebody holds it.
-            let full = insert(sk, None, cookie, process::Place::Agent);
-            maps::count(count::MAP_FULL, u64::from(full));
-        }
+    if own_record(sk, cookie).is_none() && may_be_wanted(sk, state) {
+        // Here alone: who looks at files comes by a socket as often as somebody holds it.
+        let full = insert(sk, None, cookie, process::Place::Agent);
+        maps::count(count::MAP_FULL, u64::from(full));
     }
     if let Some(pointer) = SOCKS.get_ptr_mut(sk.0) {
         // SAFETY: a live record: the iterator holds the socket.

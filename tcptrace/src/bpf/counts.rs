@@ -179,6 +179,7 @@ pub struct Losses {
 
 impl Losses {
     /// As if since `before` all had found room in the ring.
+    #[must_use]
     pub const fn with_ring_of(self, before: &Self) -> Self {
         Self {
             ring_transitions: before.ring_transitions,

@@ -37,6 +37,10 @@ pub struct TraceArgs {
 /// Which records there are, and where they go.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Output")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 pub struct RecordArgs {
     /// Do not list the connections that are open at start
     #[arg(long, help_heading = "Filter")]

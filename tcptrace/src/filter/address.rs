@@ -13,7 +13,7 @@ use crate::error::Error;
 /// Lists of networks as typed.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AddressArgs {
-    /// Only these local addresses: 10.0.0.0/8,2001:db8::/32; '!10.1.0.0/16' excludes
+    /// Only these local addresses: 10.0.0.0/8,192.0.2.7; '!10.1.0.0/16' excludes
     #[arg(long, value_name = "CIDR")]
     pub laddr: Option<String>,
     /// Only these remote addresses

@@ -36,7 +36,7 @@ fn parse_pid(text: &str) -> Result<u32, String> {
 /// Processes whose connections are wanted; none: everybody's.
 #[derive(Clone, Debug, Default)]
 pub struct Pids {
-    pids: Vec<u32>,
+    asked: Vec<u32>,
     follow: bool,
     /// The process that becomes the command behind `--`
     command: Option<u32>,
@@ -52,7 +52,7 @@ impl Pids {
             )));
         }
         Ok(Self {
-            pids: args.pid,
+            asked: args.pid,
             follow: args.follow,
             command: None,
         })
@@ -71,14 +71,14 @@ impl Pids {
 
     /// The processes; empty if nobody asked for any.
     pub fn as_slice(&self) -> &[u32] {
-        &self.pids
+        &self.asked
     }
 }
 
 impl Filter for Pids {
     fn typed(&self, typed: &mut BTreeMap<&'static str, String>) {
-        if !self.pids.is_empty() {
-            let pids: Vec<_> = self.pids.iter().map(u32::to_string).collect();
+        if !self.asked.is_empty() {
+            let pids: Vec<_> = self.asked.iter().map(u32::to_string).collect();
             typed.insert("pid", pids.join(","));
         }
         if self.follow {
@@ -90,7 +90,7 @@ impl Filter for Pids {
         kernel.config.follow = u8::from(self.follow);
         kernel
             .pids
-            .extend(self.pids.iter().map(|pid| (*pid, PID_ASKED)));
+            .extend(self.asked.iter().map(|pid| (*pid, PID_ASKED)));
         kernel
             .pids
             .extend(self.command.map(|pid| (pid, PID_FOLLOWED)));
@@ -99,14 +99,14 @@ impl Filter for Pids {
         }
         kernel.config.by_pid = 1;
         kernel.config.in_pids = 1;
-        kernel.config.only_pid = match self.pids.as_slice() {
+        kernel.config.only_pid = match self.asked.as_slice() {
             [only] if !self.follow => *only,
             _ => 0,
         };
     }
 
     fn matches(&self, subject: &Subject<'_>) -> bool {
-        self.pids.is_empty() || subject.pids.iter().any(|owner| self.pids.contains(owner))
+        self.asked.is_empty() || subject.pids.iter().any(|owner| self.asked.contains(owner))
     }
 }
 

@@ -126,5 +126,5 @@ fn open_namespace(path: &Path) -> anyhow::Result<File> {
 }
 
 fn is_nsfs(found: &StatFs) -> bool {
-    i64::try_from(found.f_type).is_ok_and(|kind| kind == NSFS_MAGIC)
+    found.f_type == NSFS_MAGIC
 }

@@ -13,6 +13,10 @@ use crate::{
 
 /// Which records there are.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a choice of its own, and any combination is one"
+)]
 pub struct Records {
     /// Whether connections open at start are listed
     pub sockets: bool,
@@ -46,12 +50,10 @@ impl Records {
     /// Checks what was typed. `is_counting`: only numbers are made of the records.
     pub fn parse(args: &RecordArgs, is_counting: bool) -> Result<Self, Error> {
         let mut events = args.events.clone();
-        if args.summary {
-            if !events.is_empty() {
-                return Err(Error::usage(
-                    "-s prints the close records only, --events chooses others; use one of them",
-                ));
-            }
+        if args.summary && !events.is_empty() {
+            return Err(Error::usage(
+                "-s prints the close records only, --events chooses others; use one of them",
+            ));
         }
         let compact = args.compact == Compact::Always;
         let may_be_compact =

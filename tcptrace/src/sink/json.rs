@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr};
 
-use serde::Serialize;
+use serde::Serialize as _;
 use serde_json::{Serializer, ser::Formatter};
 
 use super::{

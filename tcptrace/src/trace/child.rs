@@ -144,6 +144,10 @@ fn is_opened(gate: i32) -> io::Result<bool> {
 }
 
 /// Says why the command could not be executed.
+#[expect(
+    clippy::unnecessary_debug_formatting,
+    reason = "it escapes what drives a terminal"
+)]
 fn refused(program: &OsStr, why: &io::Error) -> ExitCode {
     let status = if why.kind() == io::ErrorKind::NotFound {
         NOT_FOUND
@@ -204,9 +208,10 @@ impl Invoker {
             process.env_remove(name);
         }
         if let Some(user) = &self.user {
-            let shell = match user.shell.as_os_str().is_empty() {
-                true => PathBuf::from("/bin/sh"),
-                false => user.shell.clone(),
+            let shell = if user.shell.as_os_str().is_empty() {
+                PathBuf::from("/bin/sh")
+            } else {
+                user.shell.clone()
             };
             process
                 .env("HOME", &user.dir)

@@ -61,7 +61,7 @@ impl Running {
             command.status = None;
             command.ended = Some(ended);
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

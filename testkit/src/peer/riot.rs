@@ -5,7 +5,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
@@ -148,20 +148,20 @@ impl Riot<'_> {
             // Nobody listens there.
             to.set_port(1);
         }
-        self.dial(Arc::new(socket), to, chance)
+        self.dial(&Arc::new(socket), to, chance)
     }
 
     /// Connects a socket, perhaps not for the first time.
-    fn dial(&self, socket: Arc<OwnedFd>, to: SocketAddr, chance: &mut Chance) -> io::Result<()> {
+    fn dial(&self, socket: &Arc<OwnedFd>, to: SocketAddr, chance: &mut Chance) -> io::Result<()> {
         // Both before, so that others may meddle.
-        let local = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
+        let local = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
         self.note("c", local, to);
-        self.keep(Arc::clone(&socket));
+        self.keep(Arc::clone(socket));
         let done = if chance.below(6) == 0 {
             let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
-            rustix::net::sendto(&socket, b"x", flags, &to).map(drop)
+            rustix::net::sendto(socket, b"x", flags, &to).map(drop)
         } else {
-            rustix::net::connect(&socket, &to)
+            rustix::net::connect(socket, &to)
         };
         Ok(done?)
     }
@@ -195,17 +195,18 @@ impl Riot<'_> {
     fn fork(&self, chance: &mut Chance) {
         let micros = u32::try_from(chance.below(3000)).unwrap();
         // SAFETY: the child calls nothing but what may be called after a fork.
-        unsafe {
-            match libc::fork() {
-                0 => {
-                    libc::usleep(micros);
-                    libc::_exit(0);
-                }
-                -1 => {}
-                child => {
-                    libc::waitpid(child, std::ptr::null_mut(), 0);
-                    self.notes.lock().unwrap().push(format!("h {child}"));
-                }
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: a number.
+                unsafe { libc::usleep(micros) };
+                // SAFETY: it ends this process.
+                unsafe { libc::_exit(0) };
+            }
+            -1 => {}
+            child => {
+                // SAFETY: the status may be null.
+                unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+                self.notes.lock().unwrap().push(format!("h {child}"));
             }
         }
     }

@@ -317,11 +317,10 @@ impl Column {
     pub fn style(self, row: &Row<'_>) -> Style {
         match self {
             Self::State => state_style(row.state()),
-            Self::Pid if row.holdings().is_empty() => DIM,
+            Self::Pid | Self::Comm if row.holdings().is_empty() => DIM,
             Self::Pid => BOLD,
             Self::RecvQ if row.is_full() => YELLOW,
             Self::Netns | Self::Conn | Self::Source | Self::Inode | Self::Cgroup => DIM,
-            Self::Comm if row.holdings().is_empty() => DIM,
             _ => Style::new(),
         }
     }

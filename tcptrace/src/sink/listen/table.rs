@@ -41,6 +41,10 @@ const COMM_LEAST: usize = 8;
 
 /// How a table of listeners looks.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a choice of its own, and any combination is one"
+)]
 pub struct Look {
     /// Columns of the terminal; none: nothing is left out
     pub width: Option<usize>,
