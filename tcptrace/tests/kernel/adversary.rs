@@ -199,8 +199,7 @@ fn reasons(closes: &[&Record]) {
         let fits = match one {
             "normal" => matches!(other, "normal" | "unknown"),
             "reset_received" => near.get("inferred").is_some() || other != "normal",
-            "refused" => other != "normal",
-            "reset_sent" => other != "normal",
+            "refused" | "reset_sent" => other != "normal",
             _ => true,
         };
         if !fits {

@@ -77,8 +77,11 @@ fn sum(metrics: &str, name: &str, labels: &[&str]) -> f64 {
         .sum()
 }
 
+/// Of each record that came: its event, and its attributes.
+type Kept = Arc<Mutex<Vec<(String, BTreeMap<String, String>)>>>;
+
 /// Takes OTLP logs, and keeps each record's event and attributes that are texts or numbers.
-fn receiver(kept: &Arc<Mutex<Vec<(String, BTreeMap<String, String>)>>>) -> SocketAddr {
+fn receiver(kept: &Kept) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let kept = Arc::clone(kept);

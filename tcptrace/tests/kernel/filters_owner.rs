@@ -24,6 +24,9 @@ struct End {
     netns: u64,
 }
 
+/// Whether a filter takes it. With the first namespace's IPv4 address, and the second namespace.
+type Wanted = fn(&End, &str, u64) -> bool;
+
 /// A name and a user that no other process has.
 fn each_and_combined() {
     let places = [Netns::new(), Netns::new()];
@@ -37,7 +40,6 @@ fn each_and_combined() {
     let user = NOBODY.to_string();
     let v4 = places[0].addr(Ip::V4, 0).ip().to_string();
     let not_v4 = format!("!{v4}");
-    type Wanted = fn(&End, &str, u64) -> bool;
     let cases: Vec<(Vec<&str>, Wanted)> = vec![
         (vec!["-c", "red-client"], |end, _, _| {
             end.comm == "red-client"

@@ -40,7 +40,7 @@ fn child_closes_for_the_acceptor() {
     let (near, far) = Exchange::default().meet(&mut client, &mut server, listener.local);
     let mut child = server.fork();
     child.rename(b"child");
-    child.who.comm = "child".to_owned();
+    "child".clone_into(&mut child.who.comm);
     // Only the last copy of the descriptor closes the connection.
     server.close(&far);
     child.close(&far);

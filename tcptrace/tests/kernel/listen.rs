@@ -153,8 +153,8 @@ impl Drop for Live {
 }
 
 fn accepts_between_looks() -> Outcome {
-    possible()?;
     const MANY: usize = 30;
+    possible()?;
     let netns = Netns::new();
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");
