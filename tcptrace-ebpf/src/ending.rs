@@ -96,8 +96,10 @@ fn abort(sk: Typed) -> u8 {
             let received: u32 = tp.read(off!(tp_rcv_nxt));
             // The peer's FIN has a number of its own, and is no data.
             let fin = u32::from(flags & SOCK_DONE != 0);
-            let unread = received.wrapping_sub(tp.read(off!(tp_copied_seq))) as i32;
-            if unread > fin as i32 {
+            let unread = received
+                .wrapping_sub(tp.read(off!(tp_copied_seq)))
+                .cast_signed();
+            if unread > fin.cast_signed() {
                 ABORT_UNREAD
             } else if flags & SOCK_LINGER != 0 && sk.read::<u64>(off!(sk_lingertime)) == 0 {
                 ABORT_LINGER
