@@ -182,6 +182,8 @@ pub const TIME_WAIT_WORDS: u32 = 8;
 pub const SOCK_WORDS: usize = 43;
 /// Words of a record in the `PAIRS` map.
 pub const PAIR_WORDS: usize = 15;
+/// Words of a record in `BACKLOGS`.
+pub const BACKLOG_WORDS: usize = 19;
 /// The records in the `SOCKS` map: an argument of `find_stale` and `report_stale`.
 pub const STALE_SOCKETS: u64 = 0;
 /// The records in the `PAIRS` map of which nobody has seen that a timer stopped: an argument of

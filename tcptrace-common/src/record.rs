@@ -25,7 +25,7 @@ pub const KIND_RETRANSMIT: u8 = 6;
 /// RST sent or received; `seq` is a `RESET_*`. A [`NotedRecord`]: the kernel's `sk_rst_reason`, or
 /// [`UNKNOWN`].
 pub const KIND_RESET: u8 = 7;
-/// What goes wrong at a listener; `span_ns` is the time since it last accepted. A [`NotedRecord`]:
+/// What goes wrong at a listener; `span_ns` is the time since it last accepted. A [`ListenerRecord`]:
 /// accept queue, its limit, requests half-open, and since the last such record requests or
 /// connections dropped, and requests whose SYN-ACK was not answered in time.
 pub const KIND_LISTENER: u8 = 8;
@@ -448,6 +448,33 @@ pub struct NotedRecord {
     pub numbers: [u32; 6],
 }
 
+/// Where requests come from that stay half-open.
+#[derive(
+    Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq, Eq,
+)]
+#[repr(C)]
+pub struct Origin {
+    /// The first bytes of the addresses, in network order, as a word of memory: three of IPv4, six of IPv6
+    pub prefix: u64,
+    /// Requests at least; 0: none
+    pub count: u32,
+    /// 4 or 6
+    pub family: u32,
+}
+
+/// So many origins are kept for each listener.
+pub const ORIGINS: usize = 8;
+
+/// [`KIND_LISTENER`]: numbers, and where the requests came from whose SYN-ACK was not answered in time.
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub struct ListenerRecord {
+    /// What it is about, and its numbers
+    pub noted: NotedRecord,
+    /// In no order
+    pub origins: [Origin; ORIGINS],
+}
+
 /// Room for a path in a [`ProcessRecord`].
 pub const PROCESS_PATH_MAX: usize = 512;
 /// Room for command lines behind a [`ProcessRecord`].
@@ -485,3 +512,4 @@ const _: () = assert!(size_of::<PathRecord>() == 240);
 const _: () = assert!(size_of::<Counters>() == 88);
 const _: () = assert!(size_of::<CloseRecord>() == 328);
 const _: () = assert!(size_of::<NotedRecord>() == 136);
+const _: () = assert!(size_of::<ListenerRecord>() == 264);

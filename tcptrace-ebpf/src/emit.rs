@@ -9,9 +9,9 @@ use tcptrace_common::{
     count,
     record::{
         CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_PARTIAL,
-        FLAG_ROLE_INFERRED, KIND_ACCEPT, KIND_CLOSE, KIND_OWNER, KIND_STEPS, KIND_TRANSITION,
-        NotedRecord, PATH_LEN, PROCESS_ARGS_MAX, PathRecord, ProcessRecord, Record, SPAN_UNKNOWN,
-        Step, UNKNOWN,
+        FLAG_ROLE_INFERRED, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OWNER, KIND_STEPS,
+        KIND_TRANSITION, ListenerRecord, NotedRecord, ORIGINS, Origin, PATH_LEN, PROCESS_ARGS_MAX,
+        PathRecord, ProcessRecord, Record, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
 };
@@ -337,6 +337,38 @@ pub(crate) fn noted_if(
     let ours = claim();
     submit_if(slot, ours);
     ours
+}
+
+/// Sends what goes wrong at a listener, at `now_ns`. `set` fills in the numbers; where half-open requests came from
+/// is taken out of `origins`.
+#[inline(always)]
+pub(crate) fn listener(
+    sock: &Sock,
+    now_ns: u64,
+    origins: &mut [Origin; ORIGINS],
+    set: impl FnOnce(&mut Record, &mut [u32; 6]),
+) {
+    let Some(mut slot) = EVENTS.reserve::<ListenerRecord>(0) else {
+        maps::count(count::RING_FULL_NOTED, 1);
+        return;
+    };
+    // SAFETY: every field is written below before the record is submitted.
+    let record = unsafe { &mut *slot.as_mut_ptr() };
+    let NotedRecord { head, numbers } = &mut record.noted;
+    fill(head, sock, &sock.tuple);
+    fill_words(numbers, UNKNOWN);
+    head.mono_ns = now_ns;
+    head.kind = KIND_LISTENER;
+    head.old = sock.state();
+    head.new = head.old;
+    head.seq = 0;
+    head.span_ns = SPAN_UNKNOWN;
+    set(head, numbers);
+    copy(&mut record.origins, origins);
+    for origin in origins {
+        origin.count = 0;
+    }
+    submit_if(slot, true);
 }
 
 /// Sends the steps from `from` on up to `len`, in one record; with the totals if the last leads to

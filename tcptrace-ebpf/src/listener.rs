@@ -6,7 +6,7 @@ use crate::{
     constants::off,
     kernel::{Object as _, Probed},
     maps::BACKLOGS,
-    sock::Backlog,
+    sock::NO_BACKLOG,
 };
 
 /// Begins to keep it. `now_ns`: when it began to listen; 0 if that went unseen. When the map is
@@ -16,14 +16,15 @@ pub(crate) fn begin(key: u64, now_ns: u64) {
     if off!(icsk_qlen) == ABSENT {
         return;
     }
-    let backlog = Backlog {
-        accept_ns: now_ns,
-        unanswered: 0,
-        unanswered_told: 0,
-        drops_told: Probed(key).read(off!(sk_drops)),
-        reserved: 0,
-    };
-    let _full = BACKLOGS.insert(key, &backlog, 0);
+    if BACKLOGS.insert(key, &NO_BACKLOG, 0).is_err() {
+        return;
+    }
+    if let Some(pointer) = BACKLOGS.get_ptr_mut(key) {
+        // SAFETY: a live record, just made.
+        let backlog = unsafe { &mut *pointer };
+        backlog.accept_ns = now_ns;
+        backlog.drops_told = Probed(key).read(off!(sk_drops));
+    }
 }
 
 /// Ends it.

@@ -1,7 +1,11 @@
 //! The record of one live socket.
 
 use tcptrace_common::{
-    record::{Counters, FLAG_NO_FASTOPEN, FLAG_PARTIAL, FLAG_ROLE_INFERRED, Owner, PATH_LEN, Step},
+    config::BACKLOG_WORDS,
+    record::{
+        Counters, FLAG_NO_FASTOPEN, FLAG_PARTIAL, FLAG_ROLE_INFERRED, ORIGINS, Origin, Owner,
+        PATH_LEN, Step,
+    },
     tcp,
 };
 
@@ -88,6 +92,51 @@ pub(crate) struct Backlog {
     pub drops_told: u32,
     /// Zero
     pub reserved: u32,
+    /// Where those came from that were not told yet
+    pub origins: [Origin; ORIGINS],
+}
+
+/// Nothing to tell of a listener, in read-only data: see [`NOTHING`].
+#[unsafe(no_mangle)]
+pub(crate) static NO_BACKLOG: Backlog = Backlog {
+    accept_ns: 0,
+    unanswered: 0,
+    unanswered_told: 0,
+    drops_told: 0,
+    reserved: 0,
+    origins: [Origin {
+        prefix: 0,
+        count: 0,
+        family: 0,
+    }; ORIGINS],
+};
+
+const _: () = assert!(size_of::<Backlog>() == BACKLOG_WORDS * 8);
+
+impl Backlog {
+    /// Counts a request from this origin: exactly as long as there are no more origins than places, and no more
+    /// than came otherwise (Misra and Gries, 1982).
+    #[inline(always)]
+    pub(crate) fn count_origin(&mut self, prefix: u64, family: u8) {
+        let family = u32::from(family);
+        for origin in &mut self.origins {
+            if origin.count != 0 && origin.prefix == prefix && origin.family == family {
+                origin.count = origin.count.wrapping_add(1);
+                return;
+            }
+        }
+        for origin in &mut self.origins {
+            if origin.count == 0 {
+                origin.prefix = prefix;
+                origin.family = family;
+                origin.count = 1;
+                return;
+            }
+        }
+        for origin in &mut self.origins {
+            origin.count = origin.count.wrapping_sub(1);
+        }
+    }
 }
 
 /// A record of nothing, in read-only data: made on the stack it would cost a call that clears it

@@ -4,7 +4,7 @@
 //! the queues are `sk_ack_backlog` (`inet_csk_reqsk_queue_add`) and `icsk_accept_queue.qlen`.
 
 use aya_ebpf::{EbpfContext as _, macros::raw_tracepoint, programs::RawTracePointContext};
-use tcptrace_common::{count, record::KIND_LISTENER, tcp};
+use tcptrace_common::tcp;
 
 use crate::{
     constants::off,
@@ -50,22 +50,15 @@ pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
     // SAFETY: a live field, which an acceptor writes.
     let accept_ns = unsafe { core::ptr::read_volatile(&raw const told.accept_ns) };
     let now_ns = kernel::now_ns();
-    emit::noted(
-        sock,
-        &sock.tuple,
-        KIND_LISTENER,
-        now_ns,
-        count::RING_FULL_NOTED,
-        |head, numbers| {
-            if accept_ns != 0 {
-                head.span_ns = now_ns.saturating_sub(accept_ns);
-            }
-            numbers[0] = queued;
-            numbers[1] = limit;
-            numbers[2] = half_open;
-            numbers[3] = dropped;
-            numbers[4] = unanswered;
-        },
-    );
+    emit::listener(sock, now_ns, &mut told.origins, |head, numbers| {
+        if accept_ns != 0 {
+            head.span_ns = now_ns.saturating_sub(accept_ns);
+        }
+        numbers[0] = queued;
+        numbers[1] = limit;
+        numbers[2] = half_open;
+        numbers[3] = dropped;
+        numbers[4] = unanswered;
+    });
     1
 }

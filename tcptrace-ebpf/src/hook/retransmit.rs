@@ -6,7 +6,7 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcptrace_common::{
-    config::EMIT_RETRANSMIT,
+    config::{EMIT_LISTENER, EMIT_RETRANSMIT},
     count,
     layout::ABSENT,
     record::{KIND_RETRANSMIT, RETRANSMIT_DATA, RETRANSMIT_SYN, RETRANSMIT_SYNACK, ROLE_LISTENER},
@@ -22,6 +22,10 @@ use crate::{
     sock::Sock,
     tuple::Tuple,
 };
+
+/// The first three bytes of an IPv4 address, and the first six of one of IPv6, in a word of memory.
+const V4_24: u64 = 0x00ff_ffff;
+const V6_48: u64 = 0xffff_ffff_ffff;
 
 /// Attached only if such records are wanted: the socket counts by itself.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
@@ -75,6 +79,10 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         // counts at its next SYN-ACK or not at all.
         let backlog = unsafe { &mut *backlog };
         backlog.unanswered = backlog.unanswered.wrapping_add(u32::from(before == 0));
+        if before == 0 && config!(emit) & EMIT_LISTENER != 0 {
+            let mask = if tuple.family == 4 { V4_24 } else { V6_48 };
+            backlog.count_origin(tuple.raddr[0] & mask, tuple.family);
+        }
     }
     if config!(emit) & EMIT_RETRANSMIT == 0 {
         return 0;

@@ -15,7 +15,9 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
-use tcptrace_common::config::{POLL_QUEUED, POLL_STOPS, POLLS_PER_RUN, STOPS_PER_RUN};
+use tcptrace_common::config::{
+    BACKLOG_WORDS, POLL_QUEUED, POLL_STOPS, POLLS_PER_RUN, STOPS_PER_RUN,
+};
 
 use super::object::take;
 use crate::error::Error;
@@ -41,7 +43,7 @@ pub struct Ring {
     events: RingBuf<MapData>,
     asleep: Array<MapData, u32>,
     pending: HashMap<MapData, u64, u64>,
-    listeners: HashMap<MapData, u64, [u64; 3]>,
+    listeners: HashMap<MapData, u64, [u64; BACKLOG_WORDS]>,
     /// When steps were last asked for
     flushed_ns: u64,
     epoll: OwnedFd,

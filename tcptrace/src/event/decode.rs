@@ -2,8 +2,8 @@
 
 use tcptrace_common::record::{
     Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OPEN, KIND_OWNER, KIND_RESET,
-    KIND_RETRANSMIT, KIND_SLOW, KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, NotedRecord, PathRecord,
-    Record,
+    KIND_RETRANSMIT, KIND_SLOW, KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, ListenerRecord,
+    NotedRecord, ORIGINS, Origin, PathRecord, Record,
 };
 use zerocopy::FromBytes as _;
 
@@ -48,7 +48,15 @@ impl Event {
                     KIND_SLOW => Self::Slow(Slow { head, numbers }),
                     KIND_OPEN => Self::Open(Open { head, numbers }),
                     KIND_OWNER => Self::Owner(Owner { head, numbers }),
-                    _ => Self::Listener(Listener { head, numbers }),
+                    _ => Self::Listener(Listener {
+                        head,
+                        numbers,
+                        // Recordings of earlier versions have none.
+                        origins: ListenerRecord::read_from_prefix(bytes)
+                            .map_or([Origin::default(); ORIGINS], |(record, _rest)| {
+                                record.origins
+                            }),
+                    }),
                 }))
             }
             KIND_STEPS => {

@@ -1,6 +1,8 @@
 //! What each kind of record says besides its connection; all but the end, which is [`super::Close`].
 
-use tcptrace_common::record::{FLAG_NO_FASTOPEN, UNKNOWN};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tcptrace_common::record::{FLAG_NO_FASTOPEN, ORIGINS, Origin, UNKNOWN};
 
 use super::{Close, Connection, Direction, How, Phase, Segment, State};
 
@@ -288,11 +290,42 @@ impl Owner {
     }
 }
 
+/// So many networks are told of.
+const ORIGINS_SHOWN: usize = 5;
+
+/// A network: an address and how many of its bits count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// With all other bits 0
+    pub address: IpAddr,
+    /// Bits
+    pub bits: u8,
+}
+
+impl Network {
+    fn of(origin: &Origin) -> Self {
+        let [a, b, c, d, e, f, ..] = origin.prefix.to_ne_bytes();
+        if origin.family == 4 {
+            return Self {
+                address: Ipv4Addr::new(a, b, c, 0).into(),
+                bits: 24,
+            };
+        }
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&[a, b, c, d, e, f]);
+        Self {
+            address: Ipv6Addr::from(bytes).into(),
+            bits: 48,
+        }
+    }
+}
+
 /// What goes wrong at a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Listener {
     pub(super) head: Connection,
     pub(super) numbers: Numbers,
+    pub(super) origins: [Origin; ORIGINS],
 }
 
 impl Listener {
@@ -329,6 +362,16 @@ impl Listener {
     /// SYN cookies sent in its network namespace since the last such record
     pub fn cookies_sent(&self) -> Option<u32> {
         known(self.numbers[5])
+    }
+
+    /// Networks that requests came from whose SYN-ACK was not answered in time, and at least how many requests
+    /// from each; the most first
+    pub fn half_open_from(&self) -> impl Iterator<Item = (Network, u32)> {
+        let mut origins = self.origins;
+        origins.sort_unstable_by_key(|origin| (std::cmp::Reverse(origin.count), origin.prefix));
+        let seen = origins.into_iter().filter(|origin| origin.count > 0);
+        seen.take(ORIGINS_SHOWN)
+            .map(|origin| (Network::of(&origin), origin.count))
     }
 
     /// Time since it last accepted; none if it never has

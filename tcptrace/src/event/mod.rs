@@ -18,7 +18,7 @@ pub use self::{
     connection::Connection,
     decode::DecodeError,
     evidence::{EHOSTUNREACH, ETIMEDOUT},
-    kind::{Accept, Listener, Open, Owner, Reset, Retransmit, Slow, Socket, Transition},
+    kind::{Accept, Listener, Network, Open, Owner, Reset, Retransmit, Slow, Socket, Transition},
     state::State,
     term::{
         Act, Cause, ClosedBy, Direction, How, LossCause, OwnerSource, Phase, Reason, Role, Segment,

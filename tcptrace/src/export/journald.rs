@@ -22,11 +22,11 @@ use rustix::{
 
 use crate::{
     error::Error,
-    event::{Event, State},
+    event::{Event, Network, State},
     sink::{
         End, Lost, Start,
         fields::{self, Field, Fields, Kind, Names},
-        text::{push_address, push_escaped, push_hex, push_number},
+        text::{push_address, push_escaped, push_hex, push_network, push_number},
         time::Clock,
     },
     trace::{Consumer, Flow},
@@ -210,6 +210,17 @@ impl Fields for Entry<'_> {
 
     fn yes(&mut self, field: Field) {
         self.text(field, "true");
+    }
+
+    fn networks(&mut self, field: Field, networks: impl Iterator<Item = (Network, u32)>) {
+        self.field(field, |text| {
+            for (nth, (network, number)) in networks.enumerate() {
+                push_separator(nth, text);
+                push_network(text, network);
+                text.push(b'=');
+                push_number(text, number.into());
+            }
+        });
     }
 
     fn states(&mut self, field: Field, states: impl Iterator<Item = (State, u64)>) {

@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, net::IpAddr, ops::Range};
 use super::{
     End, Lost, Sink, Start,
     fields::{self, Field, Fields, Kind, Names},
-    text::{push_address, push_escaped, push_hex, push_number},
+    text::{push_address, push_escaped, push_hex, push_network, push_number},
     time::Clock,
 };
-use crate::event::{Event, State};
+use crate::event::{Event, Network, State};
 
 /// The columns. New ones are added at the end.
-pub const COLUMNS: [&str; 94] = [
+pub const COLUMNS: [&str; 95] = [
     "v",
     "event",
     "ts",
@@ -109,6 +109,7 @@ pub const COLUMNS: [&str; 94] = [
     "age_us",
     "in_state_us",
     "open",
+    "half_open_from",
 ];
 
 /// Writes records as CSV.
@@ -252,6 +253,17 @@ impl Fields for Row {
 
     fn yes(&mut self, field: Field) {
         self.text(field, "true");
+    }
+
+    fn networks(&mut self, field: Field, networks: impl Iterator<Item = (Network, u32)>) {
+        self.cell(field, |text| {
+            for (nth, (network, number)) in networks.enumerate() {
+                push_separator(nth, text);
+                push_network(text, network);
+                text.push(b'=');
+                push_number(text, number.into());
+            }
+        });
     }
 
     fn states(&mut self, field: Field, states: impl Iterator<Item = (State, u64)>) {

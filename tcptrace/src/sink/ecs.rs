@@ -14,7 +14,7 @@ use super::{
     text::{push_address, push_number},
     time::Clock,
 };
-use crate::event::{Event, Reason, State};
+use crate::event::{Event, Network, Reason, State};
 
 /// The version of the schema that the names are from.
 pub const VERSION: &str = "9.4.0";
@@ -298,6 +298,10 @@ impl Fields for Document {
 
     fn yes(&mut self, field: Field) {
         self.own().yes(field);
+    }
+
+    fn networks(&mut self, field: Field, networks: impl Iterator<Item = (Network, u32)>) {
+        self.own().networks(field, networks);
     }
 
     fn states(&mut self, field: Field, states: impl Iterator<Item = (State, u64)>) {

@@ -9,7 +9,7 @@ use std::{
 
 use super::{End, Lost, Start, reset_reason};
 use crate::{
-    event::{Close, Connection, Event, State, TcpOption},
+    event::{Close, Connection, Event, Network, State, TcpOption},
     explain,
     identity::process::{Process, Processes},
 };
@@ -52,6 +52,8 @@ pub trait Fields {
     fn states(&mut self, field: Field, states: impl Iterator<Item = (State, u64)>);
     /// Words of ours.
     fn words(&mut self, field: Field, words: impl Iterator<Item = &'static str>);
+    /// Networks and how many of something came from each.
+    fn networks(&mut self, field: Field, networks: impl Iterator<Item = (Network, u32)>);
     /// Names of ours with what belongs to each: text from outside.
     fn table(&mut self, field: Field, table: &BTreeMap<&'static str, String>);
     /// A state change.
@@ -222,6 +224,9 @@ pub fn details(event: &Event, names: &Names, to: &mut impl Fields) {
             to.known(field!("unanswered"), listener.unanswered());
             to.known(field!("cookies_sent"), listener.cookies_sent());
             to.known(field!("not_accepted_us"), listener.not_accepted_us());
+            if listener.half_open_from().next().is_some() {
+                to.networks(field!("half_open_from"), listener.half_open_from());
+            }
         }
         Event::Slow(slow) => {
             to.text(field!("phase"), slow.phase().name());

@@ -12,10 +12,10 @@ use super::{
     End, Lines, Lost, Sink, Start,
     fields::{self, Field, Fields, Kind, Names},
     remembered::Remembered,
-    text::{self, push_address, push_hex, push_number},
+    text::{self, push_address, push_hex, push_network, push_number},
     time::Clock,
 };
-use crate::event::{Connection, Event, State};
+use crate::event::{Connection, Event, Network, State};
 
 /// Most lines are shorter.
 const LINE_BYTES: usize = 1024;
@@ -177,6 +177,19 @@ impl Fields for Object<'_> {
     fn yes(&mut self, field: Field) {
         self.out.extend_from_slice(field.json.as_bytes());
         self.out.extend_from_slice(b"true");
+    }
+
+    fn networks(&mut self, field: Field, networks: impl Iterator<Item = (Network, u32)>) {
+        self.out.extend_from_slice(field.json.as_bytes());
+        for (nth, (network, number)) in networks.enumerate() {
+            self.out.push(if nth == 0 { b'[' } else { b',' });
+            self.out.extend_from_slice(b"{\"prefix\":\"");
+            push_network(self.out, network);
+            self.out.extend_from_slice(b"\",\"count\":");
+            push_number(self.out, number.into());
+            self.out.push(b'}');
+        }
+        self.out.push(b']');
     }
 
     fn states(&mut self, field: Field, states: impl Iterator<Item = (State, u64)>) {

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, io::Write as _, net::IpAddr};
 
 use super::time::push_padded;
+use crate::event::Network;
 
 /// A process name: valid UTF-8, with nothing in it that drives a terminal or breaks a line.
 ///
@@ -157,6 +158,13 @@ pub fn push_address(text: &mut Vec<u8>, address: IpAddr) {
             let _infallible = write!(text, "{address}");
         }
     }
+}
+
+/// Appends a network: `192.0.2.0/24`.
+pub fn push_network(text: &mut Vec<u8>, network: Network) {
+    push_address(text, network.address);
+    text.push(b'/');
+    push_number(text, network.bits.into());
 }
 
 fn push_octet(text: &mut Vec<u8>, octet: u8) {

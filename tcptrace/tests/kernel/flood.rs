@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
+
 use crate::{
     actor::Actor,
     check::{self, CLOCK_TOLERANCE_US},
@@ -33,7 +35,7 @@ pub(crate) const TESTS: &[Test] = &[
 const EVENTS: &str = "socket,transition,accept,close,listener";
 const SECOND_US: u64 = 1_000_000;
 
-fn request(wire: &Wire, number: u16, to: SocketAddrV4) {
+pub(crate) fn request(wire: &Wire, number: u16, to: SocketAddrV4) {
     let [host, _] = number.to_be_bytes();
     wire.say(&Segment {
         from: SocketAddrV4::new(Wire::host(host), number | 1),
@@ -218,6 +220,14 @@ fn unanswered_requests() {
         record::lines(&lines)
     );
     assert_eq!(sum(&lines, "dropped"), 0, "{}", record::lines(&lines));
+    // All hosts of the wire are in one network.
+    for line in &lines {
+        let from = match line.int("unanswered") {
+            None | Some(0) => None,
+            Some(number) => Some(json!([{"prefix": "192.0.2.0/24", "count": number}])),
+        };
+        assert_eq!(line.get("half_open_from"), from.as_ref(), "{}", line.line);
+    }
 }
 
 /// The accept queue is full, and nobody calls `accept()`.

@@ -10,10 +10,10 @@ use opentelemetry_proto::tonic::common::v1::{
 };
 
 use crate::{
-    event::State,
+    event::{Network, State},
     sink::{
         fields::{Field, Fields},
-        text::push_hex,
+        text::{push_hex, push_network},
     },
 };
 
@@ -176,6 +176,18 @@ impl Fields for Attributes {
 
     fn yes(&mut self, field: Field) {
         self.push(field.name, Value::BoolValue(true));
+    }
+
+    fn networks(&mut self, field: Field, networks: impl Iterator<Item = (Network, u32)>) {
+        let values = networks
+            .map(|(network, number)| {
+                let mut prefix = Vec::new();
+                push_network(&mut prefix, network);
+                let prefix = String::from_utf8_lossy(&prefix);
+                attribute(prefix.into_owned(), int(number.into()))
+            })
+            .collect();
+        self.push(field.name, Value::KvlistValue(KeyValueList { values }));
     }
 
     fn states(&mut self, field: Field, states: impl Iterator<Item = (State, u64)>) {

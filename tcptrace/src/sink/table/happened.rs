@@ -5,7 +5,7 @@ use std::io::Write as _;
 use crate::sink::pen::push;
 use crate::{
     event::{Accept, How, Listener, Open, Owner, Phase, Reset, Retransmit, Segment, Slow},
-    sink::text::{count, duration, escape, push_duration, push_number},
+    sink::text::{count, duration, escape, push_duration, push_network, push_number},
 };
 
 /// It was taken from the accept queue.
@@ -153,6 +153,18 @@ pub(super) fn trouble(listener: &Listener) -> String {
     }
     if let Some(cookies) = some(listener.cookies_sent()) {
         parts.push(many(cookies, "SYN cookie sent", "SYN cookies sent"));
+    }
+    let mut origins = listener.half_open_from().peekable();
+    if origins.peek().is_some() {
+        let mut from = Vec::new();
+        push(&mut from, "half-open from");
+        for (nth, (network, number)) in origins.enumerate() {
+            push(&mut from, if nth == 0 { " " } else { ", " });
+            push_network(&mut from, network);
+            push(&mut from, " ×");
+            push_number(&mut from, number.into());
+        }
+        parts.push(String::from_utf8_lossy(&from).into_owned());
     }
     if let Some(us) = listener.not_accepted_us() {
         parts.push(format!("no accept() for {}", duration(us)));
