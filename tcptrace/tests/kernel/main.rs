@@ -43,6 +43,7 @@ mod privileges;
 mod process;
 mod prompt;
 mod reasons;
+mod recipes;
 mod refusals;
 mod segments;
 mod selection;
@@ -99,6 +100,7 @@ const TESTS: &[&[Test]] = &[
     process::TESTS,
     prompt::TESTS,
     reasons::TESTS,
+    recipes::TESTS,
     refusals::TESTS,
     segments::TESTS,
     selection::TESTS,
