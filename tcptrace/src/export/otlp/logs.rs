@@ -3,7 +3,7 @@
 //! <https://github.com/open-telemetry/opentelemetry-proto>
 
 use opentelemetry_proto::tonic::{
-    collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse},
+    collector::logs::v1::ExportLogsServiceResponse,
     common::v1::{InstrumentationScope, any_value::Value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
     resource::v1::Resource,
@@ -20,13 +20,20 @@ use crate::{
     },
 };
 
+/// The tags of `ExportLogsServiceRequest.resource_logs` and of `ResourceLogs.scope_logs`: fields 1 and 2, both of
+/// the wire type LEN. <https://protobuf.dev/programming-guides/encoding/#structure>
+const RESOURCE_LOGS: u8 = 1 << 3 | 2;
+const SCOPE_LOGS: u8 = 2 << 3 | 2;
+
 /// What is sent together.
 #[derive(Debug)]
 pub struct Logs {
     clock: Clock,
     names: Names,
     resource: Resource,
-    records: Vec<LogRecord>,
+    /// Each as it came: a `ScopeLogs` with that record alone. One after the other they are one with all of them.
+    records: Vec<u8>,
+    number: usize,
 }
 
 impl Logs {
@@ -40,17 +47,18 @@ impl Logs {
             },
             resource,
             records: Vec::new(),
+            number: 0,
         }
     }
 
     /// How many records have gathered.
     pub const fn len(&self) -> usize {
-        self.records.len()
+        self.number
     }
 
     /// Whether none has.
     pub const fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.number == 0
     }
 
     /// The difference between the wall clock and `CLOCK_MONOTONIC`, ns.
@@ -144,7 +152,7 @@ impl Logs {
             .unwrap_or(0)
             .saturating_mul(1_000_000_000)
             .saturating_add(u64::from(nanos));
-        self.records.push(LogRecord {
+        let record = LogRecord {
             time_unix_nano,
             observed_time_unix_nano: time_unix_nano,
             severity_number: severity.into(),
@@ -153,26 +161,46 @@ impl Logs {
             attributes: attributes.list,
             event_name: format!("tcptrace.{}", kind.name()),
             ..LogRecord::default()
-        });
+        };
+        let alone = ScopeLogs {
+            log_records: vec![record],
+            ..ScopeLogs::default()
+        };
+        self.records.append(&mut alone.encode_to_vec());
+        self.number += 1;
     }
 
     /// Takes what has gathered as the bytes of a request, and how many records are in it.
     pub fn take(&mut self) -> (Vec<u8>, u64) {
-        let log_records = std::mem::take(&mut self.records);
-        let number = log_records.len() as u64;
-        let request = ExportLogsServiceRequest {
-            resource_logs: vec![ResourceLogs {
-                resource: Some(self.resource.clone()),
-                scope_logs: vec![ScopeLogs {
-                    scope: Some(scope()),
-                    log_records,
-                    ..ScopeLogs::default()
-                }],
-                ..ResourceLogs::default()
-            }],
+        let records = std::mem::take(&mut self.records);
+        let number = std::mem::take(&mut self.number) as u64;
+        let scope = ScopeLogs {
+            scope: Some(scope()),
+            ..ScopeLogs::default()
         };
-        (request.encode_to_vec(), number)
+        let resource = ResourceLogs {
+            resource: Some(self.resource.clone()),
+            ..ResourceLogs::default()
+        };
+        let scope_logs = field(SCOPE_LOGS, &[&scope.encode_to_vec(), &records]);
+        let request = field(RESOURCE_LOGS, &[&resource.encode_to_vec(), &scope_logs]);
+        (request, number)
     }
+}
+
+/// A field of the wire type LEN that consists of these parts.
+fn field(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    /// A tag, and a length at its longest
+    const HEAD_BYTES: usize = 11;
+    let len = parts.iter().map(|part| part.len()).sum();
+    let mut field = Vec::with_capacity(HEAD_BYTES + len);
+    field.push(tag);
+    // A vector grows: it refuses nothing.
+    let _infallible = prost::encode_length_delimiter(len, &mut field);
+    for part in parts {
+        field.extend_from_slice(part);
+    }
+    field
 }
 
 /// Who says all this.
@@ -215,5 +243,42 @@ pub fn resource(host: &str, kernel: &str, given: &[(String, String)]) -> Resourc
     Resource {
         attributes,
         ..Resource::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+
+    use super::*;
+    use crate::event::LossCause;
+
+    #[test]
+    fn a_request_is_what_the_receiver_decodes() {
+        let mut logs = Logs::new(resource("host", "6.1", &[]), false);
+        for turn in 1..3 {
+            assert!(logs.is_empty());
+            for count in 0..200 {
+                logs.lost(&Lost::new(LossCause::RingFull, 5, count));
+            }
+            assert_eq!(logs.len(), 200);
+            let (request, number) = logs.take();
+            assert_eq!(number, 200, "turn {turn}");
+            let request = ExportLogsServiceRequest::decode(&*request).unwrap();
+            let [resource_logs] = &request.resource_logs[..] else {
+                panic!("{request:?}");
+            };
+            assert_eq!(resource_logs.resource, Some(resource("host", "6.1", &[])));
+            let [scope_logs] = &resource_logs.scope_logs[..] else {
+                panic!("{resource_logs:?}");
+            };
+            assert_eq!(scope_logs.scope, Some(scope()));
+            assert_eq!(scope_logs.log_records.len(), 200);
+            for (record, count) in scope_logs.log_records.iter().zip(0..) {
+                assert_eq!(record.event_name, "tcptrace.lost");
+                let count = attribute("tcptrace.count", Value::IntValue(count));
+                assert!(record.attributes.contains(&count), "{record:?}");
+            }
+        }
     }
 }
