@@ -13,6 +13,9 @@ use toolchain::workspace;
 /// comes after it by name.
 const MODULES: [&str; 4] = ["inet_diag", "sch_netem", "tcp_diag", "veth"];
 
+/// The modules that were looked for in a kernel's packages, whether they have them or not.
+const LOOKED_FOR: &str = "modules";
+
 /// A kernel that can be booted.
 #[derive(Debug)]
 pub struct Kernel {
@@ -47,7 +50,9 @@ impl Kernel {
 
     fn get(archive: &Archive, candidate: &Candidate) -> Result<Self> {
         let folder = archive.kernels().join(&candidate.release);
-        if !folder.exists() {
+        // One that was got before another module was needed is got anew.
+        let wanted = MODULES.join("\n");
+        if fs::read_to_string(folder.join(LOOKED_FOR)).ok().as_ref() != Some(&wanted) {
             eprintln!("getting {}...", candidate.packages.join(" and "));
             // Under another name until it is whole.
             let partial = folder.with_extension("partial");
@@ -65,7 +70,11 @@ impl Kernel {
                     Err(error) => eprintln!("Linux {}: {error:#}", candidate.version),
                 }
             }
+            fs::write(partial.join(LOOKED_FOR), wanted)?;
             fs::remove_dir_all(&unpacked)?;
+            if folder.exists() {
+                fs::remove_dir_all(&folder)?;
+            }
             fs::rename(&partial, &folder)?;
         }
         let file = |module: &&str| folder.join(format!("{module}.ko"));
