@@ -39,7 +39,13 @@ fn ages_from_a_tracer() -> Outcome {
     if of(&within(&rows, &netns), &early).get("age_us").is_some() {
         return Err(Impossible("another tracer runs on this host".to_owned()));
     }
-    let tracer = Tracer::start(&[]);
+    let tracer = Tracer::spawn(&["--json"]);
+    let start: Value = serde_json::from_str(&tracer.await_start().line).unwrap();
+    if start["hooks"]["conn"] != "bpf_get_socket_cookie" {
+        return Err(Impossible(
+            "the tracer knows sockets by its own numbers here".to_owned(),
+        ));
+    }
     let open: Vec<_> = (0..MANY)
         .map(|_| timed(|| meet(&mut client, &mut server, &listener, listener.local)))
         .collect();
