@@ -28,6 +28,7 @@ mod filters_owner;
 mod flood;
 mod handover;
 mod harness;
+mod healthy;
 mod hidden;
 mod hostile;
 mod leftovers;
@@ -82,6 +83,7 @@ const TESTS: &[&[Test]] = &[
     filters_owner::TESTS,
     flood::TESTS,
     handover::TESTS,
+    healthy::TESTS,
     hidden::TESTS,
     hostile::TESTS,
     leftovers::TESTS,
