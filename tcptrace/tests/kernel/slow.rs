@@ -1,20 +1,27 @@
 //! What still waits is reported when its limit has passed, and not when it ends.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{SocketAddr, SocketAddrV4},
+    time::{Duration, Instant},
+};
 
 use crate::{
     actor::Actor,
     check,
-    harness::{Test, beside},
+    harness::{Test, alone, beside},
     netns::{Ip, Netns},
-    record::Record,
+    peer::First,
+    record::{self, Record},
     tracer::Tracer,
+    wait,
+    wire::Wire,
 };
 
 pub(crate) const TESTS: &[Test] = &[
     beside!(connect_without_an_answer),
     beside!(nobody_accepts),
     beside!(nothing_waits),
+    alone!(fifty_hang_in_a_storm),
 ];
 
 const LIMIT_US: u64 = 300_000;
@@ -113,4 +120,61 @@ fn nothing_waits() {
     for record in records.within(netns.inode) {
         assert!(record.event() != "slow", "{}", record.line);
     }
+}
+
+/// Among thousands of connections a second, exactly those that hang are reported, and soon.
+fn fifty_hang_in_a_storm() {
+    const LIMIT: Duration = Duration::from_millis(500);
+    /// The promise is 100 ms; a machine with other work may stop anybody for a moment.
+    const LATE_US: u64 = 400_000;
+    const HANG: u16 = 50;
+    const EACH: usize = 6_000;
+
+    let netns = Netns::new();
+    let _wire = Wire::stretch(&netns);
+    let inode = netns.inode.to_string();
+    let tracer = Tracer::start(&["--slower-than", "500ms", "-N", &inode]);
+    let mut pairs: Vec<_> = (0..2)
+        .map(|_| {
+            let mut server = Actor::spawn(&netns, "server");
+            let listener = server.listen(netns.addr(Ip::V4, 0), "");
+            server.tell_serve_until_told(&listener, First::Client);
+            (Actor::spawn(&netns, "dialer"), server, listener)
+        })
+        .collect();
+    let mut client = Actor::spawn(&netns, "client");
+    let begun = Instant::now();
+    for (dialer, _, listener) in &mut pairs {
+        dialer.tell_dial(listener.local, EACH, First::Client);
+    }
+    let hanging: Vec<_> = (0..HANG)
+        .map(|number| client.begin(SocketAddrV4::new(Wire::host(9), 1000 + number).into()))
+        .collect();
+    for (dialer, ..) in &mut pairs {
+        dialer.clients();
+    }
+    let storm = begun.elapsed();
+    wait::poll(3 * LIMIT, || (begun.elapsed() > 2 * LIMIT).then_some(()));
+    for held in &hanging {
+        client.close(held);
+    }
+    let records = tracer.finish().fine();
+    let slow: Vec<_> = records.of("slow").collect();
+    let of_hanging = slow
+        .iter()
+        .filter(|record| hanging.iter().any(|held| record.is_of(held)));
+    let rate = 2_000 * EACH as u128 / storm.as_millis().max(1);
+    assert_eq!(
+        (of_hanging.count(), slow.len()),
+        (hanging.len(), hanging.len()),
+        "at {rate} connections a second:\n{}",
+        record::lines(&slow)
+    );
+    let limit_us = u64::try_from(LIMIT.as_micros()).unwrap();
+    let waits = slow.iter().map(|record| record.int("waiting_us").unwrap());
+    let longest = waits.max().unwrap();
+    assert!(
+        (limit_us..limit_us + LATE_US).contains(&longest),
+        "reported after {longest} us at {rate} connections a second"
+    );
 }
