@@ -13,6 +13,7 @@ use crate::{
     maps::SOCKS,
     owner,
     process::{self, Place},
+    publish,
     sock::LIVES,
 };
 
@@ -83,13 +84,17 @@ fn looks_at_files(leader: Probed) -> bool {
 /// A process brings about the end of a connection that it neither opened nor accepted. If nobody else holds
 /// the socket any more, it has become the owner.
 #[inline(always)]
-pub(crate) fn at_the_end(sk: Typed, new: u8) {
+pub(crate) fn at_the_end(sk: Typed, old: u8, new: u8) {
     let key = sk.address();
     let Some(pointer) = SOCKS.get_ptr_mut(key) else {
         return;
     };
     // SAFETY: a live record; the running task holds this socket's lock.
     let sock = unsafe { &mut *pointer };
+    // Of an earlier socket at this address, or steps went unseen.
+    if sock.state() != old || (sock.conn != 0 && !publish::is_still(Probed(key), sock.conn)) {
+        return;
+    }
     if sock.role == ROLE_LISTENER {
         keeper::forget_gone(sock);
         return;

@@ -29,7 +29,7 @@ pub(crate) fn introduce(ctx: BtfTracePointContext) -> i32 {
     }
     let _pinned = preempt::in_tracepoint();
     if ends {
-        handover::at_the_end(sk, new);
+        handover::at_the_end(sk, old, new);
         return 0;
     }
     process::look(owner::current_tgid(), owner::leader(), Place::Introduce);
