@@ -7,9 +7,13 @@ use tcptrace_common::{
 };
 
 use crate::{
-    emit, filter, kernel,
+    constants::{config, off},
+    emit, filter,
+    kernel::{self, Object as _, Probed},
     maps::SOCKS,
+    publish,
     sock::{GONE, PARTIAL, Sock},
+    tuple::Tuple,
 };
 
 answering! {
@@ -40,10 +44,26 @@ fn report(key: u64, before: bool) {
     if partial != before || !is_open(sock) || !filter::is_shown(sock) {
         return;
     }
+    if sock.tuple.whole != 0 {
+        send(sock, &sock.tuple, partial);
+        return;
+    }
+    // Nothing has happened since its first step, which came before its port.
+    let sk = Probed(key);
+    let tuple = Tuple::read(sk, false, || 0);
+    let is_still = sk.read::<u8>(off!(sk_state)) == sock.state()
+        && (config!(cookie_helper) == 0 || publish::is_still(sk, sock.conn));
+    if tuple.whole != 0 && is_still && filter::tuple::takes(&tuple) {
+        send(sock, &tuple, partial);
+    }
+}
+
+#[inline(always)]
+fn send(sock: &Sock, tuple: &Tuple, partial: bool) {
     let now_ns = kernel::now_ns();
     emit::noted(
         sock,
-        &sock.tuple,
+        tuple,
         KIND_OPEN,
         now_ns,
         count::RING_FULL_NOTED,
@@ -69,5 +89,4 @@ fn is_open(sock: &Sock) -> bool {
         && !sock.has_ended()
         && sock.life != GONE
         && sock.conn != 0
-        && sock.tuple.whole != 0
 }
