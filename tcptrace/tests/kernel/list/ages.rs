@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-use super::{list, meet, of, possible, within};
+use super::{list, meet, nobody_else_traces, of, possible, within};
 use crate::{
     actor::Actor,
     harness::{Impossible, Outcome, Test, alone},
@@ -36,9 +36,7 @@ fn ages_from_a_tracer() -> Outcome {
     let listener = server.listen(netns.addr(Ip::V4, 0), "");
     let (early, _) = meet(&mut client, &mut server, &listener, listener.local);
     let (rows, _) = list(&[]);
-    if of(&within(&rows, &netns), &early).get("age_us").is_some() {
-        return Err(Impossible("another tracer runs on this host".to_owned()));
-    }
+    nobody_else_traces(&within(&rows, &netns))?;
     let tracer = Tracer::spawn(&["--json"]);
     let start: Value = serde_json::from_str(&tracer.await_start().line).unwrap();
     if start["hooks"]["conn"] != "bpf_get_socket_cookie" {

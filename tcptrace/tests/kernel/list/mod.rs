@@ -66,6 +66,14 @@ fn within(rows: &[Value], netns: &Netns) -> BTreeMap<String, Value> {
     by_id
 }
 
+/// What a tracer that somebody runs on this host knows is listed, too: ages, and owners by how they came to be.
+fn nobody_else_traces(rows: &BTreeMap<String, Value>) -> Outcome {
+    if rows.values().any(|row| row.get("age_us").is_some()) {
+        return Err(Impossible("another tracer runs on this host".to_owned()));
+    }
+    Ok(())
+}
+
 fn of<'rows>(rows: &'rows BTreeMap<String, Value>, held: &Held) -> &'rows Value {
     rows.get(&held.cookie)
         .unwrap_or_else(|| panic!("{held:?} is not listed:\n{rows:#?}"))

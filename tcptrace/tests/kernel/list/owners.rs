@@ -9,7 +9,7 @@ use std::{
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
 
-use super::{list, meet, of, pids, possible, run, socket_end, within};
+use super::{list, meet, nobody_else_traces, of, pids, possible, run, socket_end, within};
 use crate::{
     actor::{Actor, Held, Who},
     confinement::{Folder, as_root_with, with_capabilities},
@@ -39,6 +39,7 @@ fn all_owners() -> Outcome {
     let (rows, stderr) = list(&[]);
     assert_eq!(stderr, "", "nothing is missing for root");
     let rows = within(&rows, &netns);
+    nobody_else_traces(&rows)?;
     assert_eq!(rows.len(), 3);
     let names = |row: &Value, who: &Who, source: &str| {
         assert_eq!(row["pid"], who.pid, "{row}");
@@ -87,6 +88,7 @@ fn not_accepted() -> Outcome {
 
     let (rows, _) = list(&[]);
     let rows = within(&rows, &netns);
+    nobody_else_traces(&rows)?;
     let mirror = |held: &Held| {
         let row = rows.values().find(|row| {
             socket_end(row, "laddr", "lport") == held.remote
