@@ -165,7 +165,7 @@ impl Maps {
             others.push((name, self.named(name)?.keys()?));
         }
         let mut socks = HashSet::new();
-        for name in ["SOCKS", "PAIRS"] {
+        for name in ["SOCKS", "TIME_WAITS"] {
             let map = self.named(name)?;
             let keys = map.keys()?;
             left.entries.push((name.to_owned(), keys.len()));

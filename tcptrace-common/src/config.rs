@@ -180,19 +180,19 @@ pub const TIME_WAIT_WORDS: u32 = 8;
 
 /// Words of a record in the `SOCKS` map.
 pub const SOCK_WORDS: usize = 43;
-/// Words of a record in the `PAIRS` map.
-pub const PAIR_WORDS: usize = 15;
+/// Words of a record in the `TIME_WAITS` map.
+pub const TIME_WAIT_RECORD_WORDS: usize = 15;
 /// Words of a record in `BACKLOGS`.
 pub const BACKLOG_WORDS: usize = 19;
 /// The records in the `SOCKS` map: an argument of `find_stale` and `report_stale`.
 pub const STALE_SOCKETS: u64 = 0;
-/// The records in the `PAIRS` map of which nobody has seen that a timer stopped: an argument of
+/// The records in the `TIME_WAITS` map of which nobody has seen that a timer stopped: an argument of
 /// `find_stale` and `report_stale`.
-pub const RUNNING_PAIRS: u64 = 1;
-/// The others in the `PAIRS` map: an argument of `find_stale` and `report_stale`.
-pub const STOPPED_PAIRS: u64 = 2;
-/// All in the `PAIRS` map: an argument of `find_stale` and `report_stale`.
-pub const ALL_PAIRS: u64 = 3;
+pub const RUNNING_TIME_WAITS: u64 = 1;
+/// The others in the `TIME_WAITS` map: an argument of `find_stale` and `report_stale`.
+pub const STOPPED_TIME_WAITS: u64 = 2;
+/// All in the `TIME_WAITS` map: an argument of `find_stale` and `report_stale`.
+pub const ALL_TIME_WAITS: u64 = 3;
 /// Records that one run of the program `find_stale` looks at. The verifier follows each anew.
 pub const FINDS_PER_RUN: usize = 4;
 

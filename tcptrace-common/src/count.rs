@@ -9,7 +9,7 @@ pub const RING_FULL_CLOSE: usize = 2;
 /// Transitions of a socket that found no room in the `SOCKS` map.
 pub const MAP_FULL: usize = 3;
 /// Transitions the second program handled because the kernel skipped the first.
-pub const RESCUED: usize = 4;
+pub const FALLBACK: usize = 4;
 /// Records deferred until their four-tuple is whole.
 pub const DEFERRED: usize = 5;
 /// Records of [`DEFERRED`] that have since been sent.
@@ -19,14 +19,14 @@ pub const UNLISTED: usize = 7;
 /// Records of [`UNLISTED`] that have since been sent or rejected.
 pub const UNLISTED_SENT: usize = 8;
 /// Other records (retransmissions, resets, listeners) that found the ring full.
-pub const RING_FULL_NOTED: usize = 9;
+pub const RING_FULL_DETAIL: usize = 9;
 /// Time-wait sockets put into `POLL_QUEUE`.
 pub const POLL_ADDED: usize = 10;
 /// Time-wait sockets taken out of `POLL_QUEUE` for good.
 pub const POLL_REMOVED: usize = 11;
 /// Ends of `TIME_WAIT` that found the ring full.
-pub const RING_FULL_PAIR: usize = 12;
-/// Ends of `TIME_WAIT` that will not be told: their pair found no room in the `PAIRS` map.
+pub const RING_FULL_TIME_WAIT: usize = 12;
+/// Ends of `TIME_WAIT` that will not be told: their pair found no room in the `TIME_WAITS` map.
 pub const PAIRS_FULL: usize = 13;
 /// Transitions never told, because the end of their socket was hidden.
 pub const UNTOLD: usize = 14;

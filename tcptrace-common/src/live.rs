@@ -16,7 +16,7 @@ pub const ABI_WORDS: u32 = 4;
 pub const ABI_VERSION_WORD: u32 = 0;
 /// Id of the map of sockets, `SOCKS`
 pub const ABI_SOCKS_WORD: u32 = 1;
-/// Id of the map of pairs in `TIME_WAIT`, `PAIRS`
+/// Id of the map of pairs in `TIME_WAIT`, `TIME_WAITS`
 pub const ABI_PAIRS_WORD: u32 = 2;
 
 /// Places in a value of `SOCKS`.
@@ -43,7 +43,7 @@ pub mod sock {
     pub const BYTES: usize = OWNERS + 64 + size_of::<Counters>() + 8;
 }
 
-/// Places in a value of `PAIRS`.
+/// Places in a value of `TIME_WAITS`.
 pub mod pair {
     /// Connection id (`u64`)
     pub const CONN: usize = 0;

@@ -11,7 +11,7 @@ pub const ABI_VERSION: u32 = 4;
 /// A state change.
 pub const KIND_TRANSITION: u8 = 1;
 /// `accept()` returned the connection; `span_ns` is its time in the accept queue, `peer_pid` the
-/// listening process. A [`NotedRecord`]: accept queue, its limit ([`UNKNOWN`] if not known).
+/// listening process. A [`DetailRecord`]: accept queue, its limit ([`UNKNOWN`] if not known).
 pub const KIND_ACCEPT: u8 = 2;
 /// The last state change together with the connection's totals; `peer_pid` is the process that
 /// closed it. A [`CloseRecord`].
@@ -20,9 +20,9 @@ pub const KIND_CLOSE: u8 = 3;
 pub const KIND_SOCKET: u8 = 4;
 /// Several state changes at once: those that had to wait for the last one. A [`PathRecord`].
 pub const KIND_STEPS: u8 = 5;
-/// A segment was sent again; `seq` is a `RETRANSMIT_*`. A [`NotedRecord`]: how many so far.
+/// A segment was sent again; `seq` is a `RETRANSMIT_*`. A [`DetailRecord`]: how many so far.
 pub const KIND_RETRANSMIT: u8 = 6;
-/// RST sent or received; `seq` is a `RESET_*`. A [`NotedRecord`]: the kernel's `sk_rst_reason`, or
+/// RST sent or received; `seq` is a `RESET_*`. A [`DetailRecord`]: the kernel's `sk_rst_reason`, or
 /// [`UNKNOWN`].
 pub const KIND_RESET: u8 = 7;
 /// What goes wrong at a listener; `span_ns` is the time since it last accepted. A [`ListenerRecord`]:
@@ -31,7 +31,7 @@ pub const KIND_RESET: u8 = 7;
 pub const KIND_LISTENER: u8 = 8;
 
 /// With `--slower-than`, the limit has passed and the connection still waits; `seq` is a `SLOW_*`, `span_ns`
-/// how long it has waited. A [`NotedRecord`]: of [`SLOW_CONNECT`] the SYNs sent again; of [`SLOW_ACCEPT`] the
+/// how long it has waited. A [`DetailRecord`]: of [`SLOW_CONNECT`] the SYNs sent again; of [`SLOW_ACCEPT`] the
 /// accept queue and its limit.
 pub const KIND_SLOW: u8 = 9;
 
@@ -43,11 +43,11 @@ pub const SLOW_ACCEPT: u8 = 2;
 /// A process that comes to own a connection, before the first record that names it. A [`ProcessRecord`].
 pub const KIND_PROCESS: u8 = 10;
 
-/// Another process has become the owner. A [`NotedRecord`]: the former owner's id (0: there was none), a `HOW_*`,
+/// Another process has become the owner. A [`DetailRecord`]: the former owner's id (0: there was none), a `HOW_*`,
 /// and the former owner's name in four words of memory.
 pub const KIND_OWNER: u8 = 11;
 
-/// A connection that is still open as the trace ends; `span_ns` is the time in its state. A [`NotedRecord`]: its
+/// A connection that is still open as the trace ends; `span_ns` is the time in its state. A [`DetailRecord`]: its
 /// age in µs, low word first, if it began during the trace.
 pub const KIND_OPEN: u8 = 12;
 
@@ -441,7 +441,7 @@ pub struct CloseRecord {
 /// A record with numbers, which its kind explains.
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
-pub struct NotedRecord {
+pub struct DetailRecord {
     /// What it is about
     pub head: Record,
     /// See the kind; [`UNKNOWN`] if not known
@@ -470,7 +470,7 @@ pub const ORIGINS: usize = 8;
 #[repr(C)]
 pub struct ListenerRecord {
     /// What it is about, and its numbers
-    pub noted: NotedRecord,
+    pub noted: DetailRecord,
     /// In no order
     pub origins: [Origin; ORIGINS],
 }
@@ -511,5 +511,5 @@ const _: () = assert!(size_of::<Record>() == 112);
 const _: () = assert!(size_of::<PathRecord>() == 240);
 const _: () = assert!(size_of::<Counters>() == 88);
 const _: () = assert!(size_of::<CloseRecord>() == 328);
-const _: () = assert!(size_of::<NotedRecord>() == 136);
+const _: () = assert!(size_of::<DetailRecord>() == 136);
 const _: () = assert!(size_of::<ListenerRecord>() == 264);

@@ -8,9 +8,9 @@ use tcptrace_common::{
     config::{EMIT_CLOSE, EMIT_OWNER, EMIT_TRANSITION},
     count,
     record::{
-        CloseRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED, FLAG_PARTIAL,
-        FLAG_ROLE_INFERRED, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OWNER, KIND_STEPS,
-        KIND_TRANSITION, ListenerRecord, NotedRecord, ORIGINS, Origin, PATH_LEN, PROCESS_ARGS_MAX,
+        CloseRecord, DetailRecord, FLAG_DEDUCED, FLAG_FIRST, FLAG_HISTORY, FLAG_INFERRED,
+        FLAG_PARTIAL, FLAG_ROLE_INFERRED, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OWNER,
+        KIND_STEPS, KIND_TRANSITION, ListenerRecord, ORIGINS, Origin, PATH_LEN, PROCESS_ARGS_MAX,
         PathRecord, ProcessRecord, Record, SPAN_UNKNOWN, Step, UNKNOWN,
     },
     tcp,
@@ -22,7 +22,7 @@ use crate::{
     filter,
     kernel::{copy, fill_words},
     maps::{self, ASLEEP, EVENTS},
-    sock::{Pair, Sock},
+    sock::{Sock, TimeWaitRecord},
     tuple::Tuple,
 };
 
@@ -73,7 +73,7 @@ fn submit_if<T: 'static>(slot: RingBufEntry<T>, wanted: bool) {
 
 /// Wakes the agent without a record, so that it starts its timer for what is deferred.
 #[inline(always)]
-pub(crate) fn nudge() {
+pub(crate) fn wake_agent() {
     if wake()
         && let Some(slot) = EVENTS.reserve::<u64>(0)
     {
@@ -186,7 +186,7 @@ fn fill_path(record: &mut PathRecord, sock: &Sock, [untold, len]: [u8; 2], accep
 pub(crate) fn count_lost(sock: &Sock, number: u8, accepted: u8, closes: bool) {
     maps::count(count::RING_FULL_ACCEPT, u64::from(accepted));
     if config!(emit) & EMIT_TRANSITION != 0 {
-        let number = number.wrapping_sub(sock.gaps);
+        let number = number.wrapping_sub(sock.unseen_steps);
         maps::count(count::RING_FULL_TRANSITION, u64::from(number));
     }
     maps::count(count::RING_FULL_CLOSE, u64::from(closes));
@@ -249,14 +249,19 @@ pub(crate) fn moved(
 /// Sends that a pair has left `TIME_WAIT`, at `now_ns`, if `claim` says that nobody else does.
 /// `inferred`: `FLAG_INFERRED` or 0.
 #[inline(always)]
-pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, inferred: u8, claim: impl FnOnce() -> bool) {
+pub(crate) fn time_wait_ended(
+    pair: &TimeWaitRecord,
+    now_ns: u64,
+    inferred: u8,
+    claim: impl FnOnce() -> bool,
+) {
     if config!(emit) & EMIT_TRANSITION == 0 {
         claim();
         return;
     }
     let Some(mut slot) = EVENTS.reserve::<Record>(0) else {
         let counter = if claim() {
-            count::RING_FULL_PAIR
+            count::RING_FULL_TIME_WAIT
         } else {
             count::UNCLAIMED
         };
@@ -296,7 +301,7 @@ pub(crate) fn pair_ended(pair: &Pair, now_ns: u64, inferred: u8, claim: impl FnO
 /// Sends a record with numbers about a socket, at `now_ns`. `lost` is the counter of those that
 /// found the ring full; `set` fills in what its kind says.
 #[inline(always)]
-pub(crate) fn noted(
+pub(crate) fn detail(
     sock: &Sock,
     tuple: &Tuple,
     kind: u8,
@@ -304,12 +309,12 @@ pub(crate) fn noted(
     lost: usize,
     set: impl FnOnce(&mut Record, &mut [u32; 6]),
 ) {
-    noted_if(sock, tuple, kind, now_ns, lost, set, || true);
+    detail_if(sock, tuple, kind, now_ns, lost, set, || true);
 }
 
 /// The same, if `claim` says that nobody else does. Returns what it says.
 #[inline(always)]
-pub(crate) fn noted_if(
+pub(crate) fn detail_if(
     sock: &Sock,
     tuple: &Tuple,
     kind: u8,
@@ -318,7 +323,7 @@ pub(crate) fn noted_if(
     set: impl FnOnce(&mut Record, &mut [u32; 6]),
     claim: impl FnOnce() -> bool,
 ) -> bool {
-    let Some(mut slot) = EVENTS.reserve::<NotedRecord>(0) else {
+    let Some(mut slot) = EVENTS.reserve::<DetailRecord>(0) else {
         let ours = claim();
         maps::count(lost, u64::from(ours));
         return ours;
@@ -349,12 +354,12 @@ pub(crate) fn listener(
     set: impl FnOnce(&mut Record, &mut [u32; 6]),
 ) {
     let Some(mut slot) = EVENTS.reserve::<ListenerRecord>(0) else {
-        maps::count(count::RING_FULL_NOTED, 1);
+        maps::count(count::RING_FULL_DETAIL, 1);
         return;
     };
     // SAFETY: every field is written below before the record is submitted.
     let record = unsafe { &mut *slot.as_mut_ptr() };
-    let NotedRecord { head, numbers } = &mut record.noted;
+    let DetailRecord { head, numbers } = &mut record.noted;
     fill(head, sock, &sock.tuple);
     fill_words(numbers, UNKNOWN);
     head.mono_ns = now_ns;
@@ -434,7 +439,7 @@ pub(crate) fn accept(
     backlog: [u32; 2],
     claim: impl FnOnce() -> bool,
 ) -> bool {
-    noted_if(
+    detail_if(
         sock,
         &sock.tuple,
         KIND_ACCEPT,
@@ -468,12 +473,12 @@ pub(crate) fn owner(sock: &Sock, now_ns: u64, former: u32, how: u32, comm: [u64;
     if config!(emit) & EMIT_OWNER == 0 {
         return;
     }
-    noted_if(
+    detail_if(
         sock,
         &sock.tuple,
         KIND_OWNER,
         now_ns,
-        count::RING_FULL_NOTED,
+        count::RING_FULL_DETAIL,
         |head, numbers| {
             head.old = sock.state();
             head.new = sock.state();

@@ -14,7 +14,7 @@ use crate::{
     owner,
     process::{self, Place},
     publish,
-    sock::LIVES,
+    sock::LIVE,
 };
 
 /// Generations of processes that are looked through for a former owner.
@@ -104,7 +104,7 @@ pub(crate) fn at_the_end(sk: Typed, old: u8, new: u8) {
     let before = sock.owners[slot].tgid;
     // Of a connection that nobody has accepted, the listener is what ends.
     let is_provisional = sock.sources[slot] == SOURCE_LISTENER;
-    if tgid == 0 || before == tgid || sock.life != LIVES || is_provisional {
+    if tgid == 0 || before == tgid || sock.life != LIVE || is_provisional {
         return;
     }
     if !holds_alone(sk, new) {

@@ -23,7 +23,7 @@ pub(crate) fn begin(key: u64, now_ns: u64) {
         // SAFETY: a live record, just made.
         let backlog = unsafe { &mut *pointer };
         backlog.accept_ns = now_ns;
-        backlog.drops_told = Probed(key).read(off!(sk_drops));
+        backlog.drops_reported = Probed(key).read(off!(sk_drops));
     }
 }
 

@@ -12,14 +12,14 @@ use tcptrace_common::{
 
 use crate::{
     process::{Known, PLACES, SCRATCH_BYTES},
-    sock::{Backlog, Pair, Sock, Waiting},
+    sock::{Backlog, Sock, TimeWaitRecord, Waiting},
     tuple::{Place, Request},
 };
 
 /// One record per live socket, keyed by the address of its `struct sock`.
 ///
 /// Inserted when the socket leaves `CLOSE` or is cloned from a listener (`hook::set_state`), or
-/// by `hook::seed`; removed when the kernel destroys the socket (`hook::destroy`), or when a
+/// by `hook::snapshot`; removed when the kernel destroys the socket (`hook::destroy`), or when a
 /// filter rejects it. An address recycled for a new socket begins with a birth, which replaces
 /// whatever stands here. Sized by the agent.
 #[map]
@@ -30,14 +30,14 @@ pub(crate) static SOCKS: HashMap<u64, Sock> = HashMap::with_max_entries(1, 0);
 /// Inserted by `timewait`, removed by whoever tells of its end. A pair whose peer has not sent its
 /// FIN yet still has its whole record, in [`SOCKS`], under the same key. Sized by the agent.
 #[map]
-pub(crate) static PAIRS: HashMap<u64, Pair> = HashMap::with_max_entries(1, 0);
+pub(crate) static TIME_WAITS: HashMap<u64, TimeWaitRecord> = HashMap::with_max_entries(1, 0);
 
 /// Time-wait sockets (address and cookie) that wait for their FIN, for `hook::time_wait::poll` to look at where nothing
 /// else tells when it comes. Pushed by `timewait`.
 #[map]
 pub(crate) static POLL_QUEUE: Queue<[u64; 2]> = Queue::with_max_entries(65536, 0);
 
-/// Where in [`TIME_WAIT`] it is noted what this CPU stopped the timer of last: the key in [`PAIRS`] or [`SOCKS`];
+/// Where in [`TIME_WAIT`] it is noted what this CPU stopped the timer of last: the key in [`TIME_WAITS`] or [`SOCKS`];
 /// behind it, when that was. 64 bytes for each CPU.
 #[inline(always)]
 pub(crate) fn stop_of(cpu: u32) -> u32 {
@@ -83,7 +83,7 @@ pub(crate) static SLOW_NEXT: Array<Waiting> = Array::with_max_entries(1, 0);
 #[inline(always)]
 pub(crate) fn wait(key: u64, since_ns: u64) {
     if SLOW.push(&Waiting { key, since_ns }, 0).is_err() {
-        count(count::RING_FULL_NOTED, 1);
+        count(count::RING_FULL_DETAIL, 1);
     }
 }
 
@@ -133,20 +133,20 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 pub(crate) static ASLEEP: Array<u32> = Array::with_max_entries(1, 0);
 
-/// What `hook::seed` has found in accept queues: address of the `struct sock` to that of its listener. Read in
+/// What `hook::snapshot` has found in accept queues: address of the `struct sock` to that of its listener. Read in
 /// the same walk.
 #[map]
 pub(crate) static QUEUED: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
 
-/// Where somebody listened when tracing began. Written and read by `hook::seed`. What finds no room is not
+/// Where somebody listened when tracing began. Written and read by `hook::snapshot`. What finds no room is not
 /// inferred from.
 #[map]
 pub(crate) static LISTENING: HashMap<Place, u8> =
     HashMap::with_max_entries(16384, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
 
-/// Which pass `hook::seed` is in. Written by the agent.
+/// Which pass `hook::snapshot` is in. Written by the agent.
 #[map]
-pub(crate) static SEED_PASS: Array<u32> = Array::with_max_entries(1, 0);
+pub(crate) static SNAPSHOT_PASS: Array<u32> = Array::with_max_entries(1, 0);
 
 /// The transition this CPU is at, of those that a program has recorded: `[1]` of sockets that a task has
 /// locked, `[0]` of all others. The next program records what differs.

@@ -32,7 +32,7 @@ pub(crate) fn is_idle() -> bool {
 #[inline(always)]
 pub(crate) fn activate() {
     if filter::owner::is_on() && set(ACTIVE) {
-        emit::nudge();
+        emit::wake_agent();
     }
 }
 

@@ -241,12 +241,12 @@ fn instance(start_ns: u64, executed: u32) -> u32 {
 pub(crate) struct Known {
     /// Which of the processes with this id
     pub which: u32,
-    /// `TOLD`, `EXE_TAKEN`, `CGROUP_TAKEN`, `CONTAINER_TAKEN`
+    /// `REPORTED`, `EXE_TAKEN`, `CGROUP_TAKEN`, `CONTAINER_TAKEN`
     pub flags: u32,
 }
 
 /// The agent has been told what it is.
-const TOLD: u32 = 1;
+const REPORTED: u32 = 1;
 /// `--exe` takes it.
 pub(crate) const EXE_TAKEN: u32 = 2;
 /// `--container` takes it.
@@ -319,7 +319,7 @@ pub(crate) fn introduce(tgid: u32, leader: Probed, place: Place, current: bool) 
         return 0;
     }
     let known = meet(tgid, leader, place);
-    if known.flags & TOLD == 0 {
+    if known.flags & REPORTED == 0 {
         let place = place as u32 | u32::from(current) << 8;
         describe(tgid, leader.0, place, known.which, known.flags);
     }
@@ -357,7 +357,7 @@ fn describe(tgid: u32, leader: u64, place: u32, which: u32, flags: u32) {
     if emit::process(record) {
         let known = Known {
             which,
-            flags: flags | TOLD,
+            flags: flags | REPORTED,
         };
         let _full = KNOWN.insert(tgid, known, 0);
     }

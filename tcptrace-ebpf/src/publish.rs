@@ -20,7 +20,7 @@ use crate::{
     listener,
     maps::{self, LOCKS, PENDING, SOCKS},
     phase,
-    sock::{LIVES, NO_FASTOPEN, Sock, UNLISTED, WAITING},
+    sock::{LIVE, NO_FASTOPEN, Sock, UNLISTED, WAITING},
     tuple::Tuple,
 };
 
@@ -38,7 +38,7 @@ fn send(sock: &mut Sock) {
             // Nothing else is wanted of it.
             report_accept(sock);
         }
-        sock.gaps = 0;
+        sock.unseen_steps = 0;
         if !last && accept::after_record(sock) {
             report_accept(sock);
         }
@@ -160,7 +160,7 @@ fn wait(key: u64, sock: &mut Sock, now_ns: u64) {
     if PENDING.insert(key, now_ns, 0).is_ok() {
         sock.flags |= WAITING;
         maps::count(count::DEFERRED, 1);
-        emit::nudge();
+        emit::wake_agent();
     } else {
         leave(sock);
     }
@@ -177,7 +177,7 @@ fn leave(sock: &mut Sock) {
 
 /// Removes a record that nobody wants, and what waits for it.
 #[inline(always)]
-pub(crate) fn forget(key: u64, sock: &mut Sock) {
+pub(crate) fn drop_record(key: u64, sock: &mut Sock) {
     unlist(key, sock);
     if sock.role == ROLE_LISTENER {
         listener::end(key);
@@ -190,14 +190,14 @@ pub(crate) fn forget(key: u64, sock: &mut Sock) {
 #[inline(always)]
 pub(crate) fn replaced(key: u64, sock: &mut Sock) {
     let flushed = unlist(key, sock);
-    if filter::is_shown(sock) && sock.life == LIVES {
-        let ended = sock.state() != tcp::CLOSE && sock.is_told();
+    if filter::is_shown(sock) && sock.life == LIVE {
+        let ended = sock.state() != tcp::CLOSE && sock.is_reported();
         maps::count(count::UNSEEN, u64::from(ended));
         if config!(emit) & EMIT_TRANSITION != 0 {
             let untold = sock
                 .path_len
                 .wrapping_sub(sock.sent)
-                .wrapping_sub(sock.gaps)
+                .wrapping_sub(sock.unseen_steps)
                 .wrapping_sub(u8::from(flushed));
             maps::count(count::UNTOLD, u64::from(untold));
         }

@@ -30,16 +30,16 @@ pub(crate) const JOINED: u8 = 2;
 pub(crate) const FOUND: u8 = OVERLOOKED | JOINED;
 
 /// The record is of a `struct sock`.
-pub(crate) const LIVES: u8 = 0;
+pub(crate) const LIVE: u8 = 0;
 /// The record is of a time-wait socket in which a connection waits for its peer's FIN.
-pub(crate) const MOVED: u8 = 1;
+pub(crate) const IN_TIME_WAIT: u8 = 1;
 /// The socket's connection has become a time-wait socket; what is left has no more to tell.
-pub(crate) const GONE: u8 = 2;
+pub(crate) const DEAD: u8 = 2;
 
 /// A pair of ends in `TIME_WAIT`: what its last record must say.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Pair {
+pub(crate) struct TimeWaitRecord {
     /// Connection id
     pub conn: u64,
     /// When it entered `TIME_WAIT`
@@ -87,9 +87,9 @@ pub(crate) struct Backlog {
     /// Requests whose first SYN-ACK had to be sent again
     pub unanswered: u32,
     /// Of these, already told
-    pub unanswered_told: u32,
+    pub unanswered_reported: u32,
     /// `sk_drops` at the last look
-    pub drops_told: u32,
+    pub drops_reported: u32,
     /// Zero
     pub reserved: u32,
     /// Where those came from that were not told yet
@@ -101,8 +101,8 @@ pub(crate) struct Backlog {
 pub(crate) static NO_BACKLOG: Backlog = Backlog {
     accept_ns: 0,
     unanswered: 0,
-    unanswered_told: 0,
-    drops_told: 0,
+    unanswered_reported: 0,
+    drops_reported: 0,
     reserved: 0,
     origins: [Origin {
         prefix: 0,
@@ -178,15 +178,15 @@ pub(crate) struct Sock {
     pub listed: u8,
     /// `sk_shutdown` at `CLOSE` (`set_state`)
     pub shutdown: u8,
-    /// `LIVES`, `MOVED`, `GONE` (`timewait`)
+    /// `LIVE`, `IN_TIME_WAIT`, `DEAD` (`timewait`)
     pub life: u8,
     /// With `--failed` or `--slower-than`, a `filter::Decision` by what becomes of it (`filter`)
     pub by_outcome: u8,
     /// 1: with `-p`, a process asked for has its file (`seed`)
     pub wanted_holder: u8,
     /// Steps without a time among those not yet sent (`set_state`)
-    pub gaps: u8,
-    /// With `MOVED`, what was known of its end when its timer was stopped: a `KNOWN_*` (`timewait`)
+    pub unseen_steps: u8,
+    /// With `IN_TIME_WAIT`, what was known of its end when its timer was stopped: a `KNOWN_*` (`timewait`)
     pub known_at_stop: u8,
     /// States entered, oldest first; of a partial record the first has time 0 (`set_state`)
     pub path: [Step; PATH_LEN],
@@ -210,7 +210,7 @@ pub(crate) struct Sock {
     /// Of a live socket, the start time of its holder, of several the first (`seed`); of one that lives
     /// on in a time-wait socket, when its timer was last stopped, or 0 if it runs (`timewait`)
     pub seen_ns: u64,
-    /// Address of the listener a child was cloned from; 0: not known (`set_state`). With `MOVED`, of the
+    /// Address of the listener a child was cloned from; 0: not known (`set_state`). With `IN_TIME_WAIT`, of the
     /// time-wait socket (`timewait`)
     pub listener: u64,
     /// `[0]` who opened it, or its listener's owner; `[1]` who accepted it
@@ -234,12 +234,12 @@ const _: () = {
     assert!(offset_of!(Sock, path) == sock::PATH);
     assert!(offset_of!(Sock, owners) == sock::OWNERS);
     assert!(size_of::<Sock>() == sock::BYTES);
-    assert!(offset_of!(Pair, conn) == pair::CONN);
-    assert!(offset_of!(Pair, since_ns) == pair::SINCE_NS);
-    assert!(offset_of!(Pair, owner) == pair::OWNER);
-    assert!(offset_of!(Pair, role) == pair::ROLE);
-    assert!(offset_of!(Pair, source) == pair::SOURCE);
-    assert!(size_of::<Pair>() == pair::BYTES);
+    assert!(offset_of!(TimeWaitRecord, conn) == pair::CONN);
+    assert!(offset_of!(TimeWaitRecord, since_ns) == pair::SINCE_NS);
+    assert!(offset_of!(TimeWaitRecord, owner) == pair::OWNER);
+    assert!(offset_of!(TimeWaitRecord, role) == pair::ROLE);
+    assert!(offset_of!(TimeWaitRecord, source) == pair::SOURCE);
+    assert!(size_of::<TimeWaitRecord>() == pair::BYTES);
 };
 
 impl Sock {
@@ -258,10 +258,10 @@ impl Sock {
         by_owner: 0,
         listed: 0,
         shutdown: 0,
-        life: LIVES,
+        life: LIVE,
         by_outcome: 0,
         wanted_holder: 0,
-        gaps: 0,
+        unseen_steps: 0,
         known_at_stop: 0,
         path: [Step(0); PATH_LEN],
         netns: 0,
@@ -282,7 +282,7 @@ impl Sock {
     /// Whether it was there when the trace began: not if it was found before the state hooks were
     /// attached, and had ended before they were.
     #[inline(always)]
-    pub(crate) fn is_told(&self) -> bool {
+    pub(crate) fn is_reported(&self) -> bool {
         self.flags & PARTIAL == 0 || self.listed != 0 || self.accept_ns != 0 || self.path_len > 1
     }
 

@@ -11,7 +11,7 @@
 use core::ptr::read_volatile;
 
 use tcptrace_common::{
-    config::{EMIT_TRANSITION, PAIR_WORDS, SOCK_WORDS},
+    config::{EMIT_TRANSITION, SOCK_WORDS, TIME_WAIT_RECORD_WORDS},
     count,
     record::{FLAG_INFERRED, ROLE_LISTENER},
     tcp,
@@ -27,12 +27,12 @@ use crate::{
     listener,
     maps::{self, SOCKS},
     publish,
-    sock::{LIVES, MOVED, Pair, Sock},
+    sock::{IN_TIME_WAIT, LIVE, Sock, TimeWaitRecord},
     timewait::{self, TimeWait},
 };
 
 const _: () = assert!(size_of::<Sock>() == SOCK_WORDS * 8);
-const _: () = assert!(size_of::<Pair>() == PAIR_WORDS * 8);
+const _: () = assert!(size_of::<TimeWaitRecord>() == TIME_WAIT_RECORD_WORDS * 8);
 
 /// Longer than it takes from a socket's first transition until the kernel writes its new state: a task
 /// may be preempted in between.
@@ -60,7 +60,7 @@ fn stale_socket(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
         return None;
     }
     // SAFETY: a live field. Others are not kept under the address of a socket.
-    if unsafe { read_volatile(life) } != LIVES {
+    if unsafe { read_volatile(life) } != LIVE {
         return None;
     }
     let sk = Probed(key);
@@ -75,7 +75,7 @@ fn stale_socket(key: u64, now_ns: u64) -> Option<(*mut Sock, u64)> {
     // SAFETY: a live record, only read. If it is replaced meanwhile, `claim` finds another's id.
     let sock = unsafe { &*pointer };
     let begins = sock.path_len == 1 && now_ns.saturating_sub(sock.step(0).mono_ns()) < BIRTH_NS;
-    let says_so = sock.life == LIVES && sock.state() != tcp::CLOSE;
+    let says_so = sock.life == LIVE && sock.state() != tcp::CLOSE;
     (says_so && (another || (closed && !begins))).then_some((pointer, conn))
 }
 
@@ -86,7 +86,7 @@ fn waits_in_vain(key: u64) -> Option<(TimeWait, *const Sock)> {
     let pointer = SOCKS.get_ptr(key)?;
     // SAFETY: a live record; only read.
     let sock = unsafe { &*pointer };
-    if sock.life != MOVED {
+    if sock.life != IN_TIME_WAIT {
         return None;
     }
     timewait::moved_is_stale(key, sock).map(|tw| (tw, pointer))
@@ -99,7 +99,7 @@ pub(crate) fn is_stale_socket(key: u64, now_ns: u64) -> bool {
 }
 
 /// Whether the pair with this key has left `TIME_WAIT`, and nobody has told. `kind`: only one whose timer
-/// was seen to stop (`STOPPED_PAIRS`), only another, or any.
+/// was seen to stop (`STOPPED_TIME_WAITS`), only another, or any.
 #[inline(always)]
 pub(crate) fn is_stale_pair(key: u64, kind: u64, now_ns: u64) -> bool {
     timewait::unreported_end(key, kind, now_ns).is_some()
@@ -135,8 +135,8 @@ pub(crate) fn report_socket(key: u64, now_ns: u64) {
     let untold = sock
         .path_len
         .wrapping_sub(sock.sent)
-        .wrapping_sub(sock.gaps);
-    let wanted = sock.is_told() && filter::owner_at_end(sock) == Decision::Show;
+        .wrapping_sub(sock.unseen_steps);
+    let wanted = sock.is_reported() && filter::owner_at_end(sock) == Decision::Show;
     // SAFETY: a live record.
     let id = unsafe { &raw mut (*pointer).conn };
     let claim = || {

@@ -27,7 +27,7 @@ use crate::{
     constants::{config, off},
     emit,
     filter::{self, Decision, Stage},
-    hook::seed,
+    hook::snapshot,
     kernel::{self, Object as _, Probed, Walked},
     maps::{self, BACKLOGS, SOCKS},
     owner::{self, IPPROTO_MPTCP},
@@ -231,7 +231,7 @@ fn adopt(key: u64) -> bool {
     }
     phase::take_any_listener();
     phase::activate();
-    let full = seed::insert(sk, None, sk.read(off!(sk_cookie)), Place::Accept);
+    let full = snapshot::insert(sk, None, sk.read(off!(sk_cookie)), Place::Accept);
     maps::count(count::MAP_FULL, u64::from(full));
     true
 }

@@ -38,14 +38,14 @@ pub(crate) fn backlog(ctx: RawTracePointContext) -> i32 {
     let limit: u32 = sk.read(off!(sk_max_ack_backlog));
     let half_open: u32 = sk.read(off!(icsk_qlen));
     let drops: u32 = sk.read(off!(sk_drops));
-    let dropped = drops.wrapping_sub(told.drops_told);
-    let unanswered = told.unanswered.wrapping_sub(told.unanswered_told);
+    let dropped = drops.wrapping_sub(told.drops_reported);
+    let unanswered = told.unanswered.wrapping_sub(told.unanswered_reported);
     // `sk_acceptq_is_full` allows one more than the limit.
     if dropped == 0 && unanswered == 0 && queued <= limit && half_open <= limit / 2 {
         return 0;
     }
-    told.drops_told = drops;
-    told.unanswered_told = told.unanswered;
+    told.drops_reported = drops;
+    told.unanswered_reported = told.unanswered;
     // Before the clock: somebody may be accepting right now.
     // SAFETY: a live field, which an acceptor writes.
     let accept_ns = unsafe { core::ptr::read_volatile(&raw const told.accept_ns) };

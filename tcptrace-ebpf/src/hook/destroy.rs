@@ -16,7 +16,7 @@ use crate::{
     kernel::{self, Object as _, Probed, Typed},
     maps::{self, SOCKS},
     phase, preempt, publish,
-    sock::LIVES,
+    sock::LIVE,
     tuple::Tuple,
 };
 
@@ -35,7 +35,7 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
     let sock = unsafe { &mut *pointer };
 
     // A time-wait socket has taken its place.
-    let lives = sock.life == LIVES;
+    let lives = sock.life == LIVE;
     if lives && sock.state() != tcp::CLOSE {
         sock.err = sk.read::<u32>(off!(sk_err));
         sock.shutdown = sk.read::<u8>(off!(sk_shutdown));
@@ -50,17 +50,17 @@ pub(crate) fn destroy(ctx: BtfTracePointContext) -> i32 {
             let sport = || Probed(key).read(off!(inet_sport));
             sock.tuple = Tuple::read(sk, sock.role == ROLE_LISTENER, sport);
             if filter::decide(Stage::Tuple, sock) == Decision::Drop {
-                publish::forget(key, sock);
+                publish::drop_record(key, sock);
                 return 0;
             }
         }
         publish::finish(key, sock);
-        if lives && sock.state() != tcp::CLOSE && sock.is_told() {
+        if lives && sock.state() != tcp::CLOSE && sock.is_reported() {
             maps::count(count::UNSEEN, 1);
             let accepted = accept::before_record(sock, true);
             emit::deduced_close(sock, kernel::now_ns(), accepted, || true);
         }
     }
-    publish::forget(key, sock);
+    publish::drop_record(key, sock);
     0
 }

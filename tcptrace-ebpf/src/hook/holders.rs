@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::generated::bpf_seq_write;
 use tcptrace_common::holder::{HOLDER_KEEPALIVE, Holder};
 
-use super::seed::{TaskFile, socket_behind};
+use super::snapshot::{TaskFile, socket_behind};
 use crate::{
     constants::off,
     kernel::{Object as _, Probed},

@@ -12,7 +12,7 @@ use crate::{
     kernel::{self, Object as _, Probed},
     maps::SOCKS,
     publish,
-    sock::{GONE, PARTIAL, Sock},
+    sock::{DEAD, PARTIAL, Sock},
     tuple::Tuple,
 };
 
@@ -61,12 +61,12 @@ fn report(key: u64, before: bool) {
 #[inline(always)]
 fn send(sock: &Sock, tuple: &Tuple, partial: bool) {
     let now_ns = kernel::now_ns();
-    emit::noted(
+    emit::detail(
         sock,
         tuple,
         KIND_OPEN,
         now_ns,
-        count::RING_FULL_NOTED,
+        count::RING_FULL_DETAIL,
         |head, numbers| {
             let last = sock.step(sock.path_len.wrapping_sub(1));
             if last.mono_ns() != 0 {
@@ -87,6 +87,6 @@ fn is_open(sock: &Sock) -> bool {
     sock.role != ROLE_LISTENER
         && sock.path_len != 0
         && !sock.has_ended()
-        && sock.life != GONE
+        && sock.life != DEAD
         && sock.conn != 0
 }

@@ -129,12 +129,12 @@ fn note(address: u64, direction: u8, reason: u32, skb: u64) {
     if config!(emit) & EMIT_RESET == 0 || !publish::complete(key, sock) {
         return;
     }
-    emit::noted(
+    emit::detail(
         sock,
         &sock.tuple,
         KIND_RESET,
         now_ns,
-        count::RING_FULL_NOTED,
+        count::RING_FULL_DETAIL,
         |head, numbers| {
             head.seq = direction;
             if direction == RESET_EITHER {

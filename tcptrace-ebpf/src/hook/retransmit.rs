@@ -107,12 +107,12 @@ pub(crate) fn retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     tuple.whole = 1;
-    emit::noted(
+    emit::detail(
         sock,
         &tuple,
         KIND_RETRANSMIT,
         kernel::now_ns(),
-        count::RING_FULL_NOTED,
+        count::RING_FULL_DETAIL,
         |head, numbers| {
             head.seq = RETRANSMIT_SYNACK;
             head.old = tcp::SYN_RECV;
@@ -131,12 +131,12 @@ fn tell(sk: Typed, sock: &mut Sock, count: u32, kind: impl FnOnce(u8) -> u8) {
     if !publish::complete(sk.address(), sock) {
         return;
     }
-    emit::noted(
+    emit::detail(
         sock,
         &sock.tuple,
         KIND_RETRANSMIT,
         now_ns,
-        count::RING_FULL_NOTED,
+        count::RING_FULL_DETAIL,
         |head, numbers| {
             head.seq = kind(head.old);
             numbers[0] = count;

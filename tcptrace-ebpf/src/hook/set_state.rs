@@ -27,7 +27,7 @@ use crate::{
     listener,
     maps::{self, CURRENT, SOCKS},
     overlooked, owner, phase, preempt, process, publish,
-    sock::{BY_KERNEL, JOINED, LIVES, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
+    sock::{BY_KERNEL, JOINED, LIVE, NO_FASTOPEN, NOTHING, PARTIAL, Sock},
     timewait::{self, TimeWait},
     tuple::Tuple,
 };
@@ -110,31 +110,31 @@ pub(crate) fn set_state(ctx: BtfTracePointContext) -> i32 {
 /// skipped for. A softirq finds it idle while [`set_state`] runs.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 #[inline(always)]
-pub(crate) fn set_state_rescue(ctx: BtfTracePointContext) -> i32 {
-    rescue(&ctx, config!(pinned) & PIN_TRACEPOINTS == 0);
+pub(crate) fn set_state_fallback(ctx: BtfTracePointContext) -> i32 {
+    fallback(&ctx, config!(pinned) & PIN_TRACEPOINTS == 0);
     0
 }
 
-/// Attached after [`set_state_rescue`] where a task can be preempted in a tracepoint: then one task
-/// may stand still in [`set_state`], and another in the one that rescues, while a third goes on.
+/// Attached after [`set_state_fallback`] where a task can be preempted in a tracepoint: then one task
+/// may stand still in [`set_state`], and another in the one that catches, while a third goes on.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 #[inline(always)]
-pub(crate) fn set_state_rescue_2(ctx: BtfTracePointContext) -> i32 {
-    rescue(&ctx, false);
+pub(crate) fn set_state_fallback_2(ctx: BtfTracePointContext) -> i32 {
+    fallback(&ctx, false);
     0
 }
 
-/// Attached after [`set_state_rescue_2`], for when a third task stands still in that one.
+/// Attached after [`set_state_fallback_2`], for when a third task stands still in that one.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 #[inline(always)]
-pub(crate) fn set_state_rescue_3(ctx: BtfTracePointContext) -> i32 {
-    rescue(&ctx, true);
+pub(crate) fn set_state_fallback_3(ctx: BtfTracePointContext) -> i32 {
+    fallback(&ctx, true);
     0
 }
 
 /// Records what none of the programs before has. `last`: none comes after this one.
 #[inline(always)]
-fn rescue(ctx: &BtfTracePointContext, last: bool) {
+fn fallback(ctx: &BtfTracePointContext, last: bool) {
     let transition = Transition::of(ctx);
     let Some(current) = transition.current() else {
         return;
@@ -157,17 +157,17 @@ fn rescue(ctx: &BtfTracePointContext, last: bool) {
 }
 
 #[inline(always)]
-fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
+fn record(ctx: &BtfTracePointContext, transition: Transition, fallback: bool) {
     let Transition { sk, old, new } = transition;
     // The end of an MPTCP subflow told twice (`mptcp_subflow_reset` before 6.3), not another life.
     if old == tcp::CLOSE && new == tcp::CLOSE {
-        maps::count(count::RESCUED, u64::from(rescue));
+        maps::count(count::FALLBACK, u64::from(fallback));
         return;
     }
     let key = sk.address();
     let now_ns = kernel::now_ns();
     // Most that begin have no record yet, which inserting it shows as well.
-    let inserts = !rescue && config!(by_pid) == 0 && transition.is_birth() && !phase::is_ending();
+    let inserts = !fallback && config!(by_pid) == 0 && transition.is_birth() && !phase::is_ending();
     // A pointer, not an option: of one that is none the compiler leaves the pointer unset, and the verifier
     // lets nothing be copied that is.
     let mut known: *mut Sock = core::ptr::null_mut();
@@ -186,7 +186,7 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
         }
         return;
     }
-    if rescue {
+    if fallback {
         // The first program may have recorded it and been followed, on this CPU, by a softirq's
         // transitions, so that `CURRENT` names one of those.
         if !known.is_null() {
@@ -195,12 +195,12 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
             let sock = unsafe { &*sock };
             // It lives on in a time-wait socket, which is what the first program has recorded.
             let is_recorded =
-                (sock.life != LIVES && new == tcp::CLOSE) || sock.has_stepped(old, new);
+                (sock.life != LIVE && new == tcp::CLOSE) || sock.has_stepped(old, new);
             if is_recorded && !is_of_another(sock, sk) {
                 return;
             }
         }
-        maps::count(count::RESCUED, 1);
+        maps::count(count::FALLBACK, 1);
         // With `-p`, no record: the first program rejected it, or it was never wanted.
         if known.is_null() && config!(by_pid) != 0 && !transition.is_birth() {
             return;
@@ -212,7 +212,7 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
         // SAFETY: a live record, under this socket's lock.
         let sock = unsafe { &mut *known };
         if filter::is_dropped(sock) {
-            publish::forget(key, sock);
+            publish::drop_record(key, sock);
             return;
         }
     }
@@ -229,7 +229,7 @@ fn record(ctx: &BtfTracePointContext, transition: Transition, rescue: bool) {
     if !transition.is_birth() {
         overlooked::look(sk, sock, now_ns);
         if filter::is_dropped(sock) {
-            publish::forget(key, sock);
+            publish::drop_record(key, sock);
             return;
         }
     }
@@ -255,7 +255,7 @@ fn fresh(key: u64) -> Option<*mut Sock> {
         if SOCKS.insert(key, &NOTHING, 0).is_err() {
             maps::count(count::MAP_FULL, 1);
             // It is told at once.
-            emit::nudge();
+            emit::wake_agent();
             return None;
         }
         if let Some(sock) = SOCKS.get_ptr_mut(key) {
@@ -396,7 +396,7 @@ fn live(
         {
             maps::count(
                 count::UNSEEN,
-                u64::from(filter::is_shown(sock) && sock.is_told()),
+                u64::from(filter::is_shown(sock) && sock.is_reported()),
             );
             // Found in this state: time 0, and never told of.
             let told = sock.sent == sock.path_len;
@@ -404,7 +404,7 @@ fn live(
             if told {
                 sock.sent = sock.path_len;
             } else {
-                sock.gaps += 1;
+                sock.unseen_steps += 1;
             }
             return Some(pointer);
         }
@@ -510,7 +510,7 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
                 sock.conn = kernel::cookie(sk, now_ns);
             }
             if filter::decide(Stage::Tuple, sock) == Decision::Drop {
-                publish::forget(key, sock);
+                publish::drop_record(key, sock);
                 return;
             }
         }
@@ -539,7 +539,7 @@ fn advance(key: u64, sock: &mut Sock, transition: Transition, now_ns: u64) {
     if filter::outcome::is_on()
         && filter::decide(Stage::Step { new, now_ns }, sock) == Decision::Drop
     {
-        publish::forget(key, sock);
+        publish::drop_record(key, sock);
         return;
     }
     if waits {

@@ -75,12 +75,12 @@ fn report(waiting: Waiting) {
     }
     let conn = sock.conn;
     let now_ns = kernel::now_ns();
-    emit::noted_if(
+    emit::detail_if(
         sock,
         &tuple,
         KIND_SLOW,
         now_ns,
-        count::RING_FULL_NOTED,
+        count::RING_FULL_DETAIL,
         |head, numbers| {
             head.seq = phase;
             head.old = state;

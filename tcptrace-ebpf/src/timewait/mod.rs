@@ -17,7 +17,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tcptrace_common::{
-    config::{ALL_PAIRS, EMIT_TRANSITION, STOPPED_PAIRS, TIME_WAIT_BY_TIMER},
+    config::{ALL_TIME_WAITS, EMIT_TRANSITION, STOPPED_TIME_WAITS, TIME_WAIT_BY_TIMER},
     count,
     map_index::{TIME_WAIT_HANDLER, TIME_WAIT_MODE},
     record::{FLAG_INFERRED, FLAG_ROLE_INFERRED, KNOWN_EXPIRED, Step},
@@ -29,8 +29,8 @@ use crate::{
     constants::{config, off},
     emit, filter,
     kernel::{self, Object as _, copy},
-    maps::{self, PAIRS, POLL_QUEUE, SOCKS, TIME_WAIT, stop_of},
-    sock::{GONE, LIVES, MOVED, PARTIAL, Pair, Sock},
+    maps::{self, POLL_QUEUE, SOCKS, TIME_WAIT, TIME_WAITS, stop_of},
+    sock::{DEAD, IN_TIME_WAIT, LIVE, PARTIAL, Sock, TimeWaitRecord},
     tuple::Tuple,
 };
 
@@ -46,7 +46,7 @@ const STOPPING_NS: u64 = 50_000_000;
 pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
     learn_handler(tw);
     if sock.state() == tcp::TIME_WAIT {
-        sock.life = GONE;
+        sock.life = DEAD;
         if filter::is_shown(sock) && mode() != 0 {
             let index = sock.path_len.wrapping_sub(1);
             insert_pair(tw, &pair_of(tw, sock, index, sock.step(index)));
@@ -59,7 +59,7 @@ pub(crate) fn replace(tw: TimeWait, sock: &mut Sock) {
 #[inline(always)]
 pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock, now_ns: u64) -> bool {
     learn_handler(tw);
-    sock.life = MOVED;
+    sock.life = IN_TIME_WAIT;
     sock.seen_ns = 0;
     sock.listener = tw.address;
     let key = tw.key();
@@ -72,11 +72,11 @@ pub(crate) fn inherit(tw: TimeWait, sock: &mut Sock, now_ns: u64) -> bool {
         }
         inserted = SOCKS.insert(key, &*sock, 0).is_ok();
     }
-    sock.life = LIVES;
+    sock.life = LIVE;
     if !inserted {
         return false;
     }
-    sock.life = GONE;
+    sock.life = DEAD;
     sock.sent = sock.path_len;
     if mode() == TIME_WAIT_BY_TIMER {
         poll_from_now(tw);
@@ -112,9 +112,9 @@ fn mode() -> u64 {
 }
 
 #[inline(always)]
-fn pair_of(tw: TimeWait, sock: &Sock, seq: u8, entered: Step) -> Pair {
+fn pair_of(tw: TimeWait, sock: &Sock, seq: u8, entered: Step) -> TimeWaitRecord {
     let slot = usize::from(sock.slot & 1);
-    let mut pair = Pair {
+    let mut pair = TimeWaitRecord {
         conn: sock.conn,
         since_ns: entered.mono_ns(),
         ended_ns: 0,
@@ -139,14 +139,17 @@ fn pair_of(tw: TimeWait, sock: &Sock, seq: u8, entered: Step) -> Pair {
 
 /// Keeps what the end of `TIME_WAIT` must say.
 #[inline(always)]
-fn insert_pair(tw: TimeWait, pair: &Pair) {
+fn insert_pair(tw: TimeWait, pair: &TimeWaitRecord) {
     // With `--failed` only the agent knows whether it was shown; what gets here has not failed.
     if config!(emit) & EMIT_TRANSITION == 0 || config!(failed) != 0 {
         return;
     }
     let key = tw.key();
-    if PAIRS.insert(key, pair, u64::from(BPF_NOEXIST)).is_err() {
-        if let Some(former) = PAIRS.get_ptr(key) {
+    if TIME_WAITS
+        .insert(key, pair, u64::from(BPF_NOEXIST))
+        .is_err()
+    {
+        if let Some(former) = TIME_WAITS.get_ptr(key) {
             // SAFETY: a live record. Another's, whose end nobody has told of yet.
             let former = unsafe { &*former };
             let (at_ns, inferred) = if former.ended_ns == 0 {
@@ -156,29 +159,29 @@ fn insert_pair(tw: TimeWait, pair: &Pair) {
             };
             report_end(key, former, at_ns, inferred);
         }
-        if PAIRS.insert(key, pair, 0).is_err() {
+        if TIME_WAITS.insert(key, pair, 0).is_err() {
             maps::count(count::PAIRS_FULL, 1);
-            emit::nudge();
+            emit::wake_agent();
             return;
         }
     }
     // It may have ended on another CPU, where nothing was known of it.
     if !tw.is_pending() {
-        pair_ended(tw, kernel::now_ns(), FLAG_INFERRED);
+        time_wait_ended(tw, kernel::now_ns(), FLAG_INFERRED);
     }
 }
 
 /// Reports the end of the pair with this key, if its record can still be removed: who removes it has claimed the
 /// end. The record in the ring has its place by then.
 #[inline(always)]
-pub(crate) fn report_end(key: u64, pair: &Pair, at_ns: u64, inferred: u8) {
-    emit::pair_ended(pair, at_ns, inferred, || PAIRS.remove(key).is_ok());
+pub(crate) fn report_end(key: u64, pair: &TimeWaitRecord, at_ns: u64, inferred: u8) {
+    emit::time_wait_ended(pair, at_ns, inferred, || TIME_WAITS.remove(key).is_ok());
 }
 
 #[inline(always)]
-fn pair_ended(tw: TimeWait, now_ns: u64, inferred: u8) {
+fn time_wait_ended(tw: TimeWait, now_ns: u64, inferred: u8) {
     let key = tw.key();
-    if let Some(pair) = PAIRS.get_ptr(key) {
+    if let Some(pair) = TIME_WAITS.get_ptr(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
         report_end(key, unsafe { &*pair }, now_ns, inferred);
     }
@@ -189,7 +192,7 @@ fn pair_ended(tw: TimeWait, now_ns: u64, inferred: u8) {
 fn waiting(tw: TimeWait) -> Option<*mut Sock> {
     let pointer = SOCKS.get_ptr_mut(tw.key())?;
     // SAFETY: a live record.
-    (unsafe { (*pointer).life } == MOVED).then_some(pointer)
+    (unsafe { (*pointer).life } == IN_TIME_WAIT).then_some(pointer)
 }
 
 /// The peer's FIN has come: `TIME_WAIT` from `now_ns` on.
@@ -219,7 +222,7 @@ pub(crate) fn rescheduled(tw: TimeWait, now_ns: u64) {
 #[inline(always)]
 pub(crate) fn ended(tw: TimeWait, now_ns: u64) {
     let Some(sock) = waiting(tw) else {
-        pair_ended(tw, now_ns, 0);
+        time_wait_ended(tw, now_ns, 0);
         return;
     };
     // SAFETY: a live record; only read.
@@ -264,7 +267,7 @@ fn why(tw: TimeWait, sock: &Sock) -> u8 {
 fn poll_from_now(tw: TimeWait) {
     if enqueue_poll(tw) {
         maps::count(count::POLL_ADDED, 1);
-        emit::nudge();
+        emit::wake_agent();
     }
 }
 
@@ -312,7 +315,7 @@ pub(crate) fn stopped(tw: TimeWait, now_ns: u64) {
             fin(tw, sock, at_ns, FLAG_INFERRED);
         }
     }
-    if let Some(pointer) = PAIRS.get_ptr_mut(key) {
+    if let Some(pointer) = TIME_WAITS.get_ptr_mut(key) {
         // SAFETY: a live record; of `ended_ns`, see `after_stop`.
         let pair = unsafe { &mut *pointer };
         if tw.is_there(pair.tuple.lport, pair.tuple.rport) {
@@ -352,7 +355,7 @@ fn record_stop(key: u64, now_ns: u64) {
     *place = key;
     *time = now_ns;
     maps::count(count::STOPPED, 1);
-    emit::nudge();
+    emit::wake_agent();
     if before != key {
         resolve_timer_stop(before, Some(stopped_ns), now_ns);
     }
@@ -379,7 +382,7 @@ fn resolve_timer_stop(key: u64, over: Option<u64>, now_ns: u64) -> bool {
     if let Some(pointer) = SOCKS.get_ptr_mut(key) {
         // SAFETY: a live record; what is read of one that another CPU removes is thrown away.
         let sock = unsafe { &*pointer };
-        if sock.life == MOVED {
+        if sock.life == IN_TIME_WAIT {
             let tw = socket_of_moved(key, sock);
             // SAFETY: the caller's record.
             let stopped_ns = unsafe { &raw mut (*pointer).seen_ns };
@@ -390,7 +393,7 @@ fn resolve_timer_stop(key: u64, over: Option<u64>, now_ns: u64) -> bool {
             }
         }
     }
-    let Some(pointer) = PAIRS.get_ptr_mut(key) else {
+    let Some(pointer) = TIME_WAITS.get_ptr_mut(key) else {
         return uncertain;
     };
     // SAFETY: as above.
@@ -432,22 +435,22 @@ fn after_stop(
     now_ns: u64,
 ) -> Stop {
     // SAFETY: the callers': a word of a live record.
-    let noted_ns = unsafe { read_volatile(stopped_ns) };
-    if noted_ns == 0 || over.is_some_and(|over| over != noted_ns) {
+    let detail_ns = unsafe { read_volatile(stopped_ns) };
+    if detail_ns == 0 || over.is_some_and(|over| over != detail_ns) {
         return Stop::None;
     }
     if tw.is_running(tuple.lport, tuple.rport) {
         // The tracepoint comes before the timer is taken off: a moment ago says nothing yet.
-        if over.is_none() && now_ns.saturating_sub(noted_ns) < STOPPING_NS {
+        if over.is_none() && now_ns.saturating_sub(detail_ns) < STOPPING_NS {
             return Stop::Uncertain;
         }
-        runs_on(stopped_ns, noted_ns);
+        runs_on(stopped_ns, detail_ns);
         return Stop::None;
     }
     // Read before and after: if it was set anew, and then stopped for good, it ended at that time.
     // SAFETY: as above.
-    if unsafe { read_volatile(stopped_ns) } == noted_ns {
-        Stop::Final(noted_ns)
+    if unsafe { read_volatile(stopped_ns) } == detail_ns {
+        Stop::Final(detail_ns)
     } else {
         Stop::Uncertain
     }
@@ -488,7 +491,7 @@ pub(crate) fn poll(tw: TimeWait, now_ns: u64) -> bool {
 
 /// The time-wait socket of the pair with this key.
 #[inline(always)]
-fn socket_of_pair(key: u64, pair: &Pair) -> TimeWait {
+fn socket_of_pair(key: u64, pair: &TimeWaitRecord) -> TimeWait {
     TimeWait::listed([pair.tw, if key == pair.tw { 0 } else { pair.conn }])
 }
 
@@ -499,21 +502,21 @@ fn socket_of_moved(key: u64, moved: &Sock) -> TimeWait {
     TimeWait::listed([address, if key == address { 0 } else { moved.conn }])
 }
 
-/// The timer that was stopped at `noted_ns`, which this word of a live record says, was set anew. Unless it
+/// The timer that was stopped at `detail_ns`, which this word of a live record says, was set anew. Unless it
 /// has been stopped since then. Before 5.12 a stop by another CPU just now is forgotten: its end is then found
 /// by the agent (`hook::stale`).
 #[inline(always)]
-fn runs_on(stopped_ns: *mut u64, noted_ns: u64) {
+fn runs_on(stopped_ns: *mut u64, detail_ns: u64) {
     // SAFETY: the callers': a live word.
-    unsafe { exchange_if(stopped_ns, noted_ns, 0) };
+    unsafe { exchange_if(stopped_ns, detail_ns, 0) };
 }
 
-/// The pair with this key, if it is over, and of this kind (`RUNNING_PAIRS`, `STOPPED_PAIRS`, `ALL_PAIRS`).
+/// The pair with this key, if it is over, and of this kind (`RUNNING_TIME_WAITS`, `STOPPED_TIME_WAITS`, `ALL_TIME_WAITS`).
 /// It may have been stopped a moment ago, by somebody who is about to tell. If its timer was set anew, and
 /// nobody has looked at that yet, its record tells from now on.
 #[inline(always)]
-pub(crate) fn unreported_end(key: u64, kind: u64, now_ns: u64) -> Option<*const Pair> {
-    let pointer = PAIRS.get_ptr_mut(key)?;
+pub(crate) fn unreported_end(key: u64, kind: u64, now_ns: u64) -> Option<*const TimeWaitRecord> {
+    let pointer = TIME_WAITS.get_ptr_mut(key)?;
     // SAFETY: a live record; only read.
     let pair = unsafe { &*pointer };
     // SAFETY: a live record.
@@ -524,7 +527,7 @@ pub(crate) fn unreported_end(key: u64, kind: u64, now_ns: u64) -> Option<*const 
     if runs && stopped_ns != 0 && now_ns.saturating_sub(stopped_ns) > STOPPING_NS {
         runs_on(ended_ns, stopped_ns);
     }
-    let asked = kind == ALL_PAIRS || (kind == STOPPED_PAIRS) == (stopped_ns != 0);
+    let asked = kind == ALL_TIME_WAITS || (kind == STOPPED_TIME_WAITS) == (stopped_ns != 0);
     (asked && !runs).then_some(pointer.cast_const())
 }
 

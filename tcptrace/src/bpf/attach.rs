@@ -229,25 +229,29 @@ where
 }
 
 /// Loads the programs that nothing can replace.
-pub(super) fn load_core(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result<(), ProgramError> {
-    load_state_programs(ebpf, btf, rescuers)?;
+pub(super) fn load_core(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    fallbacks: &[&str],
+) -> Result<(), ProgramError> {
+    load_state_programs(ebpf, btf, fallbacks)?;
     program::<BtfTracePoint>(ebpf, "destroy")?.load("tcp_destroy_sock", btf)?;
-    program::<Iter>(ebpf, "seed_files")?.load("task_file", btf)?;
-    program::<Iter>(ebpf, "seed_tcp")?.load("tcp", btf)?;
+    program::<Iter>(ebpf, "snapshot_files")?.load("task_file", btf)?;
+    program::<Iter>(ebpf, "snapshot_tcp")?.load("tcp", btf)?;
     load_own(ebpf, "flush")
 }
 
 /// Loads the programs of all transitions, each on a thread of its own where there is memory for it: the
 /// verifier takes longer over them than over all others together, and does not wait for one to begin with
 /// the next.
-fn load_state_programs(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result<(), ProgramError> {
+fn load_state_programs(ebpf: &mut Ebpf, btf: &Btf, fallbacks: &[&str]) -> Result<(), ProgramError> {
     let load = |program: &mut Program| {
         let program: &mut BtfTracePoint = program.try_into()?;
         program.load("inet_sock_set_state", btf)
     };
     if memory::is_ample() {
         thread::scope(|scope| {
-            let loads: Vec<_> = state_programs(ebpf, rescuers)
+            let loads: Vec<_> = state_programs(ebpf, fallbacks)
                 .map(|program| thread::Builder::new().spawn_scoped(scope, move || load(program)))
                 .collect();
             // Whose thread could not be started is loaded below.
@@ -257,27 +261,27 @@ fn load_state_programs(ebpf: &mut Ebpf, btf: &Btf, rescuers: &[&str]) -> Result<
             })
         })?;
     }
-    state_programs(ebpf, rescuers)
+    state_programs(ebpf, fallbacks)
         .filter(|program| program.fd().is_err())
         .try_for_each(load)
 }
 
 fn state_programs<'ebpf>(
     ebpf: &'ebpf mut Ebpf,
-    rescuers: &[&str],
+    fallbacks: &[&str],
 ) -> impl Iterator<Item = &'ebpf mut Program> {
     ebpf.programs_mut()
-        .filter(|(name, _)| *name == "set_state" || rescuers.contains(name))
+        .filter(|(name, _)| *name == "set_state" || fallbacks.contains(name))
         .map(|(_, program)| program)
 }
 
 /// The programs that record what the first one is skipped for, in their order: where a task can be
 /// preempted in a tracepoint, one is not enough.
-pub(super) const fn rescuers(preempted: bool) -> &'static [&'static str] {
+pub(super) const fn fallbacks(preempted: bool) -> &'static [&'static str] {
     let all = &[
-        "set_state_rescue",
-        "set_state_rescue_2",
-        "set_state_rescue_3",
+        "set_state_fallback",
+        "set_state_fallback_2",
+        "set_state_fallback_3",
     ];
     if preempted { all } else { all.split_at(1).0 }
 }

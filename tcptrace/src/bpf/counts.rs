@@ -83,7 +83,7 @@ const NOTERS: [(u8, &str); 3] = [
 ];
 
 /// For how long something is missing whenever it is looked for, until it is lost. A task that is
-/// preempted between the two programs has both its skip and its rescue counted once it has gone on.
+/// preempted between the two programs has both its skip and its fallback counted once it has gone on.
 const MISSING_NS: u64 = 1_000_000_000;
 
 /// So often is it looked, before the second program may be called alone, for a moment when nothing is
@@ -98,7 +98,7 @@ struct Skips {
     /// None: it is not there yet.
     skipped_before: Option<u64>,
     /// Those that the second program made up for, at the same time
-    rescued_before: u64,
+    caught_before: u64,
     /// Lost until then
     lost_before: u64,
     /// The difference when it was last looked at
@@ -108,7 +108,7 @@ struct Skips {
     since_ns: u64,
     /// Lost since `lost_before`, as far as it is certain
     certain: u64,
-    /// Nothing is in the middle of being rescued any more
+    /// Nothing is in the middle of being caught any more
     ended: bool,
 }
 
@@ -130,19 +130,19 @@ impl Skips {
     }
 
     /// Skips that nothing has made up for yet.
-    fn missing(&self, [skipped, rescued]: [u64; 2]) -> u64 {
+    fn missing(&self, [skipped, caught]: [u64; 2]) -> u64 {
         let since = |before| skipped.saturating_sub(before);
-        let rescued = rescued.saturating_sub(self.rescued_before);
-        self.skipped_before.map_or(0, since).saturating_sub(rescued)
+        let caught = caught.saturating_sub(self.caught_before);
+        self.skipped_before.map_or(0, since).saturating_sub(caught)
     }
 
     /// Counts anew from here, so that what the second program makes up for from now on is not set
     /// off against what is lost by now: rather one too many that is on its way than one too few.
-    fn settle(&mut self, [skipped, rescued]: [u64; 2], now_ns: u64) {
-        self.lost([skipped, rescued], now_ns);
+    fn settle(&mut self, [skipped, caught]: [u64; 2], now_ns: u64) {
+        self.lost([skipped, caught], now_ns);
         *self = Self {
             skipped_before: self.skipped_before.and(Some(skipped)),
-            rescued_before: rescued,
+            caught_before: caught,
             lost_before: self.lost_before + self.certain.max(self.open),
             since_ns: now_ns,
             ..Self::default()
@@ -160,9 +160,9 @@ pub struct Losses {
     /// Closing totals that found the ring full
     pub ring_closes: u64,
     /// Ends of `TIME_WAIT` that found the ring full
-    pub ring_pairs: u64,
+    pub ring_time_waits: u64,
     /// Other records that found the ring full
-    pub ring_noted: u64,
+    pub ring_details: u64,
     /// Transitions of sockets that found no room for their record
     pub map_full: u64,
     /// Ends of `TIME_WAIT` of pairs that found no room for their record
@@ -174,7 +174,7 @@ pub struct Losses {
     /// Accepts that it hid
     pub recursion_accepts: u64,
     /// Other records that are missing because of it
-    pub recursion_noted: u64,
+    pub recursion_details: u64,
 }
 
 impl Losses {
@@ -185,8 +185,8 @@ impl Losses {
             ring_transitions: before.ring_transitions,
             ring_accepts: before.ring_accepts,
             ring_closes: before.ring_closes,
-            ring_pairs: before.ring_pairs,
-            ring_noted: before.ring_noted,
+            ring_time_waits: before.ring_time_waits,
+            ring_details: before.ring_details,
             ..self
         }
     }
@@ -210,9 +210,9 @@ impl Counts {
 
     /// From now on the second program makes up for what the first one is skipped for.
     pub(super) fn begin(&mut self, ebpf: &Ebpf) {
-        let [skipped, rescued] = self.skipped(ebpf);
+        let [skipped, caught] = self.skipped(ebpf);
         self.skips.skipped_before = Some(skipped);
-        self.skips.rescued_before = rescued;
+        self.skips.caught_before = caught;
     }
 
     /// Whether the kernel lets us read them.
@@ -241,8 +241,8 @@ impl Counts {
             ring_transitions: counted[count::RING_FULL_TRANSITION],
             ring_accepts: counted[count::RING_FULL_ACCEPT],
             ring_closes: counted[count::RING_FULL_CLOSE],
-            ring_pairs: counted[count::RING_FULL_PAIR],
-            ring_noted: counted[count::RING_FULL_NOTED],
+            ring_time_waits: counted[count::RING_FULL_TIME_WAIT],
+            ring_details: counted[count::RING_FULL_DETAIL],
             map_full: counted[count::MAP_FULL],
             map_pairs: counted[count::PAIRS_FULL],
             // What was skipped is among both; what the kernel ran no program for, and did not count,
@@ -250,7 +250,7 @@ impl Counts {
             recursion: recursion.max(counted[count::UNSEEN]) + counted[count::UNTOLD],
             overlooked: counted[count::OVERLOOKED],
             recursion_accepts: self.accepts.count(ebpf, now_ns, self.skips.ended),
-            recursion_noted: self.noted.count(ebpf, now_ns, self.skips.ended),
+            recursion_details: self.noted.count(ebpf, now_ns, self.skips.ended),
         }
     }
 
@@ -285,7 +285,7 @@ impl Counts {
     /// this order, so that little of what is on its way is missing.
     fn skipped(&self, ebpf: &Ebpf) -> [u64; 2] {
         let skipped = recursion_misses(ebpf, "set_state").unwrap_or(0);
-        [skipped, self.read()[count::RESCUED]]
+        [skipped, self.read()[count::FALLBACK]]
     }
 
     /// What found no room in a map so far, of which no record tells.

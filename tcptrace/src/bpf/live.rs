@@ -39,7 +39,7 @@ pub(super) fn publish(ebpf: &mut Ebpf) -> Result<(), Error> {
         };
         Ok(data.info()?.id())
     };
-    let (socks, pairs) = (id(ebpf, "SOCKS")?, id(ebpf, "PAIRS")?);
+    let (socks, pairs) = (id(ebpf, "SOCKS")?, id(ebpf, "TIME_WAITS")?);
     let mut abi: Array<&mut MapData, u32> = map(ebpf, ABI_MAP)?;
     for (word, value) in [
         (ABI_SOCKS_WORD, socks),

@@ -91,7 +91,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     loader
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .map_max_entries("SOCKS", max_sockets)
-        .map_max_entries("PAIRS", max_sockets)
+        .map_max_entries("TIME_WAITS", max_sockets)
         .map_max_entries("TIME_WAIT", TIME_WAIT_WORDS * (cpus + 1))
         .map_max_entries("EVENTS", settings.run.ring_bytes)
         .map_max_entries("SLOW", slow::room(config.slower_ns != 0))
@@ -116,7 +116,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
     let btf = Btf::parse(&kernel.btf, Endianness::default())
         .map_err(|why| Error::CannotTrace(format!("this kernel's BTF cannot be used: {why}")))?;
 
-    let rescuers = attach::rescuers(config.pinned & PIN_TRACEPOINTS != 0);
+    let fallbacks = attach::fallbacks(config.pinned & PIN_TRACEPOINTS != 0);
     let mut loaded = Err(ProgramError::NotLoaded);
     let configs = config::with_less(config);
     for config in &configs {
@@ -127,7 +127,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
             object = exchange::remove(&object).into();
         }
         let mut ebpf = load(&mut loader, &object)?;
-        loaded = attach::load_core(&mut ebpf, &btf, rescuers).map(|()| (ebpf, config));
+        loaded = attach::load_core(&mut ebpf, &btf, fallbacks).map(|()| (ebpf, config));
         match &loaded {
             Ok(_) => break,
             // Less of it would find as little room.
@@ -202,7 +202,7 @@ pub fn start(settings: &Settings, kernel: &Kernel, max_sockets: u32) -> Result<T
         stale: StaleSearch::new(),
         selection,
         pids,
-        rescuers,
+        fallbacks,
         idle: true,
         without_room: 0,
         slow: (config.slower_ns != 0).then(Slow::new),

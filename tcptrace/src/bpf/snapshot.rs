@@ -25,25 +25,25 @@ pub struct Snapshot {
 
 /// Finds what processes hold, before the state hooks are attached.
 pub(super) fn find(ebpf: &mut Ebpf) -> Result<(), Error> {
-    iterate(ebpf, "seed_files", &mut Vec::new())
+    iterate(ebpf, "snapshot_files", &mut Vec::new())
 }
 
-/// Runs `hook::seed`: twice over all files, then over the sockets of each network namespace.
+/// Runs `hook::snapshot`: twice over all files, then over the sockets of each network namespace.
 pub(super) fn take(ebpf: &mut Ebpf, kernel: &Kernel) -> Result<Snapshot, Error> {
     let mut snapshot = Snapshot::default();
     for pass in 0..2 {
-        map::<Array<&mut MapData, u32>>(ebpf, "SEED_PASS")?
+        map::<Array<&mut MapData, u32>>(ebpf, "SNAPSHOT_PASS")?
             .set(0, pass, 0)
             .map_err(anyhow::Error::new)?;
-        iterate(ebpf, "seed_files", &mut snapshot.records)?;
+        iterate(ebpf, "snapshot_files", &mut snapshot.records)?;
     }
     let ours = kernel.netns;
-    iterate(ebpf, "seed_tcp", &mut snapshot.records)?;
+    iterate(ebpf, "snapshot_tcp", &mut snapshot.records)?;
     for namespace in crate::kernel::netns::all() {
         if Some(namespace.inode) == ours {
             continue;
         }
-        let file = open(ebpf, "seed_tcp")?;
+        let file = open(ebpf, "snapshot_tcp")?;
         // An iterator belongs to the namespace of the thread that starts it.
         let read = crate::kernel::netns::within(&namespace, || {
             read(file.and_then(|link| link.into_file().map_err(anyhow::Error::new)))

@@ -13,7 +13,8 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use tcptrace_common::config::{
-    ALL_PAIRS, FINDS_PER_RUN, PAIR_WORDS, RUNNING_PAIRS, SOCK_WORDS, STALE_SOCKETS, STOPPED_PAIRS,
+    ALL_TIME_WAITS, FINDS_PER_RUN, RUNNING_TIME_WAITS, SOCK_WORDS, STALE_SOCKETS,
+    STOPPED_TIME_WAITS, TIME_WAIT_RECORD_WORDS,
 };
 
 use super::{attach::load_own, object::chain, ring::run};
@@ -21,7 +22,7 @@ use super::{attach::load_own, object::chain, ring::run};
 /// How often all records of sockets are looked at, if it does not take long.
 const SOCKS_TURN: Duration = Duration::from_secs(10);
 /// The same for pairs in `TIME_WAIT`, of which there are as many as connections in a minute.
-const PAIRS_TURN: Duration = Duration::from_secs(30);
+const TIME_WAITS_TURN: Duration = Duration::from_secs(30);
 /// How soon it goes on where there are too many to look at in one go.
 const SOON: Duration = Duration::from_secs(1);
 /// At most one part in so many of the time.
@@ -48,12 +49,12 @@ const SOCKS: Kind = Kind {
     times_out: false,
 };
 /// Those whose timer was seen to stop are among them.
-const PAIRS: Kind = pairs(ALL_PAIRS);
+const TIME_WAITS: Kind = pairs(ALL_TIME_WAITS);
 
 /// All pairs, or some of them.
 const fn pairs(number: u64) -> Kind {
     Kind {
-        map: "PAIRS",
+        map: "TIME_WAITS",
         number,
         times_out: true,
     }
@@ -79,7 +80,7 @@ impl StaleSearch {
             loaded: false,
             blind: false,
             sockets: Sweep::new(SOCKS, SOCKS_TURN),
-            pairs: Sweep::new(PAIRS, PAIRS_TURN),
+            pairs: Sweep::new(TIME_WAITS, TIME_WAITS_TURN),
             last: None,
             stopped: None,
         }
@@ -93,7 +94,7 @@ impl StaleSearch {
         if self.sockets.is_time() || self.pairs.is_time() {
             self.load(ebpf);
             self.sockets.turn::<SOCK_WORDS>(ebpf);
-            self.pairs.turn::<PAIR_WORDS>(ebpf);
+            self.pairs.turn::<TIME_WAIT_RECORD_WORDS>(ebpf);
         }
         let sweeps = [&self.sockets, &self.pairs].into_iter();
         let next = sweeps.filter(|sweep| sweep.due).map(|sweep| sweep.next);
@@ -109,7 +110,7 @@ impl StaleSearch {
             // Whoever looks at stopped timers has still to tell of the others: [`StaleSearch::rest`].
             [
                 Last::of::<SOCK_WORDS>(ebpf, SOCKS),
-                Last::of::<PAIR_WORDS>(ebpf, pairs(RUNNING_PAIRS)),
+                Last::of::<TIME_WAIT_RECORD_WORDS>(ebpf, pairs(RUNNING_TIME_WAITS)),
             ]
         });
         for kind in &mut *last {
@@ -134,9 +135,9 @@ impl StaleSearch {
     /// each call. Returns whether that was the last part.
     pub(super) fn rest(&mut self, ebpf: &mut Ebpf) -> bool {
         self.load(ebpf);
-        let stopped = self
-            .stopped
-            .get_or_insert_with(|| Last::of::<PAIR_WORDS>(ebpf, pairs(STOPPED_PAIRS)));
+        let stopped = self.stopped.get_or_insert_with(|| {
+            Last::of::<TIME_WAIT_RECORD_WORDS>(ebpf, pairs(STOPPED_TIME_WAITS))
+        });
         stopped.look(ebpf);
         for key in std::mem::take(&mut stopped.found) {
             tell(ebpf, stopped.kind, key);
@@ -153,7 +154,7 @@ impl StaleSearch {
     /// every file counts.
     fn load(&mut self, ebpf: &mut Ebpf) {
         let no_sockets = || is_empty::<SOCK_WORDS>(ebpf, SOCKS);
-        if self.loaded || (no_sockets() && is_empty::<PAIR_WORDS>(ebpf, PAIRS)) {
+        if self.loaded || (no_sockets() && is_empty::<TIME_WAIT_RECORD_WORDS>(ebpf, TIME_WAITS)) {
             return;
         }
         self.load_now(ebpf);

@@ -62,7 +62,7 @@ pub struct Tracer {
     /// Processes that are asked for, and why
     pub(super) pids: HashMap<MapData, u32, u8>,
     /// Programs that stand in for the first
-    pub(super) rescuers: &'static [&'static str],
+    pub(super) fallbacks: &'static [&'static str],
     /// With `-p`: no connection has been seen that may be shown
     pub(super) idle: bool,
     /// With `--slower-than`, when to look for what still waits
@@ -111,7 +111,7 @@ impl Tracer {
             self.state_links.push_front(attach("destroy")?);
         }
         // Programs run in the order of attaching: these come after the one they stand in for.
-        for name in self.rescuers {
+        for name in self.fallbacks {
             self.state_links.push_back(attach(name)?);
         }
         if self.hooks.time_wait == TimeWait::Timer {
@@ -277,7 +277,7 @@ impl Tracer {
             // Whoever accepts a socket cannot tell then whether its record is still its own.
             self.tell(OVER);
         }
-        // From here on the rescuer may be called alone.
+        // From here on the fallbacks may be called alone.
         self.counts.settle(&self.ebpf, kernel::mono_ns());
         self.state_links.clear();
         // Not before: what still brings steps is to have their owner.

@@ -1,9 +1,9 @@
 //! Bytes of the ring to events.
 
 use tcptrace_common::record::{
-    Counters, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OPEN, KIND_OWNER, KIND_RESET,
-    KIND_RETRANSMIT, KIND_SLOW, KIND_SOCKET, KIND_STEPS, KIND_TRANSITION, ListenerRecord,
-    NotedRecord, ORIGINS, Origin, PathRecord, Record,
+    Counters, DetailRecord, KIND_ACCEPT, KIND_CLOSE, KIND_LISTENER, KIND_OPEN, KIND_OWNER,
+    KIND_RESET, KIND_RETRANSMIT, KIND_SLOW, KIND_SOCKET, KIND_STEPS, KIND_TRANSITION,
+    ListenerRecord, ORIGINS, Origin, PathRecord, Record,
 };
 use zerocopy::FromBytes as _;
 
@@ -39,7 +39,7 @@ impl Event {
             KIND_ACCEPT | KIND_RETRANSMIT | KIND_RESET | KIND_OWNER | KIND_LISTENER | KIND_SLOW
             | KIND_OPEN => {
                 let (detail, _rest) =
-                    NotedRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
+                    DetailRecord::read_from_prefix(bytes).map_err(|_too_short| short())?;
                 let numbers = detail.numbers;
                 Ok(each(&match record.kind {
                     KIND_ACCEPT => Self::Accept(Accept { head, numbers }),

@@ -304,15 +304,17 @@ pub struct Network {
 
 impl Network {
     fn of(origin: &Origin) -> Self {
-        let [a, b, c, d, e, f, ..] = origin.prefix.to_ne_bytes();
+        let prefix = origin.prefix.to_ne_bytes();
         if origin.family == 4 {
+            let mut bytes = [0; 4];
+            bytes[..3].copy_from_slice(&prefix[..3]);
             return Self {
-                address: Ipv4Addr::new(a, b, c, 0).into(),
+                address: Ipv4Addr::from(bytes).into(),
                 bits: 24,
             };
         }
         let mut bytes = [0; 16];
-        bytes[..6].copy_from_slice(&[a, b, c, d, e, f]);
+        bytes[..6].copy_from_slice(&prefix[..6]);
         Self {
             address: Ipv6Addr::from(bytes).into(),
             bits: 48,

@@ -189,8 +189,8 @@ fn losses_between(before: &Losses, now: &Losses, kinds: Records, mono_ns: u64) -
     let ring = Lost {
         accepts,
         closes,
-        time_waits: since(now.ring_pairs, before.ring_pairs),
-        others: since(now.ring_noted, before.ring_noted),
+        time_waits: since(now.ring_time_waits, before.ring_time_waits),
+        others: since(now.ring_details, before.ring_details),
         ..Lost::new(LossCause::RingFull, mono_ns, count)
     };
     let count = since(now.map_full, before.map_full);
@@ -207,7 +207,7 @@ fn losses_between(before: &Losses, now: &Losses, kinds: Records, mono_ns: u64) -
     };
     let recursion = Lost {
         accepts,
-        others: since(now.recursion_noted, before.recursion_noted),
+        others: since(now.recursion_details, before.recursion_details),
         ..Lost::new(LossCause::Recursion, mono_ns, count)
     };
     let accepts = since(now.overlooked, before.overlooked);

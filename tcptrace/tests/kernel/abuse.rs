@@ -434,12 +434,12 @@ fn a_million_connections() {
         (netns.in_use() == LISTENERS as u64).then_some(())
     });
     assert!(settled.is_some(), "{} sockets are open", netns.in_use());
-    let waiting = leftovers::entries_of(pid, "PAIRS", inode);
+    let waiting = leftovers::entries_of(pid, "TIME_WAITS", inode);
     client.kill();
     server.kill();
     netns.destroy();
     let mut left = Vec::new();
-    let maps = ["PAIRS", "SOCKS"];
+    let maps = ["TIME_WAITS", "SOCKS"];
     let ended = Instant::now();
     let mut empty_within = |time| {
         wait::poll(time, || {

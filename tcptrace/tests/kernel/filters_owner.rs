@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     actor::{Actor, Held},
     confinement::NOBODY,
-    harness::{Test, beside},
+    harness::{Test, alone},
     netns::{Ip, Netns},
     peer::First,
     record::Record,
@@ -13,7 +13,7 @@ use crate::{
     tracer::Tracer,
 };
 
-pub(crate) const TESTS: &[Test] = &[beside!(each_and_combined)];
+pub(crate) const TESTS: &[Test] = &[alone!(each_and_combined)];
 
 /// A connection's end, and what a filter may ask of its owner.
 struct End {

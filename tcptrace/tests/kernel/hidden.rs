@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
-use tcptrace_common::config::{PAIR_WORDS, SOCK_WORDS};
+use tcptrace_common::config::{SOCK_WORDS, TIME_WAIT_RECORD_WORDS};
 
 use crate::{
     actor::Actor,
@@ -65,8 +65,8 @@ where
 pub(crate) const ENDED_NS: usize = 2;
 
 /// The records of pairs in a namespace that a tracer still has.
-pub(crate) fn left_pairs(pid: u32, netns: u64) -> Vec<(u64, [u64; PAIR_WORDS])> {
-    Records::<PAIR_WORDS>::of(pid, "PAIRS").within(netns)
+pub(crate) fn left_pairs(pid: u32, netns: u64) -> Vec<(u64, [u64; TIME_WAIT_RECORD_WORDS])> {
+    Records::<TIME_WAIT_RECORD_WORDS>::of(pid, "TIME_WAITS").within(netns)
 }
 
 /// By their cookies, sockets that had the same address one after the other can be told apart.
@@ -98,7 +98,7 @@ fn both_are_told() -> Result<bool, Impossible> {
     let tracer = Tracer::start(&["--no-existing"]);
     sockets_are_known(&tracer)?;
     let mut sockets: Records<SOCK_WORDS> = Records::of(tracer.pid(), "SOCKS");
-    let mut pairs: Records<PAIR_WORDS> = Records::of(tracer.pid(), "PAIRS");
+    let mut pairs: Records<TIME_WAIT_RECORD_WORDS> = Records::of(tracer.pid(), "TIME_WAITS");
 
     let mut client = Actor::spawn(&netns, "client");
     let mut server = Actor::spawn(&netns, "server");

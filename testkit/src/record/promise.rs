@@ -210,6 +210,7 @@ impl Records {
                         let records = connections.get(&(record.conn(), *life));
                         records.is_some_and(|records| {
                             (records[0].local(), records[0].remote()) == ends
+                                && records.iter().any(|it| it.text("new") == Some("TIME_WAIT"))
                         })
                     })
                     .unwrap_or(life);

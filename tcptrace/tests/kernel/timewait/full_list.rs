@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues, Queue};
 use rustix::process::Signal;
 use tcptrace_common::{
-    config::PAIR_WORDS,
+    config::TIME_WAIT_RECORD_WORDS,
     count::{COUNTS, UNCLAIMED},
 };
 
@@ -85,8 +85,8 @@ fn full_list() -> Result<(), Impossible> {
     };
     let mut cut: Vec<_> = (80..84).map(|port| meet(&mut client, port)).collect();
     let (set_anew, mut repeater) = meet(&mut client, 90);
-    let mut pairs = hidden::Records::<PAIR_WORDS>::of(tracer.pid(), "PAIRS");
-    let words_of = |pairs: &hidden::Records<PAIR_WORDS>, port: u16| {
+    let mut pairs = hidden::Records::<TIME_WAIT_RECORD_WORDS>::of(tracer.pid(), "TIME_WAITS");
+    let words_of = |pairs: &hidden::Records<TIME_WAIT_RECORD_WORDS>, port: u16| {
         let of_port = |words: &[u64]| {
             words
                 .iter()

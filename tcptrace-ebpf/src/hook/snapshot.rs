@@ -1,11 +1,11 @@
 //! The connections that were open before tracing began, inserted without replacing what the other
 //! hooks already know.
 //!
-//! * `iter/task_file`, `SEED_PASS` 0: every TCP socket that a process holds, in every network
+//! * `iter/task_file`, `SNAPSHOT_PASS` 0: every TCP socket that a process holds, in every network
 //!   and PID namespace, with its holder; of several holders the one that started first. Once
 //!   before the state hooks are attached, so that on a busy host what comes at once finds its
 //!   owner, and once after, so that nothing falls between.
-//! * `iter/task_file`, `SEED_PASS` 1: writes one `socket` record for each.
+//! * `iter/task_file`, `SNAPSHOT_PASS` 1: writes one `socket` record for each.
 //! * `iter/tcp`, once per network namespace: the sockets nobody holds (orphans, and connections
 //!   not yet accepted), with their records.
 
@@ -31,7 +31,7 @@ use crate::{
     keeper,
     kernel::{self, Object as _, Probed, Typed, copy},
     listener,
-    maps::{self, LISTENING, QUEUED, SEED_PASS, SOCKS},
+    maps::{self, LISTENING, QUEUED, SNAPSHOT_PASS, SOCKS},
     owner::IPPROTO_MPTCP,
     phase,
     process::{self, Room},
@@ -76,7 +76,7 @@ pub(super) struct Meta {
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
-extern "C" fn seed_files(ctx: *const TaskFile) -> i32 {
+extern "C" fn snapshot_files(ctx: *const TaskFile) -> i32 {
     // SAFETY: the kernel passes a valid context; its pointers may be null at the last call.
     let &TaskFile {
         meta,
@@ -92,7 +92,7 @@ extern "C" fn seed_files(ctx: *const TaskFile) -> i32 {
     let Some(sk) = socket_behind(file) else {
         return 0;
     };
-    if SEED_PASS.get(0).is_some_and(|pass| *pass == 0) {
+    if SNAPSHOT_PASS.get(0).is_some_and(|pass| *pass == 0) {
         let leader = Probed(task.read(off!(task_group_leader)));
         hold(sk, leader, cookie_of_file(typed, sk));
     } else if let Some(pointer) = SOCKS.get_ptr_mut(sk.0) {
@@ -143,7 +143,7 @@ fn cookie_of_file(file: *const u8, sk: Probed) -> u64 {
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
-extern "C" fn seed_tcp(ctx: *const Tcp) -> i32 {
+extern "C" fn snapshot_tcp(ctx: *const Tcp) -> i32 {
     // SAFETY: the kernel passes a valid context; its pointers may be null at the last call.
     let &Tcp { meta, sk, uid: _ } = unsafe { &*ctx };
     if sk.is_null() {
@@ -431,7 +431,7 @@ fn list(meta: *const Meta, key: u64, sock: &mut Sock) {
         sock.guess = guess(Probed(key), sock);
     }
     if filter::decide(Stage::Listed, sock) == Decision::Drop {
-        publish::forget(key, sock);
+        publish::drop_record(key, sock);
         return;
     }
     if !filter::is_shown(sock) {
