@@ -35,6 +35,10 @@ pub mod sock {
     pub const SOURCES: usize = 61;
     /// Which owner is in force (`u8`)
     pub const SLOT: usize = 63;
+    /// What the record is of (`u8`); [`DEAD`]: a socket whose connection has gone over to a time-wait socket
+    pub const LIFE: usize = 67;
+    /// In [`LIFE`]: it has no more to report
+    pub const DEAD: u8 = 2;
     /// States entered, oldest first (`[Step; PATH_LEN]`)
     pub const PATH: usize = 72;
     /// `[Owner; 2]`

@@ -231,6 +231,7 @@ const _: () = {
     assert!(offset_of!(Sock, role) == sock::ROLE);
     assert!(offset_of!(Sock, sources) == sock::SOURCES);
     assert!(offset_of!(Sock, slot) == sock::SLOT);
+    assert!(offset_of!(Sock, life) == sock::LIFE && DEAD == sock::DEAD);
     assert!(offset_of!(Sock, path) == sock::PATH);
     assert!(offset_of!(Sock, owners) == sock::OWNERS);
     assert!(size_of::<Sock>() == sock::BYTES);

@@ -290,7 +290,12 @@ impl Tracer {
     pub fn wait_text(mut self) -> (String, ExitStatus, String) {
         let status = wait::poll(PATIENCE, || self.child.try_wait().unwrap());
         let Some(status) = status else {
-            panic!("tcptrace {}: does not end", self.args.join(" "));
+            let _over = self.child.kill();
+            self.child.wait().unwrap();
+            self.stdout.take().unwrap().join().unwrap();
+            self.stderr.take().unwrap().join().unwrap();
+            let said = self.shared.errors.lock().unwrap();
+            panic!("tcptrace {}: does not end\n{said}", self.args.join(" "));
         };
         self.stdout.take().unwrap().join().unwrap();
         self.stderr.take().unwrap().join().unwrap();

@@ -13,7 +13,10 @@ use aya::{
 use rustix::thread::{MembarrierCommand, membarrier};
 use tcptrace_common::{
     config::{PID_FOLLOWED, SOCK_WORDS},
+    live::sock,
     map_index::{ACTIVE, ENDING, OVER},
+    record::{PATH_LEN, Step},
+    tcp,
 };
 
 use super::{
@@ -145,12 +148,13 @@ impl Tracer {
             .any(|(_, why)| why == PID_FOLLOWED)
     }
 
-    /// Whether a socket has not ended yet that is recorded.
-    pub fn has_records(&self) -> bool {
+    /// Whether a socket that is recorded has not ended yet. A record may outlive its socket, if that was freed
+    /// before `destroy` was attached.
+    pub fn has_open_sockets(&self) -> bool {
         self.ebpf
             .map("SOCKS")
             .and_then(|map| HashMap::<_, u64, [u64; SOCK_WORDS]>::try_from(map).ok())
-            .is_some_and(|records| records.keys().next().is_some())
+            .is_some_and(|records| records.iter().flatten().any(|(_, words)| is_open(&words)))
     }
 
     /// Attaches what only connections need, once there is one.
@@ -347,4 +351,15 @@ fn let_programs_end() {
 /// Whether a connection has been seen that may be shown.
 fn has_begun(selection: &Array<MapData, u32>) -> bool {
     selection.get(&ACTIVE, 0).is_ok_and(|active| active != 0)
+}
+
+/// Whether what this record of `SOCKS` is of has not ended.
+fn is_open(words: &[u64; SOCK_WORDS]) -> bool {
+    let byte = |at: usize| words[at / 8].to_ne_bytes()[at % 8];
+    let steps = usize::from(byte(sock::PATH_LEN_AT)).min(PATH_LEN);
+    let last = steps
+        .checked_sub(1)
+        .map(|last| words[sock::PATH / 8 + last]);
+    let has_ended = last.is_some_and(|step| tcp::is_end(Step(step).state()));
+    byte(sock::LIFE) != sock::DEAD && !has_ended
 }

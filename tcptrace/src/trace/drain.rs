@@ -40,6 +40,6 @@ impl Drain {
             self.alone_since = Some(Instant::now());
         }
         let since = self.alone_since.map(|since| since.elapsed());
-        !tracer.has_records() || since >= Some(self.patience)
+        !tracer.has_open_sockets() || since >= Some(self.patience)
     }
 }
