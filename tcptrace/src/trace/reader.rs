@@ -165,7 +165,10 @@ impl Reader {
         let mut flow = self.list(&snapshot)?;
         drop(snapshot);
         for record in early {
-            if flow == Flow::Open && !self.dispatch.take(&record) {
+            if flow == Flow::Closed || self.dispatch.accounting.is_full() {
+                break;
+            }
+            if !self.dispatch.take(&record) {
                 flow = self.dispatch.flush()?;
             }
         }
