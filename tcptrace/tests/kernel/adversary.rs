@@ -128,7 +128,7 @@ fn one_round(seed: u64, length: Duration) -> Figures {
     let ours = told.ours();
     if told.records.lost() > 0 {
         eprintln!("{}", told.records.losses());
-        check::each_lack_is_counted(&told.lives, &told.records, &ours);
+        check::lost_is_counted(&told.lives, &told.records, &ours);
     } else {
         check::same_transitions(&told.lives, &ours);
         record::each_end_has_its_close(&ours);

@@ -50,14 +50,16 @@ pub(crate) fn count_or_more(
     twice: usize,
 ) -> Counted {
     let start_ns = records.start().mono_us() * 1000;
-    let happened = steps.iter().filter(|step| step.at_ns >= start_ns).count();
+    let since = steps.iter().filter(|step| step.at_ns >= start_ns);
+    let happened = since.clone().count();
+    let over_first = since.filter(|step| step.over_first).count();
     // The kernel reports no transition for the end of a time-wait socket.
     let emitted = records
         .of("transition")
         .filter(|record| record.text("old") != Some("TIME_WAIT"))
         .count();
     let lost = usize::try_from(records.lost()).unwrap();
-    if (happened..=happened + twice).contains(&(emitted + lost)) {
+    if (happened - over_first..=happened + twice).contains(&(emitted + lost)) {
         return Counted::Exactly;
     }
     let ours: usize = oracle::lives_in(steps, netns, &[])
@@ -65,7 +67,8 @@ pub(crate) fn count_or_more(
         .map(|life| life.steps.len())
         .sum();
     let report = format!(
-        "{happened} transitions happened ({} of them others'); {emitted} were shown and {lost} \
+        "{happened} transitions happened ({} of them others', {over_first} over the first process); \
+         {emitted} were shown and {lost} \
          counted as lost, which makes {}\n{}",
         happened.saturating_sub(ours),
         emitted + lost,

@@ -21,6 +21,9 @@ pub struct Step {
     pub remote: SocketAddr,
     /// It closes a socket of which a time-wait socket remains
     pub time_wait: bool,
+    /// In a softirq over the first process. There are kernels that run no BPF program there, and count no miss:
+    /// only ftrace sees those. Never set in guests, whose kernels are not such.
+    pub over_first: bool,
 }
 
 impl fmt::Display for Step {

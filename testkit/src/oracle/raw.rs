@@ -3,9 +3,13 @@
 //! The text form of a trace leaves out the address of the socket, by which the steps of one connection hang
 //! together.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    fs,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
 
 use super::{Step, state};
+use crate::confinement;
 
 /// `events/header_page`: what precedes the records on a page.
 pub(super) struct PageLayout {
@@ -87,6 +91,9 @@ impl PageLayout {
 /// Where the fields of the event are.
 pub(super) struct Fields {
     id: u16,
+    pid: usize,
+    /// Threads of the first process
+    first: Vec<u32>,
     sk: usize,
     old: usize,
     new: usize,
@@ -104,6 +111,8 @@ impl Fields {
         let at = |name| field(format, name).0;
         Self {
             id: id_of(format),
+            pid: at("common_pid"),
+            first: threads_of_the_first(),
             sk: at("skaddr"),
             old: at("oldstate"),
             new: at("newstate"),
@@ -143,8 +152,19 @@ impl Fields {
             local: SocketAddr::new(addr(self.saddr, self.saddr_v6), short(self.sport)),
             remote: SocketAddr::new(addr(self.daddr, self.daddr_v6), short(self.dport)),
             time_wait: false,
+            over_first: self.first.contains(&word(self.pid)),
         })
     }
+}
+
+/// Empty in a guest.
+fn threads_of_the_first() -> Vec<u32> {
+    if confinement::in_guest() {
+        return Vec::new();
+    }
+    let threads = fs::read_dir("/proc/1/task").unwrap().flatten();
+    let ids = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    ids.collect()
 }
 
 /// By which a record says what event it is.
