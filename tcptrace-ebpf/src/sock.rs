@@ -174,7 +174,7 @@ pub(crate) struct Sock {
     pub slot: u8,
     /// A `filter::Decision` by role, four-tuple and owner (`filter`)
     pub by_owner: u8,
-    /// 1: its `socket` record is written (`seed`)
+    /// 1: its `socket` record is written (`snapshot`)
     pub listed: u8,
     /// `sk_shutdown` at `CLOSE` (`set_state`)
     pub shutdown: u8,
@@ -182,7 +182,7 @@ pub(crate) struct Sock {
     pub life: u8,
     /// With `--failed` or `--slower-than`, a `filter::Decision` by what becomes of it (`filter`)
     pub by_outcome: u8,
-    /// 1: with `-p`, a process asked for has its file (`seed`)
+    /// 1: with `-p`, a process asked for has its file (`snapshot`)
     pub wanted_holder: u8,
     /// Steps without a time among those not yet sent (`set_state`)
     pub unseen_steps: u8,
@@ -200,14 +200,14 @@ pub(crate) struct Sock {
     pub backlog: [u32; 2],
     /// `OVERLOOKED`, `FOUND`, `JOINED` (`set_state`, by `overlooked`)
     pub overlooked: u8,
-    /// Of one that was open at start: the role it seems to have and `FLAG_ROLE_INFERRED`; 0: not known (`seed`)
+    /// Of one that was open at start: the role it seems to have and `FLAG_ROLE_INFERRED`; 0: not known (`snapshot`)
     pub guess: u8,
     /// `inet_sport` of the life before, which stays until this one is given a port; 0: none
     /// (`set_state`)
     pub former_sport: u16,
     /// When `accept()` returned it (`accept`)
     pub accept_ns: u64,
-    /// Of a live socket, the start time of its holder, of several the first (`seed`); of one that lives
+    /// Of a live socket, the start time of its holder, of several the first (`snapshot`); of one that lives
     /// on in a time-wait socket, when its timer was last stopped, or 0 if it runs (`timewait`)
     pub seen_ns: u64,
     /// Address of the listener a child was cloned from; 0: not known (`set_state`). With `IN_TIME_WAIT`, of the
